@@ -1,0 +1,88 @@
+"""What the training loop, the evaluation and the generator ask of a model, whatever its architecture.
+
+Legend of shapes, used everywhere: B batch, T time, D model, H query heads, G key-value heads, C head dim, F ffn hidden,
+V vocabulary.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+IGNORED = -100
+"""A target with this value is not counted (PyTorch's own convention)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens with what each position must predict.
+
+    Args:
+        tokens: what the model reads.
+        targets: what it must predict at each position; ``IGNORED`` where nothing counts.
+        documents: the number of the document each token belongs to, counted within its row, rising from 0; ``None`` where
+            attention may cross documents.
+    """
+
+    tokens: Int[Tensor, "B T"]
+    targets: Int[Tensor, "B T"]
+    documents: Int[Tensor, "B T"] | None = None
+
+    def n_targets(self) -> int:
+        """How many targets count."""
+        return int((self.targets != IGNORED).sum())
+
+    def split(self, rows: int) -> list["Batch"]:
+        """Cut into micro-batches of at most ``rows`` rows, in order."""
+        documents = [None] * len(self.tokens) if self.documents is None else self.documents.split(rows)
+        return [
+            Batch(*parts) for parts in zip(self.tokens.split(rows), self.targets.split(rows), documents, strict=False)
+        ]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        documents = None if self.documents is None else self.documents.to(device, non_blocking=True)
+        return Batch(
+            self.tokens.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), documents
+        )
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """Sums over the targets that count; the caller divides by the global count.
+
+    Args:
+        total: what is minimised: the negative log-likelihood plus the z-loss, nats, differentiable.
+        nll: the negative log-likelihood alone, nats, detached.
+    """
+
+    total: Float[Tensor, ""]
+    nll: Float[Tensor, ""]
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """What every registered model offers."""
+
+    def __call__(self, tokens: Int[Tensor, "B T"], state: Any | None = None) -> Float[Tensor, "B T V"]:
+        """Logits; with ``state`` the tokens continue what the state has seen, and the state is advanced in place."""
+        ...
+
+    def loss(self, batch: Batch) -> LossOutput:
+        """The loss summed over the targets of a batch."""
+        ...
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """The units of sharding, compiling and recomputing."""
+        ...
+
+    def flops_per_token(self, seq_len: int) -> int:
+        """Floating-point operations of one training step per token, forward and backward."""
+        ...
+
+    def new_state(self, batch_size: int, max_len: int) -> Any:
+        """An empty decoding state that holds up to ``max_len`` tokens a row."""
+        ...
