@@ -1,14 +1,14 @@
 """The base of every config model, and the error a user can mend.
 
-A config is frozen (it is saved with the run and must not drift), forbids unknown keys (a misspelt key is an error, not a
-default) and documents each field by the string below it (``isogloss config explain`` prints that string).
+A config is frozen (it is saved with the run and must not drift), forbids unknown keys (a misspelt key is an error, not
+a default) and documents each field by the string below it (``isogloss config explain`` prints that string).
 """
 
 from pydantic import BaseModel, ConfigDict
 
 
 class UserError(ValueError):
-    """Something the user can mend. The message says what was wrong, where, and what to do; the CLI exits with code 2."""
+    """Something the user can mend: the message says what was wrong, where, and what to do. The CLI exits with code 2."""
 
 
 class Config(BaseModel):

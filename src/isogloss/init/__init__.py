@@ -1,0 +1,1 @@
+"""Initialisation: the plan of every weight, and its carrying out."""

@@ -1,0 +1,1 @@
+"""Sequence mixers: (B, T, D) -> (B, T, D), one file each."""

@@ -23,7 +23,8 @@ class Batch:
     Args:
         tokens: what the model reads.
         targets: what it must predict at each position; ``IGNORED`` where nothing counts.
-        documents: the number of the document each token belongs to, counted within its row, rising from 0; ``None`` where
+        documents: the number of the document each token belongs to, counted within its row, rising from 0; ``None``
+        where
             attention may cross documents.
     """
 
@@ -45,9 +46,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
         documents = None if self.documents is None else self.documents.to(device, non_blocking=True)
-        return Batch(
-            self.tokens.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), documents
-        )
+        return Batch(self.tokens.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), documents)
 
 
 @dataclass(frozen=True)

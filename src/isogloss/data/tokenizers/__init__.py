@@ -1,0 +1,1 @@
+"""Tokenizers: bytes, byte-level BPE trained here, and those that others made."""

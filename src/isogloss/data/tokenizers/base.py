@@ -10,9 +10,15 @@ from typing import Protocol
 
 import numpy as np
 
+from isogloss.config.base import UserError
+
 
 class Tokenizer(Protocol):
-    """Text to token ids and back, without loss."""
+    """Text to token ids and back, without loss.
+
+    A ``str`` that no UTF-8 can hold (with lone surrogates, as broken JSON escapes leave them) is first mended by
+    ``well_formed``.
+    """
 
     @property
     def n_tokens(self) -> int:
@@ -29,6 +35,16 @@ class Tokenizer(Protocol):
         """SHA-256 (hex) of what decides the encoding: equal fingerprints encode every text equally."""
         ...
 
+    @property
+    def backend(self) -> str:
+        """The library that encodes: bytes, tiktoken, tokenizers or sentencepiece."""
+        ...
+
+    @property
+    def dummy_prefix(self) -> bytes:
+        """What encoding puts before every text and decoding takes away: a space in some vocabularies, else nothing."""
+        ...
+
     def encode(self, text: str) -> np.ndarray:
         """The ids (uint32) of ordinary text. Text that looks like a special token is text."""
         ...
@@ -37,8 +53,8 @@ class Tokenizer(Protocol):
         """``encode`` for many texts, on all cores where that is faster."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; bytes that are not UTF-8 become U+FFFD."""
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of some ids, special ones left out; bytes that are not UTF-8 become U+FFFD."""
         ...
 
     def token_bytes(self, token: int) -> bytes:
@@ -48,3 +64,27 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> None:
         """Write the files from which ``load_tokenizer(folder)`` makes an equal tokenizer."""
         ...
+
+
+def well_formed(text: str) -> str:
+    """The text with halves of surrogate pairs joined and lone surrogates, which no UTF-8 holds, as U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+_PROBE = " a  B\n\n\tc'll 123, é ж 你 ﬁ \uff21 😀 \r\n"
+
+
+def check_lossless(tokenizer: Tokenizer, origin: str) -> None:
+    """Refuse a foreign tokenizer that rewrites text (lower case, collapsed spaces, unknown characters dropped).
+
+    A loss per byte of such a tokenizer would not be about the text. Canonical composition (NFC) is let pass.
+    """
+    if (back := tokenizer.decode(tokenizer.encode(_PROBE))) != _PROBE:
+        raise UserError(
+            f"{origin}: this tokenizer does not keep text as it is: {_PROBE!r} comes back as {back!r}; choose a "
+            "byte-level BPE, or a SentencePiece model with byte fallback and the identity normaliser"
+        )

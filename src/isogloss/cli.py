@@ -1,0 +1,289 @@
+"""The verbs of the command line: parsing and printing only, every verb is one call into the library.
+
+This module alone delays its imports, so that ``--help`` does not wait for PyTorch. What a user can mend ends with one
+message and exit code 2.
+"""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="isogloss",
+    help="Pre-train and study language models; every weight starts at a scale the program can state and check.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Look at recipes and their settings.", no_args_is_help=True)
+init_app = typer.Typer(help="Plan the initial weights.", no_args_is_help=True)
+tokenizer_app = typer.Typer(help="Train and look at tokenizers.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(init_app, name="init")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+RecipeArguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="A shipped recipe's name or a YAML file, then overrides."),
+]
+
+
+@app.command()
+def train(
+    arguments: RecipeArguments = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set a former run of that name aside and begin anew.")] = False,
+) -> None:
+    """Train a recipe (the default one if none is named), or go on where it stopped."""
+    from rich.console import Console
+
+    from isogloss.recipe import load_recipe
+    from isogloss.run.train import train as train_run
+    from isogloss.train.display import Display
+
+    recipe = load_recipe(*_split(arguments))
+    train_run(recipe, Display(Console()), fresh=fresh)
+
+
+@app.command()
+def generate(
+    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
+    prompt: Annotated[str, typer.Argument(help="What the text begins with; - reads standard input.")] = "",
+    max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.", min=0)] = 200,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0)] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens.", min=1)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample among the fewest tokens that have this probability.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Leave out tokens below this share of the likeliest one's.")
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given again.")] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal text.", min=0)] = 0,
+) -> None:
+    """Let a trained model go on with a prompt."""
+    from isogloss.config.load import load_config
+    from isogloss.generate.engine import generate as generate_text
+    from isogloss.generate.sampling import SamplingConfig
+    from isogloss.run.load import load_run
+
+    given = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
+    sampling = load_config(SamplingConfig, None, [*overrides, f"seed={seed}"])
+    sampling = sampling.model_copy(update={"stop": tuple(stop or ())})
+    loaded = load_run(run)
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    sys.stdout.write(prompt)
+    for piece in generate_text(loaded.model, loaded.tokenizer, prompt, sampling):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
+    texts: Annotated[list[Path], typer.Argument(help="Text files, or folders and .jsonl files of documents.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Loss, perplexity and bits per byte of a trained model on any text."""
+    import json
+    from dataclasses import asdict
+
+    from isogloss.data.sources import read_documents
+    from isogloss.evaluate.loss import evaluate_text
+    from isogloss.run.load import load_run
+
+    loaded = load_run(run)
+    documents = [document.text for document in read_documents(texts)]
+    found = evaluate_text(loaded.model, loaded.tokenizer, documents, loaded.recipe.data.seq_len)
+    if as_json:
+        rates = {key: getattr(found, key) for key in ("loss", "perplexity", "bits_per_byte")}
+        print(json.dumps(asdict(found) | rates))
+        return
+    print(f"loss            {found.loss:.4f} nats a token ({found.n_targets:,} tokens)")
+    print(f"perplexity      {found.perplexity:.2f}")
+    print(f"bits per byte   {found.bits_per_byte:.4f} ({found.n_bytes:,} bytes)")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write config.json, model.safetensors and the tokenizer.")],
+) -> None:
+    """Write a trained model as Hugging Face's Llama, for transformers and what reads its files."""
+    from isogloss.interop.hf import export_hf
+    from isogloss.run.load import load_run
+
+    loaded = load_run(run)
+    export_hf(loaded.model, loaded.recipe.model, loaded.tokenizer, folder, loaded.recipe.data.seq_len)
+    print(f"{folder}: AutoModelForCausalLM.from_pretrained({str(folder)!r}) reads it")
+
+
+@app.command()
+def recipes() -> None:
+    """The recipes that come with the package."""
+    from isogloss.recipe import DEFAULT, shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        comment = path.read_text().splitlines()[0].lstrip("# ")
+        print(f"{name + (' (default)' if name == DEFAULT else ''):<28}{comment}")
+
+
+@config_app.command("show")
+def config_show(arguments: RecipeArguments = None) -> None:
+    """The whole recipe, defaults and overrides included, as YAML."""
+    from isogloss.config.load import dump_config
+    from isogloss.recipe import load_recipe
+
+    print(dump_config(load_recipe(*_split(arguments))), end="")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """The JSON schema of a recipe, for editors."""
+    import json
+
+    from isogloss.config.describe import schema
+    from isogloss.recipe import Recipe
+
+    print(json.dumps(schema(Recipe), indent=2))
+
+
+@config_app.command("explain")
+def config_explain(
+    key: Annotated[
+        str, typer.Argument(help="A dotted key, such as optim.lr or model; all sections if not given.")
+    ] = "",
+    recipe: Annotated[str, typer.Option(help="Whose values are shown.")] = "",
+) -> None:
+    """What a setting means, what it may be and what it is."""
+    from isogloss.config.describe import explain
+    from isogloss.recipe import DEFAULT, Recipe, load_recipe
+
+    print(explain(Recipe, key, load_recipe(recipe or DEFAULT)))
+
+
+@config_app.command("diff")
+def config_diff(a: str, b: str) -> None:
+    """What differs between two recipes."""
+    from isogloss.config.describe import diff
+    from isogloss.recipe import load_recipe
+
+    for key, left, right in diff(load_recipe(a), load_recipe(b)):
+        print(f"{key}: {left} -> {right}")
+
+
+@init_app.command("plan")
+def init_plan(
+    arguments: RecipeArguments = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The rule and the scale that every weight of a recipe's model starts from; nothing is allotted."""
+    import json
+
+    from isogloss.run.plan import plan_recipe, plan_table
+
+    rows = plan_recipe(*_split(arguments))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        from rich.console import Console
+
+        Console().print(plan_table(rows))
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    folder: Annotated[Path, typer.Argument(help="Where to write tokenizer.json.")],
+    texts: Annotated[list[Path], typer.Argument(help="Text files, or folders and .jsonl files of documents.")],
+    vocab_size: Annotated[int, typer.Option(help="Tokens, special ones included.", min=257)] = 2048,
+) -> None:
+    """Train a byte-level BPE on any text."""
+    from isogloss.data.sources import read_documents
+    from isogloss.data.tokenizers.bpe_training import train_bpe
+
+    tokenizer = train_bpe((document.text for document in read_documents(texts)), vocab_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder)
+    print(f"{folder}: {tokenizer.n_tokens} tokens")
+
+
+@tokenizer_app.command("show")
+def tokenizer_show(
+    path: Annotated[Path, typer.Argument(help="A tokenizer's folder or file, or a run's folder.")],
+    text: Annotated[str, typer.Argument(help="Text to cut; the vocabulary's facts alone if not given.")] = "",
+) -> None:
+    """How a tokenizer cuts a text."""
+    from isogloss.data.tokenizers.description import describe
+    from isogloss.data.tokenizers.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(path / "tokenizer" if (path / "tokenizer").is_dir() else path)
+    found = describe(tokenizer, text)
+    print(f"{found.n_tokens} tokens, end of text {found.end_of_text}, encoded by {found.backend}")
+    print(f"fingerprint {found.fingerprint}")
+    for piece in found.pieces:
+        print(f"{piece.id:>7}  {piece.text}")
+    if found.pieces:
+        print(f"{found.n_bytes} bytes, {len(found.pieces)} tokens: {found.bytes_per_token:.2f} bytes a token")
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Pre-train and study language models; every weight starts at a scale the program can state and check."""
+    if show:
+        from isogloss import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def _split(arguments: list[str] | None) -> tuple[str, list[str]]:
+    """The recipe's name, if the first word is not an override, and the overrides."""
+    from isogloss.recipe import DEFAULT
+
+    words = list(arguments or [])
+    name = words.pop(0) if words and "=" not in words[0] else DEFAULT
+    return name, words
+
+
+def main() -> None:
+    """Run the command line; exit 2 with one message for what a user can mend."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        message = _explain(error)
+        if message is None:
+            raise
+        print(f"isogloss: {message}", file=sys.stderr)
+        sys.exit(2)
+    except BaseException as error:
+        if (code := getattr(error, "exit_code", None)) is not None and not isinstance(error, SystemExit):
+            sys.exit(code)
+        raise
+
+
+def _explain(error: Exception) -> str | None:
+    """What to tell of an error that the user can mend; ``None`` for a defect of ours."""
+    from isogloss.config.base import UserError
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return f"{error.filename}: {error.strerror}. Change its permissions, or choose another place"
+    return None

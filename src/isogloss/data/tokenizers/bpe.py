@@ -1,0 +1,182 @@
+"""BPE tokenizers from a Hugging Face ``tokenizer.json``, encoded by tiktoken wherever that gives the same ids."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from isogloss.config.base import UserError
+from isogloss.data.tokenizers.base import check_lossless, well_formed
+from isogloss.data.tokenizers.byte_table import ByteTable, byte_level_bytes, piece_bytes
+from isogloss.data.tokenizers.tiktoken_twin import doubtful_texts, tiktoken_twin
+
+END_OF_TEXT_NAMES = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<\uff5cend▁of▁sentence\uff5c>",
+    "</s>",
+    "<eos>",
+    "<|begin_of_text|>",
+    "<\uff5cbegin▁of▁sentence\uff5c>",
+    "<s>",
+    "<bos>",
+)
+"""The special token that opens documents is the first of these that the file has."""
+
+
+class BPETokenizer:
+    """A BPE whose tokens are bytes (GPT-2 and after) or characters with a byte fallback. Implements ``Tokenizer``.
+
+    Args:
+        text: the content of a ``tokenizer.json``; it is saved unchanged.
+        origin: where the text came from, for the messages.
+
+    Raises:
+        UserError: for a text that is not such a tokenizer, or one that does not keep text as it is.
+    """
+
+    def __init__(self, text: str, origin: str = "tokenizer.json"):
+        self._text = text
+        self._spec = _parse(text, origin)
+        try:
+            self._slow = HuggingFaceTokenizer.from_str(text)
+        except Exception as error:  # tokenizers raises Exception itself
+            raise UserError(f"{origin}: the tokenizers library cannot read it: {error}") from error
+        self._slow.no_truncation()
+        self._slow.no_padding()
+        self._slow.encode_special_tokens = True  # text that looks like a special token is text
+        self._fast = tiktoken_twin(self._spec, self._slow)
+        self._is_doubtful = doubtful_texts(self._spec)
+        self.end_of_text = _end_of_text(self._spec, origin)
+        tokens = _token_bytes(self._spec, origin)
+        first = self.encode("a")
+        starts_with_space = len(first) > 0 and tokens[first[0]].startswith(b" ")
+        self._table = ByteTable(tokens, dummy_prefix=b" " if starts_with_space else b"")
+        check_lossless(self, origin)
+
+    def __reduce__(self):
+        return type(self), (self._text,)
+
+    @property
+    def n_tokens(self) -> int:
+        """One more than the highest id."""
+        return len(self._table.tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the parts of the file that decide the encoding, and of the token that opens documents."""
+        parts = [self._spec.get(key) for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
+        return hashlib.sha256(json.dumps([*parts, self.end_of_text], sort_keys=True).encode()).hexdigest()
+
+    @property
+    def backend(self) -> str:
+        """``tiktoken`` where it is certain to give the same ids, else ``tokenizers`` (several times slower)."""
+        return "tokenizers" if self._fast is None else "tiktoken"
+
+    @property
+    def dummy_prefix(self) -> bytes:
+        """The space that some vocabularies put before every text."""
+        return self._table.dummy_prefix
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids (uint32) of ordinary text."""
+        if self._fast is not None and not self._is_doubtful(text):
+            try:
+                return self._fast.encode_to_numpy(text, disallowed_special=()).copy()  # a view of bytes, not writable
+            except UnicodeEncodeError:
+                return self.encode(well_formed(text))
+            except ValueError:
+                # A run of some million spaces exceeds the stack of tiktoken's regex engine, not of the other.
+                pass
+        return _ids(self._slow.encode(well_formed(text), add_special_tokens=False))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """``encode`` for many texts, on all cores."""
+        if self._fast is None:
+            mended = [well_formed(text) for text in texts]
+            return [_ids(encoding) for encoding in self._slow.encode_batch_fast(mended, add_special_tokens=False)]
+        n_threads = os.cpu_count() or 1
+        # Many texts to a task, as a task costs more than a short text; several tasks to a thread, as lengths differ.
+        size = math.ceil(len(texts) / (8 * n_threads)) or 1
+        shares = [texts[start : start + size] for start in range(0, len(texts), size)]
+        with ThreadPoolExecutor(n_threads) as pool:
+            encoded = pool.map(lambda share: [self.encode(text) for text in share], shares)
+            return [ids for share in encoded for ids in share]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of some ids, special ones left out. Raises ``UserError`` for an id that does not exist."""
+        return self._table.decode(ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one id, none for a special token. Raises ``UserError`` for an id that does not exist."""
+        return self._table.token_bytes(token)
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` as it was read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_bytes(self._text.encode())
+
+
+def _ids(encoding: Any) -> np.ndarray:
+    return np.array(encoding.ids, dtype=np.uint32)
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    """The JSON of a BPE tokenizer."""
+    try:
+        spec = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{origin}: not JSON ({error}); give a Hugging Face tokenizer.json") from error
+    match spec:
+        case {"model": {"vocab": dict(), "merges": list()}}:
+            pass
+        case {"model": {"type": str(kind)}}:
+            raise UserError(
+                f"{origin}: its model is a {kind}; isogloss reads BPE (or the SentencePiece model it came from)"
+            )
+        case _:
+            raise UserError(f"{origin}: JSON, but not a Hugging Face tokenizer.json (no BPE under 'model')")
+    if spec["model"].get("dropout"):
+        raise UserError(f"{origin}: BPE dropout makes the encoding random; set model.dropout to null")
+    return spec
+
+
+def _components(pre_tokenizer: dict[str, Any] | None) -> Iterator[str]:
+    """The types of a pre-tokeniser and of those within it."""
+    if pre_tokenizer is not None:
+        yield pre_tokenizer["type"]
+        for part in pre_tokenizer.get("pretokenizers", []):
+            yield from _components(part)
+
+
+def _end_of_text(spec: dict[str, Any], origin: str) -> int:
+    special = {token["content"]: token["id"] for token in spec.get("added_tokens") or [] if token["special"]}
+    for name in END_OF_TEXT_NAMES:
+        if name in special:
+            return special[name]
+    raise UserError(
+        f"{origin}: no special token to open documents with; it needs one of {', '.join(END_OF_TEXT_NAMES)}"
+    )
+
+
+def _token_bytes(spec: dict[str, Any], origin: str) -> list[bytes]:
+    """The bytes of every id from 0; none for special tokens and gaps."""
+    model = spec["model"]
+    if "ByteLevel" in _components(spec.get("pre_tokenizer")):
+        of_vocab = {rank: byte_level_bytes(token) or token.encode() for token, rank in model["vocab"].items()}
+    elif model.get("byte_fallback"):
+        of_vocab = {rank: piece_bytes(token) for token, rank in model["vocab"].items()}
+    else:
+        raise UserError(f"{origin}: neither byte-level nor with byte fallback, so it cannot write every text")
+    of_added = {
+        token["id"]: b"" if token["special"] else token["content"].encode() for token in spec.get("added_tokens") or []
+    }
+    by_id = of_vocab | of_added
+    return [by_id.get(rank, b"") for rank in range(max(by_id) + 1)]

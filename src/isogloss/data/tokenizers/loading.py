@@ -1,0 +1,86 @@
+"""Tokenizers from a config, and from the files they were saved to."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from isogloss.config.base import UserError
+from isogloss.data.tokenizers.base import Tokenizer
+from isogloss.data.tokenizers.bpe import BPETokenizer
+from isogloss.data.tokenizers.bpe_training import train_bpe
+from isogloss.data.tokenizers.bytes import BytesTokenizer, byte_vocabulary
+from isogloss.data.tokenizers.config import BPEConfig, BytesConfig, FileConfig
+from isogloss.data.tokenizers.sentence_piece import SentencePieceTokenizer
+from isogloss.data.tokenizers.tiktoken_ranks import is_ranks_line, read_ranks_file
+
+
+def build_tokenizer(config: BytesConfig | BPEConfig | FileConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """The tokenizer a config asks for.
+
+    Args:
+        config: any ``TokenizerConfig``.
+        texts: gives the corpus; called only for ``bpe``, which learns from it.
+
+    Raises:
+        UserError: for a file that is not there or cannot be read as a tokenizer.
+    """
+    match config:
+        case BytesConfig():
+            return BytesTokenizer()
+        case BPEConfig():
+            return train_bpe(texts(), config.vocab_size)
+        case FileConfig():
+            return load_tokenizer(config.path, config.pattern)
+
+
+def load_tokenizer(path: Path, pattern: str = "cl100k") -> Tokenizer:
+    """Read a tokenizer: a ``tokenizer.json``, ``*.tiktoken`` or ``*.model``, or a folder, searched in this order.
+
+    Args:
+        path: the file or folder.
+        pattern: as ``FileConfig.pattern``, for tiktoken ranks files.
+
+    Raises:
+        UserError: for a path that is not there, is not a tokenizer, or is one that loses text.
+    """
+    file = _find(path)
+    if file.suffix == ".json":
+        return _load_json(file)
+    if file.suffix == ".tiktoken" or is_ranks_line(_first_line(file)):
+        return read_ranks_file(file, pattern)
+    return SentencePieceTokenizer(file.read_bytes(), origin=str(file))
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        if path.suffix not in {".json", ".tiktoken", ".model"}:
+            raise UserError(f"{path}: a tokenizer's name ends in .json, .tiktoken or .model")
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    if (path / "tokenizer.json").is_file():
+        return path / "tokenizer.json"
+    for suffix in ("tiktoken", "model"):
+        found = sorted(path.glob(f"*.{suffix}"))
+        if len(found) > 1:
+            raise UserError(f"{path}: holds {len(found)} *.{suffix} files; name the one to read")
+        if found:
+            return found[0]
+    raise UserError(f"{path}: holds no tokenizer.json, *.tiktoken or *.model")
+
+
+def _load_json(file: Path) -> Tokenizer:
+    try:
+        text = file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text ({error}); give a Hugging Face tokenizer.json") from error
+    try:
+        is_bytes = json.loads(text) == byte_vocabulary()
+    except json.JSONDecodeError:
+        is_bytes = False  # BPETokenizer says what is wrong
+    return BytesTokenizer() if is_bytes else BPETokenizer(text, origin=str(file))
+
+
+def _first_line(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.readline(4096)

@@ -1,0 +1,108 @@
+"""Reads tiktoken ranks files (a token in base64 and its rank on each line) as byte-level BPE tokenizers."""
+
+import base64
+import binascii
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+from isogloss.config.base import UserError
+from isogloss.data.tokenizers.bpe import BPETokenizer
+from isogloss.data.tokenizers.byte_table import byte_level_text
+from isogloss.data.tokenizers.patterns import PATTERNS
+
+
+def read_ranks_file(path: Path, pattern: str) -> BPETokenizer:
+    """The tokenizer of a ranks file; ``<|endoftext|>`` takes the id after the last rank.
+
+    Args:
+        path: the file.
+        pattern: a name of ``PATTERNS``, or a regular expression as Oniguruma reads it.
+
+    Raises:
+        UserError: for a file that is not of this format or lacks some byte, and for a pattern the engine cannot read.
+    """
+    ranks = _parse(path)
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing:
+        raise UserError(f"{path}: {len(missing)} of the 256 bytes are not among the tokens (the first is {missing[0]})")
+    regex = PATTERNS.get(pattern, pattern)
+    if re.search(r"\d\}\+", regex):
+        raise UserError(
+            f"pattern {regex!r}: Oniguruma takes '{{m,n}}+' for a repeat, not for a possessive; write (?>...{{m,n}})"
+        )
+    end_of_text = {"id": max(ranks.values()) + 1, "content": "<|endoftext|>", "special": True, "normalized": False}
+    spec = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [end_of_text | {"single_word": False, "lstrip": False, "rstrip": False}],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            ],
+        },
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        "model": {
+            "type": "BPE",
+            "ignore_merges": True,  # tiktoken takes a piece that is a token whole
+            "vocab": {byte_level_text(token): rank for token, rank in ranks.items()},
+            "merges": _merges(ranks),
+        },
+    }
+    return BPETokenizer(json.dumps(spec, ensure_ascii=False), origin=str(path))
+
+
+def is_ranks_line(line: bytes) -> bool:
+    """Whether a line is a token in base64 and its rank; Llama 3 ships such a file as ``tokenizer.model``."""
+    return _parse_line(line) is not None
+
+
+def _parse_line(line: bytes) -> tuple[bytes, int] | None:
+    token, _, rank = line.strip().partition(b" ")
+    try:
+        data = base64.b64decode(token, validate=True)
+    except binascii.Error:
+        return None
+    return (data, int(rank)) if data and rank.isdigit() else None
+
+
+def _parse(path: Path) -> dict[bytes, int]:
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        entry = _parse_line(line)
+        if entry is None:
+            raise UserError(f"{path}, line {number}: not a token in base64 and its rank, as tiktoken writes them")
+        if entry[0] in ranks:
+            raise UserError(f"{path}, line {number}: the token is there already, with rank {ranks[entry[0]]}")
+        ranks[entry[0]] = entry[1]
+    if len(set(ranks.values())) != len(ranks):
+        raise UserError(f"{path}: two tokens have the same rank")
+    return ranks
+
+
+def _merges(ranks: dict[bytes, int]) -> list[tuple[str, str]]:
+    """The merges, in the order of the tokens they form: the last pair through which tiktoken encodes each token.
+
+    A token that merging cannot reach has none; it stands only for a piece that equals it.
+    """
+    merges = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 2:
+            joined = [ranks.get(left + right, -1) for left, right in pairwise(parts)]
+            known = [rank for rank in joined if rank >= 0]
+            if not known:
+                break
+            at = joined.index(min(known))
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if len(parts) == 2:
+            merges.append((byte_level_text(parts[0]), byte_level_text(parts[1])))
+    return merges

@@ -1,0 +1,111 @@
+"""How well a model predicts text: nats a target, perplexity, and bits per byte, which compares across tokenizers.
+
+``bits per byte = nll / ln 2 / n_bytes``: what an arithmetic coder driven by the model would need for the text.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from isogloss.config.base import UserError
+from isogloss.data.loader import sequential_batches
+from isogloss.data.shards import TokenStream
+from isogloss.data.tokenizers.base import Tokenizer, well_formed
+from isogloss.models.inference import inference
+from isogloss.models.protocol import Batch, LanguageModel
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over some text, and what follows from them.
+
+    Args:
+        nll: negative log-likelihood of all targets, nats.
+        n_targets: how many targets.
+        n_bytes: UTF-8 bytes of the text they stand for.
+    """
+
+    nll: float
+    n_targets: int
+    n_bytes: float
+
+    @property
+    def loss(self) -> float:
+        """Nats a target."""
+        return self.nll / self.n_targets
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(loss)``; infinite beyond the largest float."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits that the model needs for a byte of the text."""
+        return self.nll / math.log(2) / self.n_bytes
+
+
+def evaluate_batches(
+    model: LanguageModel, batches: Iterable[Batch], *, precision: str, bytes_per_token: float
+) -> Evaluation:
+    """The negative log-likelihood of every target of some batches, without the z-loss.
+
+    Args:
+        model: in any mode; it is left in the same.
+        batches: on any device.
+        precision: ``bf16`` or ``fp32``.
+        bytes_per_token: UTF-8 bytes of text that a target stands for, on the average.
+
+    Raises:
+        UserError: there is no target.
+    """
+    n_targets = 0
+    with inference(model, precision) as device:
+        nll = torch.zeros((), dtype=torch.float64, device=device)
+        for batch in batches:
+            n_targets += batch.n_targets()
+            nll += model.loss(batch.to(device)).nll
+    if n_targets == 0:
+        raise UserError("there is nothing to predict in this text: it must have at least one token")
+    return Evaluation(float(nll), n_targets, n_targets * bytes_per_token)
+
+
+def evaluate_text(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    seq_len: int,
+    *,
+    batch_size: int = 8,
+    precision: str = "fp32",
+    within_document: bool = True,
+) -> Evaluation:
+    """The negative log-likelihood of any texts, cut into rows as for training, every target counted once.
+
+    Each text is a document: ``end_of_text`` and its tokens. All are laid end to end, so the end of each but the last is
+    predicted too. The first targets of a row have little context: a longer ``seq_len`` gives lower losses.
+
+    Args:
+        model: in any mode; it is left in the same.
+        tokenizer: the one it was trained with.
+        texts: one string a document.
+        seq_len: tokens in a row.
+        batch_size: rows at a time.
+        precision: ``bf16`` or ``fp32``.
+        within_document: whether attention stays within a document; as the model was trained.
+
+    Raises:
+        UserError: the texts hold no token.
+    """
+    documents = [np.append(np.uint32(tokenizer.end_of_text), ids) for ids in tokenizer.encode_batch(texts)]
+    n_bytes = sum(len(well_formed(text).encode()) for text in texts)
+    if n_bytes == 0:
+        raise UserError("there is nothing to predict: the text is empty")
+    lengths = np.array([len(document) for document in documents])
+    stream = TokenStream([np.concatenate(documents)], np.cumsum(lengths) - lengths, fingerprint="texts")
+    batches = sequential_batches(stream, seq_len, batch_size, within_document, tokenizer.end_of_text)
+    found = evaluate_batches(model, batches, precision=precision, bytes_per_token=n_bytes / (len(stream) - 1))
+    return replace(found, n_bytes=n_bytes)

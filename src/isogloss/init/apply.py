@@ -1,0 +1,59 @@
+"""Carrying out a plan: every parameter filled once, in place, from its own stream, sharded or not."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from isogloss.init.plan import Entry
+from isogloss.init.rng import stream_key, uniform
+from isogloss.init.rules import Constant, Normal
+from isogloss.nn.roles import declared_tensors
+
+# Elements drawn at a time: the float64 temporaries stay near 40 MB whatever the parameter's size.
+CHUNK = 2**20
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, plan: dict[str, Entry], seed: int) -> None:
+    """Fill every parameter and buffer of a materialised model; shards receive their part of the whole's weights.
+
+    Equal for every order, wrapping, world size and sharding, bit for bit on the same kind of device.
+    """
+    for site, tensor in declared_tensors(model):
+        fill(tensor, plan[site.name], seed)
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, entry: Entry, seed: int) -> None:
+    """Fill one parameter by its rule."""
+    offset: tuple[int, ...] = (0,) * tensor.ndim
+    if isinstance(tensor, DTensor):
+        shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        local = tensor.to_local()
+        assert tuple(local.shape) == tuple(shape), f"{entry.site.name}: unexpected local shape {tuple(local.shape)}"
+        tensor = local
+    match entry.rule:
+        case Constant(value=value):
+            tensor.fill_(value)
+        case Normal() as rule:
+            _fill_normal(tensor, rule, seed, entry.site.name, offset)
+
+
+def _fill_normal(tensor: Tensor, rule: Normal, seed: int, name: str, offset: tuple[int, ...]) -> None:
+    if tensor.ndim > 2:
+        # Leading indices (experts, convolution taps) have streams of their own: stacked equals unstacked.
+        for index, part in enumerate(tensor):
+            _fill_normal(part, rule, seed, f"{name}[{offset[0] + index}]", offset[1:])
+        return
+    matrix = tensor if tensor.ndim == 2 else tensor[:, None]
+    first_row, first_column = (*offset, 0)[:2]
+    below = 0.0 if rule.cut is None else float(torch.special.ndtr(torch.tensor(-rule.cut, dtype=torch.float64)))
+    key = stream_key(seed, name)
+    rows = max(1, CHUNK // max(1, matrix.shape[1]))
+    columns = (first_column, first_column + matrix.shape[1])
+    for start in range(0, matrix.shape[0], rows):
+        stop = min(start + rows, matrix.shape[0])
+        u = uniform(key, (first_row + start, first_row + stop), columns, matrix.device)
+        # By the inverse distribution function: no rejection, so every element depends on its own place alone.
+        matrix[start:stop] = torch.special.ndtri(below + (1 - 2 * below) * u) * rule.std

@@ -1,0 +1,162 @@
+"""Multi-head attention with grouped keys and values (Ainslie et al. 2023) and rotary positions.
+
+``y = concat_h(attend(q_h, k_g(h), v_g(h))) W_o``, queries and keys turned by their position and, with ``qk_norm``,
+first normalised to unit RMS per head (Henry et al. 2020). No biases.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from isogloss.config.base import Config
+from isogloss.nn.attention import Backend, attend, create_mask
+from isogloss.nn.linear import Linear
+from isogloss.nn.norm import RMSNorm
+from isogloss.nn.roles import Role
+from isogloss.nn.rotary import RotaryConfig, rotate, rotations
+
+# At and below this row length the compiled plain kernel trains faster than sdpa on CPU (benchmarks/attention.py).
+PLAIN_IS_FASTER_UP_TO = 512
+
+
+class AttentionConfig(Config):
+    """Causal self-attention."""
+
+    type: Literal["attention"] = "attention"
+    n_heads: int = Field(gt=0)
+    """Query heads."""
+    n_kv_heads: int | None = Field(default=None, gt=0)
+    """Key and value heads, dividing n_heads; as many as n_heads if not given."""
+    head_dim: int | None = Field(default=None, gt=0)
+    """Channels of a head, even; d_model / n_heads if not given."""
+    rotary: RotaryConfig = RotaryConfig()
+    """Rotary position embedding."""
+    qk_norm: bool = False
+    """Normalise queries and keys per head before they are turned."""
+    window: int | None = Field(default=None, gt=0)
+    """How many tokens back a query may look, itself included; all if not given."""
+    softcap: float | None = Field(default=None, gt=0)
+    """Bound attention logits smoothly to +- this; needs the backend plain or flex."""
+    backend: Literal["auto", "sdpa", "plain", "flex"] = "auto"
+    """The kernel. auto: plain for a soft cap and for compiled short rows on CPU, sdpa otherwise."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "AttentionConfig":
+        if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads ({self.n_kv_heads}) must divide n_heads ({self.n_heads})")
+        if self.head_dim is not None and self.head_dim % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary positions turn pairs of channels")
+        if self.softcap is not None and self.backend == "sdpa":
+            raise ValueError("backend sdpa cannot cap logits; set backend to plain or flex, or softcap to null")
+        return self
+
+    def width_of_head(self, d_model: int) -> int:
+        """Channels of a head in a model of this width.
+
+        Raises:
+            ValueError: d_model does not divide into heads of an even width.
+        """
+        if self.head_dim is not None:
+            return self.head_dim
+        if d_model % self.n_heads or (d_model // self.n_heads) % 2:
+            raise ValueError(
+                f"d_model ({d_model}) must be an even multiple of n_heads ({self.n_heads}), or head_dim be given"
+            )
+        return d_model // self.n_heads
+
+
+class Prepared(NamedTuple):
+    """What every attention layer shares for one batch: the rotations of its positions and the mask."""
+
+    cos: Tensor
+    sin: Tensor
+    mask: Any
+
+
+@dataclass
+class KeyValueCache:
+    """The keys and values of one layer: (B, G, max_len, C) each, of which the first ``length`` hold."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values; return all so far."""
+        end = self.length + k.shape[2]
+        self.keys[:, :, self.length : end] = k
+        self.values[:, :, self.length : end] = v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal self-attention over (B, T, D)."""
+
+    def __init__(self, config: AttentionConfig, d_model: int, norm_eps: float) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.width_of_head(d_model)
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
+        self.q_proj = Linear(d_model, self.n_heads * self.head_dim, Role.QUERY)
+        self.k_proj = Linear(d_model, self.n_kv_heads * self.head_dim, Role.KEY)
+        self.v_proj = Linear(d_model, self.n_kv_heads * self.head_dim, Role.VALUE)
+        self.o_proj = Linear(self.n_heads * self.head_dim, d_model, Role.ATTENTION_OUT)
+        self.q_norm = RMSNorm(self.head_dim, norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, norm_eps) if config.qk_norm else nn.Identity()
+        self.compiled = False  # set by build: decides what "auto" means
+
+    def backend(self, n_keys: int, device: torch.device) -> Backend:
+        """The kernel in use for rows of ``n_keys`` tokens."""
+        if self.config.backend != "auto":
+            return self.config.backend
+        short_and_fused = self.compiled and device.type == "cpu" and n_keys <= PLAIN_IS_FASTER_UP_TO
+        return "plain" if self.config.softcap is not None or short_and_fused else "sdpa"
+
+    def prepare(self, positions: Int[Tensor, " T"], n_keys: int, documents: Int[Tensor, "B T"] | None) -> Prepared:
+        """What all layers of this kind share for a batch: its tokens stand at ``positions`` and read ``n_keys``."""
+        keys = torch.arange(n_keys, device=positions.device)
+        backend = self.backend(n_keys, positions.device)
+        mask = create_mask(backend, positions, keys, self.config.window, documents)
+        return Prepared(*rotations(self.config.rotary, self.head_dim, positions), mask)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], prepared: Prepared, cache: KeyValueCache | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Attend; with ``cache`` over everything it holds as well, appending the new keys and values to it."""
+
+        def heads(projected: Tensor) -> Tensor:
+            return projected.unflatten(-1, (-1, self.head_dim))
+
+        q = rotate(self.q_norm(heads(self.q_proj(x))).transpose(1, 2), prepared.cos, prepared.sin)
+        k = rotate(self.k_norm(heads(self.k_proj(x))).transpose(1, 2), prepared.cos, prepared.sin)
+        v = heads(self.v_proj(x)).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        y = attend(
+            q,
+            k,
+            v,
+            prepared.mask,
+            backend=self.backend(k.shape[2], x.device),
+            scale=self.head_dim**-0.5,
+            softcap=self.config.softcap,
+        )
+        return self.o_proj(y.transpose(1, 2).flatten(-2))
+
+    def new_cache(self, batch_size: int, max_len: int) -> KeyValueCache:
+        """An empty cache on the weights' device and in their type."""
+        weight = self.k_proj.weight
+        shape = (batch_size, self.n_kv_heads, max_len, self.head_dim)
+        return KeyValueCache(
+            torch.zeros(shape, dtype=weight.dtype, device=weight.device),
+            torch.zeros(shape, dtype=weight.dtype, device=weight.device),
+        )
+
+    def flops_per_token(self, n_keys: int) -> int:
+        """Operations of a forward pass per token beyond the weights': logits and their sum over all ``n_keys``."""
+        return 4 * self.n_heads * self.head_dim * n_keys

@@ -1,0 +1,140 @@
+"""The decoder-only language model: embedding, pre-norm blocks, final norm, linear head.
+
+``logits = cap(norm(x_L) W_head^T)``, ``x_0 = E[tokens]``; the head is the embedding itself where it is tied.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from isogloss.config.base import Config
+from isogloss.mixers.registry import MixerConfig
+from isogloss.models.block import Block
+from isogloss.models.protocol import IGNORED, Batch, LossOutput
+from isogloss.nn.feed_forward import FeedForwardConfig
+from isogloss.nn.linear import Embedding, Linear
+from isogloss.nn.loss import chunk_loss, linear_cross_entropy
+from isogloss.nn.norm import RMSNorm
+from isogloss.nn.roles import Role
+
+
+class DecoderConfig(Config):
+    """A decoder-only Transformer."""
+
+    type: Literal["decoder"] = "decoder"
+    d_model: int = Field(gt=0)
+    """Width of the residual stream."""
+    n_layers: int = Field(gt=0)
+    """How many blocks."""
+    mixer: MixerConfig
+    """How a block mixes positions."""
+    ffn: FeedForwardConfig
+    """What a block does at each position."""
+    vocab_size: int | None = Field(default=None, gt=0)
+    """Rows of the embedding, at least the tokenizer's tokens; exactly those if not given."""
+    tied_head: bool = False
+    """Whether the head is the embedding."""
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Added to the mean square in every norm of the stream."""
+    logit_softcap: float | None = Field(default=None, gt=0)
+    """Bound output logits smoothly to +- this."""
+    z_loss: float = Field(default=0.0, ge=0)
+    """Coefficient of the squared log-partition in the training loss; 1e-4 in PaLM."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "DecoderConfig":
+        self.mixer.width_of_head(self.d_model)
+        return self
+
+
+@dataclass
+class DecoderState:
+    """What decoding carries: how many tokens each row has seen, and one cache a layer."""
+
+    length: int
+    max_len: int
+    caches: list[Any]
+
+
+class Decoder(nn.Module):
+    """A decoder whose config says its vocabulary."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        assert config.vocab_size is not None, "the recipe resolves the vocabulary before the model is made"
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, config.d_model)
+        blocks = [
+            Block(config.mixer, config.ffn, config.d_model, config.norm_eps, index, config.n_layers)
+            for index in range(config.n_layers)
+        ]
+        self.layers = nn.ModuleList(blocks)
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, Role.HEAD)
+        self.loss_kernel: Callable[..., Any] = chunk_loss  # build puts the compiled form here
+
+    def trunk(
+        self, tokens: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None, state: DecoderState | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """The normed residual stream that the head reads."""
+        start = 0 if state is None else state.length
+        end = start + tokens.shape[1]
+        if state is not None and end > state.max_len:
+            raise ValueError(f"the state holds {state.max_len} tokens a row, asked to hold {end}; make a longer one")
+        positions = torch.arange(start, end, device=tokens.device)
+        prepared = self.blocks()[0].mixer.prepare(positions, end, documents)
+        x = self.embedding(tokens)
+        for index, layer in enumerate(self.blocks()):
+            x = layer(x, prepared, None if state is None else state.caches[index])
+        if state is not None:
+            state.length = end
+        return self.norm(x)
+
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """The weight of the output head."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def forward(self, tokens: Int[Tensor, "B T"], state: DecoderState | None = None) -> Float[Tensor, "B T V"]:
+        """Logits in float32; with ``state`` the tokens continue what it has seen, and it is advanced in place."""
+        logits = nn.functional.linear(self.trunk(tokens, state=state), self.head_weight()).float()
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def loss(self, batch: Batch) -> LossOutput:
+        """The loss summed over the targets of a batch, in nats."""
+        hidden = self.trunk(batch.tokens, batch.documents)
+        total, nll = linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.head_weight(),
+            batch.targets.flatten(),
+            ignored=IGNORED,
+            softcap=self.config.logit_softcap,
+            z_loss=self.config.z_loss,
+            kernel=self.loss_kernel,
+        )
+        return LossOutput(total, nll)
+
+    def blocks(self) -> Sequence[Block]:
+        """The layers, in order."""
+        return cast("Sequence[Block]", self.layers)
+
+    def flops_per_token(self, seq_len: int) -> int:
+        """Three forward passes' worth of products (one forward, two backward); attention counted over the whole row.
+
+        The convention of PaLM, appendix B: 6 for each weight but the embedding's, 12 L H C T for attention.
+        """
+        weights = sum(p.numel() for p in self.parameters() if p.ndim == 2) - self.embedding.weight.numel()
+        if self.head is None:
+            weights += self.embedding.weight.numel()
+        mixers = sum(block.mixer.flops_per_token(seq_len) for block in self.blocks())
+        return 3 * (2 * weights + mixers)
+
+    def new_state(self, batch_size: int, max_len: int) -> DecoderState:
+        """An empty state for ``batch_size`` rows of up to ``max_len`` tokens."""
+        caches = [block.mixer.new_cache(batch_size, max_len) for block in self.blocks()]
+        return DecoderState(0, max_len, caches)

@@ -1,0 +1,32 @@
+"""Running a model without training it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from isogloss.models.protocol import LanguageModel
+from isogloss.nn.precision import autocast
+
+
+@contextmanager
+def inference(model: LanguageModel, precision: str) -> Iterator[torch.device]:
+    """Evaluation mode, no gradients, and products in ``precision``, for a while; gives the model's device.
+
+    Afterwards every module is back in the mode it was in, so a model may be looked at in the middle of its training.
+
+    Args:
+        model: any model.
+        precision: ``bf16`` or ``fp32``.
+    """
+    assert isinstance(model, nn.Module)
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), autocast(device, precision):
+            yield device
+    finally:
+        for module, training in modes:
+            module.training = training

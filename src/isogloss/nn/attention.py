@@ -1,0 +1,136 @@
+"""Attention kernels: ``softmax(mask(cap(q k^T scale))) v`` by several backends that agree, and the masks they take.
+
+- ``sdpa``: PyTorch's fused kernel, causal or with a dense mask. The general choice.
+- ``plain``: the equation written out. Fused by ``torch.compile`` it trains faster than ``sdpa`` on CPU at short rows,
+whose
+  backward kernel is weak there; the only dense one that can cap logits.
+- ``flex``: PyTorch's FlexAttention, which skips masked blocks. Its backward needs a GPU (torch 2.13).
+
+The soft cap is ``c tanh(s / c)`` (Gemma 2, section 2).
+"""
+
+from functools import cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+Backend = Literal["sdpa", "plain", "flex"]
+Mask = Tensor | BlockMask | None
+
+
+def dense_mask(
+    query_positions: Int[Tensor, " T"],
+    key_positions: Int[Tensor, " S"],
+    window: int | None,
+    documents: Int[Tensor, "B S"] | None,
+) -> Bool[Tensor, "b 1 T S"]:
+    """True where a query may look: at or before itself, within the window, within its document.
+
+    ``documents`` belong to the keys; with them queries and keys must be the same tokens.
+    """
+    distance = query_positions[:, None] - key_positions[None, :]
+    allowed = distance >= 0
+    if window is not None:
+        allowed = allowed & (distance < window)
+    allowed = allowed[None, None]
+    if documents is not None:
+        allowed = allowed & (documents[:, None, :, None] == documents[:, None, None, :])
+    return allowed
+
+
+def block_mask(
+    query_positions: Int[Tensor, " T"],
+    key_positions: Int[Tensor, " S"],
+    window: int | None,
+    documents: Int[Tensor, "B S"] | None,
+) -> BlockMask:
+    """``dense_mask`` as the sparse blocks that FlexAttention takes."""
+
+    def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        distance = query_positions[q] - key_positions[k]
+        here = distance >= 0
+        if window is not None:
+            here = here & (distance < window)
+        if documents is not None:
+            here = here & (documents[b, q] == documents[b, k])
+        return here
+
+    return create_block_mask(
+        allowed,
+        B=None if documents is None else documents.shape[0],
+        H=None,
+        Q_LEN=query_positions.shape[0],
+        KV_LEN=key_positions.shape[0],
+        device=query_positions.device,
+    )
+
+
+def create_mask(
+    backend: Backend,
+    query_positions: Int[Tensor, " T"],
+    key_positions: Int[Tensor, " S"],
+    window: int | None,
+    documents: Int[Tensor, "B S"] | None,
+) -> Mask:
+    """The mask that a backend takes; ``None`` where causality is all, or where one query reads every key."""
+    if backend == "flex":
+        return block_mask(query_positions, key_positions, window, documents)
+    n_queries, n_keys = query_positions.shape[0], key_positions.shape[0]
+    plainly_causal = window is None and documents is None and n_queries in (1, n_keys)
+    if backend == "sdpa" and plainly_causal:
+        return None
+    return dense_mask(query_positions, key_positions, window, documents)
+
+
+def attend(
+    q: Float[Tensor, "B H T C"],
+    k: Float[Tensor, "B G S C"],
+    v: Float[Tensor, "B G S C"],
+    mask: Any,
+    *,
+    backend: Backend,
+    scale: float,
+    softcap: float | None,
+) -> Float[Tensor, "B H T C"]:
+    """Causal attention of grouped queries; ``mask`` is what ``create_mask`` gave for the same backend.
+
+    Args:
+        q: queries of H heads.
+        k: keys of G heads, G dividing H; query head h reads key head h // (H / G).
+        v: values of G heads.
+        mask: from ``create_mask``.
+        backend: which kernel.
+        scale: what logits are multiplied by, usually 1 / sqrt(C).
+        softcap: the bound of the soft cap, or ``None``; not offered by ``sdpa``.
+    """
+    grouped = k.shape[1] != q.shape[1]
+    if backend == "flex":
+        kernel = _compiled_flex() if q.device.type == "cuda" or not torch.is_grad_enabled() else flex_attention
+        return kernel(q, k, v, score_mod=_capped(softcap), block_mask=mask, scale=scale, enable_gqa=grouped)
+    if backend == "sdpa":
+        assert softcap is None, "the config refuses a soft cap under sdpa"
+        causal = mask is None and q.shape[2] > 1
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
+    if grouped:
+        repeats = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+    logits = (q @ k.transpose(-2, -1)).float() * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    weights = logits.masked_fill(~mask, float("-inf")).softmax(-1)
+    return weights.type_as(v) @ v
+
+
+def _capped(softcap: float | None) -> Any:
+    if softcap is None:
+        return None
+    return lambda score, b, h, q, k: softcap * torch.tanh(score / softcap)
+
+
+@cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)

@@ -1,0 +1,27 @@
+"""Linear map and embedding that declare their role and leave their weights to the initialisation plan."""
+
+from torch import nn
+
+from isogloss.nn.roles import Declared, Role, declare
+
+
+class Linear(nn.Linear):
+    """``y = x W^T`` without bias; the weight has the given role."""
+
+    def __init__(self, d_in: int, d_out: int, role: Role) -> None:
+        super().__init__(d_in, d_out, bias=False)
+        declare(self, weight=Declared(role, fan_in=d_in, fan_out=d_out))
+
+    def reset_parameters(self) -> None:
+        """Nothing: the plan fills the weight (`isogloss.init`), once, after sharding."""
+
+
+class Embedding(nn.Embedding):
+    """A row of ``d_model`` numbers for each of ``vocab_size`` ids."""
+
+    def __init__(self, vocab_size: int, d_model: int) -> None:
+        super().__init__(vocab_size, d_model)
+        declare(self, weight=Declared(Role.EMBEDDING, fan_in=1, fan_out=d_model))
+
+    def reset_parameters(self) -> None:
+        """Nothing: the plan fills the weight."""

@@ -1,0 +1,102 @@
+"""Cross-entropy of a linear head, summed over targets, without all the logits at once.
+
+``loss = sum_n [lse(l_n) - l_n,y(n)] + z sum_n lse(l_n)^2`` with ``l = cap(h W^T)`` in float32; the second sum is the
+z-loss (PaLM, section 5). Rows are taken in chunks; each chunk's gradient is formed while its logits are at hand, so at
+most ``LOGITS_PER_CHUNK`` of the B*T*V logits exist at a time, and none is computed twice.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+LOGITS_PER_CHUNK = 2**22
+"""16 MiB in float32."""
+
+
+def chunk_loss(
+    logits: Float[Tensor, "n V"], targets: Int[Tensor, " n"], ignored: int, softcap: float | None, z_loss: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "n V"]]:
+    """The negative log-likelihood, the z-loss, and the gradient of their sum with respect to ``logits``."""
+    logits = logits.float()
+    capped = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    log_sum = torch.logsumexp(capped, dim=-1, keepdim=True)
+    counts = (targets != ignored)[:, None]
+    safe = torch.where(counts[:, 0], targets, 0)[:, None]
+    nll = torch.where(counts, log_sum - capped.gather(1, safe), 0.0).sum()
+    z = torch.where(counts, z_loss * log_sum.square(), 0.0).sum()
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    gradient = (capped - log_sum).exp() * (1 + 2 * z_loss * log_sum) - (columns == safe).float()
+    if softcap is not None:
+        gradient = gradient * (1 - (capped / softcap).square())
+    return nll, z, torch.where(counts, gradient, 0.0)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        options: tuple[int, float | None, float, torch.dtype, bool, Callable[..., Any]],
+    ) -> tuple[Tensor, Tensor]:
+        ignored, softcap, z_loss, dtype, needs_gradient, kernel = options
+        w = weight.to(dtype)
+        rows = max(1, LOGITS_PER_CHUNK // len(weight))
+        total = hidden.new_zeros((), dtype=torch.float32)
+        nll_total = torch.zeros_like(total)
+        d_hidden = torch.empty_like(hidden) if needs_gradient else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_gradient else None
+        for start in range(0, len(hidden), rows):
+            h = hidden[start : start + rows].to(dtype)
+            nll, z, d_logits = kernel(h @ w.T, targets[start : start + rows], ignored, softcap, z_loss)
+            nll_total += nll
+            total += nll + z
+            if d_hidden is not None and d_weight is not None:
+                d_logits = d_logits.to(dtype)
+                d_hidden[start : start + rows] = d_logits @ w
+                d_weight += d_logits.T @ h
+        if needs_gradient:
+            ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype) if d_weight is not None else None)
+        ctx.mark_non_differentiable(nll_total)
+        return total, nll_total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None, None]:
+        d_hidden, d_weight = ctx.saved_tensors
+        return d_hidden * grad_outputs[0], d_weight * grad_outputs[0], None, None
+
+
+def linear_cross_entropy(
+    hidden: Float[Tensor, "n D"],
+    weight: Float[Tensor, "V D"],
+    targets: Int[Tensor, " n"],
+    *,
+    ignored: int,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    kernel: Callable[..., Any] = chunk_loss,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Sums in nats over the targets that are not ``ignored``: the loss to minimise, and its likelihood part (detached).
+
+    The products run in the autocast type where autocast is on; everything after them in float32.
+
+    Args:
+        hidden: what the head reads.
+        weight: the head's weight.
+        targets: ids in [0, V), or ``ignored``.
+        ignored: the target that does not count.
+        softcap: the bound of the logits' soft cap.
+        z_loss: the coefficient of the z-loss.
+        kernel: ``chunk_loss``, or a compiled form of it.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    with torch.autocast(device, enabled=False):
+        return _LinearCrossEntropy.apply(
+            hidden, weight, targets, (ignored, softcap, z_loss, dtype, needs_gradient, kernel)
+        )

@@ -1,0 +1,57 @@
+"""The optimizer and its parameter groups, from roles: matrices decay, gains, biases and other vectors do not."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from isogloss.config.base import Config
+from isogloss.nn.roles import Role, declared_tensors
+from isogloss.optim.schedules import CosineSchedule, ScheduleConfig
+
+UNDECAYED = frozenset({Role.NORM_GAIN, Role.BIAS, Role.DECAY, Role.STEP_SIZE, Role.SKIP, Role.SCALAR})
+
+
+class AdamWConfig(Config):
+    """AdamW (Loshchilov and Hutter 2019), PyTorch's fused implementation."""
+
+    type: Literal["adamw"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the gradient's running mean."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the squared gradient's running mean."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay of matrices, multiplied by the learning rate."""
+    clip: float = Field(default=1.0, gt=0)
+    """The gradient's global norm is cut to this; .inf for no clipping."""
+    schedule: ScheduleConfig = CosineSchedule()
+    """How the learning rate goes."""
+
+
+def create_optimizer(model: nn.Module, config: AdamWConfig) -> torch.optim.AdamW:
+    """AdamW over two groups, ``decayed`` and ``undecayed``, each parameter in exactly one, in the model's order."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for site, tensor in declared_tensors(model):
+        if isinstance(tensor, nn.Parameter):
+            groups[site.role not in UNDECAYED].append(tensor)
+    return torch.optim.AdamW(
+        [
+            {"name": "decayed", "params": groups[True], "weight_decay": config.weight_decay},
+            {"name": "undecayed", "params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The rate of the next step, for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

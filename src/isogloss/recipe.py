@@ -1,0 +1,101 @@
+"""A recipe: the config of a whole run, composed of its parts' own configs."""
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from isogloss.checkpoint import CheckpointConfig
+from isogloss.config.base import Config, UserError
+from isogloss.config.load import load_config
+from isogloss.data.prepare import DataConfig
+from isogloss.data.tokenizers.config import TokenizerConfig
+from isogloss.init.schemes import LinguaConfig, SchemeConfig
+from isogloss.models.registry import ModelConfig
+from isogloss.optim.groups import AdamWConfig
+from isogloss.train.loop import TrainConfig
+from isogloss.train.trackers import TrackersConfig
+from isogloss.train.watch import WatchConfig
+
+DEFAULT = "stdlib-small"
+
+
+class Recipe(Config):
+    """One complete run."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    """The run's name and the name of its folder."""
+    runs_dir: Path = Path("runs")
+    """Where runs' folders stand."""
+    seed: int = Field(default=0, ge=0)
+    """Governs everything random: initial weights, the order of the data, samples."""
+    data: DataConfig
+    """The text."""
+    tokenizer: TokenizerConfig
+    """How text becomes tokens."""
+    model: ModelConfig
+    """The model."""
+    init: SchemeConfig = LinguaConfig()
+    """The scale that every weight starts from."""
+    optim: AdamWConfig = AdamWConfig()
+    """The optimizer and its schedule."""
+    train: TrainConfig
+    """How long, how much at a time, and on what."""
+    watch: WatchConfig = WatchConfig()
+    """What is shown and measured on the way."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When checkpoints are written and which are kept."""
+    trackers: TrackersConfig = TrackersConfig()
+    """Where else metrics go."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.optim.schedule.warmup >= self.train.steps:
+            raise ValueError(
+                f"optim.schedule.warmup ({self.optim.schedule.warmup}) must be below train.steps ({self.train.steps}): "
+                "the learning rate would never reach its peak"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.runs_dir / self.name
+
+    def with_vocabulary(self, n_tokens: int) -> "Recipe":
+        """The recipe with the model's vocabulary settled for a tokenizer of ``n_tokens`` ids.
+
+        Raises:
+            UserError: the model's vocabulary is too small for them.
+        """
+        asked = self.model.vocab_size
+        if asked is not None and asked < n_tokens:
+            raise UserError(
+                f"model.vocab_size is {asked}, but the tokenizer has {n_tokens} tokens; "
+                f"set model.vocab_size to {n_tokens} or more, or leave it out"
+            )
+        model = self.model.model_copy(update={"vocab_size": asked or n_tokens})
+        return self.model_copy(update={"model": model})
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of every recipe that comes with the package."""
+    folder = Path(str(resources.files("isogloss"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name: str = DEFAULT, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe by name, or a YAML file by path, with ``a.b=c`` overrides.
+
+    Raises:
+        UserError: there is no such recipe, or something in it is wrong.
+    """
+    shipped = shipped_recipes()
+    path = shipped.get(name, Path(name))
+    if name not in shipped and not path.exists():
+        close = difflib.get_close_matches(name, shipped, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"shipped recipes: {', '.join(shipped)}"
+        raise UserError(f"{name}: no such recipe or file; {hint}")
+    return load_config(Recipe, path, overrides)

@@ -1,0 +1,74 @@
+"""The end of a run: validation on all of the split, samples, the plot, the summary. Done again if it was cut short."""
+
+from typing import Any
+
+from isogloss.recipe import Recipe
+from isogloss.report.loss import plot_loss
+from isogloss.run.folder import RunFolder, write_whole
+from isogloss.run.session import Session
+from isogloss.run.watch import record_samples, record_validation, validate
+from isogloss.train.display import Display, duration, results_table
+from isogloss.train.metrics import Metrics, read_metrics
+
+
+def finish(session: Session, display: Display) -> dict[str, Any]:
+    """Measure what came out, write ``summary.json`` last, and return it."""
+    folder, recipe, progress = session.folder, session.recipe, session.progress
+    metrics = Metrics(folder.metrics_file, progress.step)
+    display.say("validating on the whole validation split")
+    found = validate(session)
+    record_validation(metrics, display, progress.step, found)
+    record_samples(session, metrics, display, progress.step)
+    metrics.close()
+    baselines = session.corpus.manifest.baselines
+    summary: dict[str, Any] = {
+        "name": recipe.name,
+        "validation": {
+            "loss": found.loss,
+            "perplexity": found.perplexity,
+            "bits_per_byte": found.bits_per_byte,
+            "targets": found.n_targets,
+            "bytes": session.corpus.validation_text_bytes,
+        },
+        "baselines": {"gzip": baselines.gzip_bits_per_byte, "xz": baselines.xz_bits_per_byte},
+        "steps": progress.step,
+        "skipped_steps": progress.skipped,
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+        "tokens_per_second": progress.tokens / progress.seconds,
+        "parameters": session.estimate.n_parameters,
+        "corpus": session.corpus.manifest.origin,
+        "machine": session.machine.as_dict(),
+    }
+    records = read_metrics(folder.metrics_file)
+    samples = [f"--- step {r['step']} ---\n{r['text']}\n" for r in records if r["kind"] == "sample"]
+    write_whole(folder.samples_file, "".join(samples))
+    plot_loss(records, summary["baselines"], recipe.name, folder.plot_file)
+    folder.save_json("summary.json", summary)
+    return summary
+
+
+def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], display: Display) -> None:
+    """The table of results, where everything is, and what to try next."""
+    validation, baselines = summary["validation"], summary["baselines"]
+    share = validation["bits_per_byte"] / baselines["xz"]
+    rows = [
+        ("validation loss", f"{validation['loss']:.4f} nats a token"),
+        ("validation bits per byte", f"{validation['bits_per_byte']:.4f}"),
+        ("  gzip -9 on the same bytes", f"{baselines['gzip']:.4f}"),
+        ("  xz -9 on the same bytes", f"{baselines['xz']:.4f} (the model needs {share:.2f} of it)"),
+        ("parameters", f"{summary['parameters']:,}"),
+        ("steps", f"{summary['steps']:,} ({summary['skipped_steps']} skipped)"),
+        ("tokens", f"{summary['tokens']:,}"),
+        ("time in steps", duration(summary["seconds"])),
+        ("tokens a second", f"{summary['tokens_per_second']:,.0f}"),
+    ]
+    display.console.print(results_table(rows, title=f"results of {recipe.name}"))
+    display.say(
+        f"in {folder.path}: summary.json, loss.png, metrics.jsonl, samples.txt, checkpoints/\n"
+        "next:\n"
+        f"  isogloss generate {folder.path} 'def main('\n"
+        f"  isogloss eval {folder.path} README.md\n"
+        f"  isogloss init plan {folder.recipe_file}\n"
+        f"  isogloss train {folder.recipe_file} name={recipe.name}-wider model.d_model={recipe.model.d_model * 2}"
+    )

@@ -1,0 +1,142 @@
+"""A run's folder: what is in it, who may write to it, and whether a recipe may go on in it.
+
+recipe.yaml       the resolved recipe          metrics.jsonl   recorded numbers
+machine.json      decisions of this machine    checkpoints/    the newest ones
+init.json         the initialisation plan      samples.txt     what the model wrote
+tokenizer/        the tokenizer                summary.json    results, once finished
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from isogloss.config.base import UserError
+from isogloss.config.describe import diff
+from isogloss.config.load import dump_config, load_config
+from isogloss.recipe import Recipe
+from isogloss.train.machine import Machine
+
+# Settings that a run may change when it goes on; anything else makes it another run.
+CHANGEABLE = (
+    "optim.",
+    "train.steps",
+    "train.micro_batch_size",
+    "train.device",
+    "train.precision",
+    "train.compile",
+    "train.max_skipped",
+    "watch.",
+    "checkpoint.",
+    "trackers.",
+    "runs_dir",
+    "name",
+    "data.prepared_dir",
+)
+
+
+class RunFolder:
+    """The paths of a run, and its small files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.tokenizer = path / "tokenizer"
+        self.samples_file = path / "samples.txt"
+        self.summary_file = path / "summary.json"
+        self.plot_file = path / "loss.png"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the system lets go of it even when the process is killed.
+
+        Raises:
+            UserError: another process holds it, or it cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.path} is in use by another process; wait for it, or give this run another name (name=...)"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def saved_recipe(self) -> Recipe | None:
+        """The recipe that the folder was begun with, or last gone on with."""
+        return load_config(Recipe, self.recipe_file) if self.recipe_file.exists() else None
+
+    def save_recipe(self, recipe: Recipe) -> None:
+        """Keep the resolved recipe."""
+        write_whole(self.recipe_file, dump_config(recipe))
+
+    def saved_machine(self) -> Machine | None:
+        """The machine's decisions that the run began with."""
+        try:
+            return Machine(**json.loads((self.path / "machine.json").read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def save_json(self, name: str, values: Any) -> None:
+        """Keep a small JSON file."""
+        write_whole(self.path / name, json.dumps(values, indent=1) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """The results, if the run has finished."""
+        try:
+            return json.loads(self.summary_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def set_aside(self, say: Callable[[str], None]) -> None:
+        """Rename the folder, so that a fresh run can begin in its place; nothing is deleted."""
+        if not self.recipe_file.exists():
+            return
+        number = next(n for n in range(1, 10_000) if not self.path.with_name(f"{self.path.name}.{n}").exists())
+        old = self.path.with_name(f"{self.path.name}.{number}")
+        self.path.rename(old)
+        say(f"the former run is kept in {old}")
+
+
+def check_changes(saved: Recipe, asked: Recipe) -> list[str]:
+    """What differs between the recipe of a folder and the one asked for, in words, where the run may go on with it.
+
+    Raises:
+        UserError: something differs that would make it another run.
+    """
+    if asked.model.vocab_size is None and saved.model.vocab_size is not None:
+        asked = asked.with_vocabulary(saved.model.vocab_size)
+    changes = diff(saved, asked)
+    fixed = [f"{key}: {a} -> {b}" for key, a, b in changes if not key.startswith(CHANGEABLE)]
+    if fixed:
+        raise UserError(
+            f"{asked.folder} holds a run with another recipe ({'; '.join(fixed)}). Give this one a name of its own "
+            "(name=...), or pass --fresh to set the former run aside"
+        )
+    return [f"{key}: {a} -> {b}" for key, a, b in changes]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    aside = path.with_name(f".{path.name}.aside")
+    try:
+        with aside.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,47 @@
+"""A trained model from a run's folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from isogloss.build import build_model
+from isogloss.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from isogloss.config.base import UserError
+from isogloss.data.tokenizers.base import Tokenizer
+from isogloss.data.tokenizers.loading import load_tokenizer
+from isogloss.models.decoder import Decoder
+from isogloss.models.weights import load_weights
+from isogloss.recipe import Recipe
+from isogloss.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A model in its run's context."""
+
+    recipe: Recipe
+    model: Decoder
+    tokenizer: Tokenizer
+    step: int
+
+
+def load_run(path: Path) -> LoadedRun:
+    """The newest whole checkpoint of a run's folder, or that of a given checkpoint folder in it, in float32 on the CPU.
+
+    Raises:
+        UserError: the path is no run, has no checkpoint yet, or is damaged.
+    """
+    given = path if path.parent.name == "checkpoints" else None
+    folder = RunFolder(path.parent.parent if given else path)
+    if not folder.path.is_dir():
+        raise UserError(f"{path}: no such folder; a run's folder is runs/NAME")
+    recipe = folder.saved_recipe()
+    if recipe is None:
+        raise UserError(f"{path} holds no run (no recipe.yaml); a run's folder is runs/NAME")
+    checkpoint: Checkpoint | None = load_checkpoint(given) if given else newest_checkpoint(folder.checkpoints, print)
+    if checkpoint is None:
+        raise UserError(f"{path} has no checkpoint yet; train it for checkpoint.every={recipe.checkpoint.every} steps")
+    model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device("cpu")).model
+    load_weights(model, checkpoint.tensors("model"))
+    return LoadedRun(recipe, model.eval(), load_tokenizer(folder.tokenizer), checkpoint.step)

@@ -1,0 +1,196 @@
+"""A run from its recipe: prepared, built, resumed where it stopped, trained, finished.
+
+The whole of a run's state is its weights, the optimizer's moments and a few counts: batches, learning rates and initial
+weights are functions of the recipe and the step. So a run that is killed and started again ends with the same bits.
+"""
+
+import dataclasses
+import shutil
+from typing import Any
+
+import torch
+
+from isogloss.build import build_model, plan_model
+from isogloss.checkpoint import newest_checkpoint, save_checkpoint
+from isogloss.config.base import UserError
+from isogloss.data.loader import Loader
+from isogloss.data.prepare import prepare
+from isogloss.data.prepared import PreparedCorpus
+from isogloss.init.plan import Entry
+from isogloss.models.registry import create_model
+from isogloss.models.weights import load_weights, model_tensors
+from isogloss.optim.groups import create_optimizer
+from isogloss.optim.state import load_optimizer_tensors, optimizer_tensors
+from isogloss.recipe import Recipe
+from isogloss.run.finish import finish, show_results
+from isogloss.run.folder import RunFolder, check_changes
+from isogloss.run.session import Session
+from isogloss.run.watch import Watch
+from isogloss.train.display import Display, banner
+from isogloss.train.estimate import Estimate, estimate
+from isogloss.train.hooks import every
+from isogloss.train.loop import Progress, training_steps
+from isogloss.train.machine import Machine, find_machine, measure_peak
+from isogloss.train.metrics import Metrics
+from isogloss.train.signals import Interrupted, stop_requests
+from isogloss.train.trackers import create_sinks
+
+
+def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str, Any]:
+    """Train a recipe to its end, or go on where it stopped; return the summary.
+
+    Args:
+        recipe: as loaded.
+        display: where a person reads.
+        fresh: set a former run of that name aside and begin anew.
+
+    Raises:
+        UserError: anything the user can mend.
+        Interrupted: a signal asked for the end; the state is saved.
+    """
+    folder = RunFolder(recipe.folder)
+    if fresh:
+        with folder.locked():
+            folder.set_aside(display.say)
+    with folder.locked():
+        session = _open(recipe, folder, display)
+        if session is None:
+            summary = folder.summary()
+            assert summary is not None
+            display.say(f"{recipe.name} has finished its {recipe.train.steps} steps; --fresh would train it anew")
+        else:
+            _run_steps(session, display)
+            summary = finish(session, display)
+        show_results(folder, recipe, summary, display)
+    return summary
+
+
+def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None:
+    """Everything ready for the next step; ``None`` if the run has finished."""
+    saved = folder.saved_recipe()
+    changes = check_changes(saved, recipe) if saved is not None else []
+    summary = folder.summary()
+    if summary is not None and summary["steps"] >= recipe.train.steps:
+        return None
+    for change in changes:
+        display.say(f"going on with a changed recipe: {change}")
+    corpus = prepare(recipe.data, recipe.tokenizer, display.say)
+    recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
+    plan = plan_model(recipe.model, recipe.init)
+    expected = _estimate(recipe, plan)
+    machine = _choose_machine(recipe, folder, expected, changes, display)
+    peak = measure_peak(torch.device(machine.device), machine.precision)
+    rows = recipe.train.batch_size * recipe.data.seq_len
+    display.say(banner(recipe.name, str(folder.path), expected, machine, peak, recipe.train.steps, rows))
+    session = _build(recipe, folder, corpus, machine, expected)
+    _resume(session, display)
+    folder.save_recipe(recipe)
+    folder.save_json("machine.json", machine.as_dict())
+    folder.save_json("init.json", [entry.row() for entry in plan.values()])
+    if not folder.tokenizer.exists():
+        shutil.copytree(corpus.folder / "tokenizer", folder.tokenizer)
+    return session
+
+
+def _estimate(recipe: Recipe, plan: dict[str, Entry]) -> Estimate:
+    with torch.device("meta"):
+        flops = create_model(recipe.model).flops_per_token(recipe.data.seq_len)
+    micro = min(recipe.train.micro_batch_size or recipe.train.batch_size, recipe.train.batch_size)
+    sites = [entry.site for entry in plan.values()]
+    return estimate(sites, flops, recipe.train.batch_size, micro, recipe.data.seq_len, recipe.train.steps)
+
+
+def _choose_machine(
+    recipe: Recipe, folder: RunFolder, expected: Estimate, changes: list[str], display: Display
+) -> Machine:
+    """The decisions that the run began with, as long as they can be kept; they change the last bits."""
+    former = folder.saved_machine()
+    redecide = any(c.startswith(("train.device", "train.precision", "train.compile")) for c in changes)
+    if former is None or redecide or (former.device == "cuda" and not torch.cuda.is_available()):
+        return find_machine(recipe.train, expected.flops)
+    here = dataclasses.replace(former, threads=torch.get_num_threads(), torch=torch.__version__)
+    for what in ("threads", "torch"):
+        if (was := getattr(former, what)) != (now := getattr(here, what)):
+            display.say(f"note: the run began with {what} {was} and goes on with {now}: not bit for bit the same")
+    return here
+
+
+def _build(recipe: Recipe, folder: RunFolder, corpus: PreparedCorpus, machine: Machine, expected: Estimate) -> Session:
+    device = torch.device(machine.device)
+    built = build_model(recipe.model, recipe.init, seed=recipe.seed, device=device, compiled=machine.compiled)
+    loader = Loader(
+        corpus.split("train"),
+        recipe.data.seq_len,
+        recipe.train.batch_size,
+        recipe.seed,
+        with_documents=recipe.data.within_document,
+        pad_token=corpus.tokenizer.end_of_text,
+    )
+    optimizer = create_optimizer(built.model, recipe.optim)
+    return Session(recipe, folder, corpus, machine, built.model, optimizer, loader, Progress(), expected)
+
+
+def _resume(session: Session, display: Display) -> None:
+    """Put back the newest whole checkpoint, if there is one."""
+    checkpoint = newest_checkpoint(session.folder.checkpoints, lambda text: display.say(f"warning: {text}"))
+    if checkpoint is None:
+        return
+    session.loader.check(checkpoint.state["loader"])
+    load_weights(session.model, checkpoint.tensors("model"))
+    load_optimizer_tensors(session.model, session.optimizer, checkpoint.tensors("optimizer"))
+    session.progress = Progress(**checkpoint.state["progress"])
+    if session.progress.step > session.recipe.train.steps:
+        raise UserError(
+            f"{session.folder.path} stands at step {session.progress.step}, past train.steps="
+            f"{session.recipe.train.steps}; give this run another name (name=...), or more steps"
+        )
+    display.say(f"resuming after step {session.progress.step} ({checkpoint.folder.name})")
+
+
+def _save(session: Session) -> None:
+    save_checkpoint(
+        session.folder.checkpoints,
+        session.progress.step,
+        {
+            "model": model_tensors(session.model),
+            "optimizer": optimizer_tensors(session.model, session.optimizer),
+        },
+        {"progress": session.progress.as_dict(), "loader": session.loader.state()},
+        session.recipe.checkpoint,
+    )
+
+
+def _run_steps(session: Session, display: Display) -> None:
+    recipe, progress = session.recipe, session.progress
+    if progress.step == recipe.train.steps:
+        return
+    sinks = create_sinks(recipe.trackers, session.folder.path, recipe.name, recipe.model_dump(mode="json"))
+    metrics = Metrics(session.folder.metrics_file, progress.step, sinks)
+    watch = Watch(session, metrics, display)
+    hooks = [
+        watch.log,
+        every(recipe.watch.validate_every, watch.validate, at_end=False),
+        every(recipe.watch.sample_every, watch.sample, at_end=False),
+        every(recipe.checkpoint.every, lambda _: _save(session)),
+    ]
+    display.start(progress.step, recipe.train.steps)
+    try:
+        with stop_requests() as request:
+            for info in training_steps(
+                session.model,
+                session.optimizer,
+                session.loader,
+                recipe.train,
+                recipe.optim,
+                progress,
+                session.machine.precision,
+            ):
+                for hook in hooks:
+                    hook(info)
+                if request.signal_number is not None and not info.last:
+                    _save(session)
+                    display.say(f"stopped after step {info.step}, saved; the same command goes on from there")
+                    raise Interrupted(request.signal_number)
+    finally:
+        display.stop()
+        metrics.close()

@@ -1,0 +1,107 @@
+"""The hooks of a run: lines of metrics, validation and samples on the way."""
+
+import itertools
+import math
+
+from isogloss.data.loader import sequential_batches
+from isogloss.evaluate.loss import Evaluation, evaluate_batches
+from isogloss.generate.engine import generate
+from isogloss.generate.sampling import SamplingConfig
+from isogloss.run.session import Session
+from isogloss.train.display import Display
+from isogloss.train.hooks import Window
+from isogloss.train.loop import StepInfo
+from isogloss.train.machine import measure_peak
+from isogloss.train.metrics import Metrics
+
+
+class Watch:
+    """Measures a session, records what it finds and shows it."""
+
+    def __init__(self, session: Session, metrics: Metrics, display: Display) -> None:
+        self._session, self._metrics, self._display = session, metrics, display
+        self._window = Window()
+        split = session.corpus.manifest.train
+        self._bytes_per_token = split.n_bytes / split.n_tokens
+        self._flops_per_token = session.model.flops_per_token(session.recipe.data.seq_len)
+        self._peak = measure_peak(next(session.model.parameters()).device, session.machine.precision)
+
+    def log(self, info: StepInfo) -> None:
+        """Every step is counted; every ``log_every`` of them make a line."""
+        self._window.add(info)
+        if info.nonfinite:
+            self._display.say(f"step {info.step}: {info.nonfinite} is not finite; the step is skipped")
+        if info.step % self._session.recipe.watch.log_every and not info.last:
+            return
+        values = self._window.empty()
+        rate = values["tokens"] / values["seconds"]
+        share = rate * self._flops_per_token / self._peak
+        bits = values["loss"] / math.log(2) / self._bytes_per_token
+        progress = self._session.progress
+        self._metrics.write(
+            "train",
+            info.step,
+            loss=values["loss"],
+            bits_per_byte=bits,
+            lr=info.lr,
+            grad_norm=values["grad_norm"],
+            tokens=progress.tokens,
+            skipped=progress.skipped,
+            tokens_per_second=rate,
+            share_of_peak=share,
+            seconds=progress.seconds,
+        )
+        self._display.step(
+            info.step,
+            f"loss {values['loss']:.3f}  {bits:.3f} bits/byte  lr {info.lr:.2e}  grad {values['grad_norm']:.2f}  "
+            f"{rate:,.0f} tok/s  {share:.0%} of peak",
+        )
+
+    def validate(self, info: StepInfo) -> None:
+        """Read the first rows of the validation split."""
+        found = validate(self._session, self._session.recipe.watch.validation_rows)
+        record_validation(self._metrics, self._display, info.step, found)
+
+    def sample(self, info: StepInfo) -> None:
+        """Let the model write."""
+        record_samples(self._session, self._metrics, self._display, info.step)
+
+
+def validate(session: Session, n_rows: int | None = None) -> Evaluation:
+    """The loss on the validation split, or on its first rows."""
+    recipe = session.recipe
+    size = recipe.train.micro_batch_size or recipe.train.batch_size
+    batches = sequential_batches(
+        session.corpus.split("validation"),
+        recipe.data.seq_len,
+        size,
+        recipe.data.within_document,
+        session.corpus.tokenizer.end_of_text,
+    )
+    split = session.corpus.manifest.validation
+    batches = batches if n_rows is None else itertools.islice(batches, -(-n_rows // size))
+    # A part of the split stands for its share of the bytes.
+    return evaluate_batches(
+        session.model, batches, precision=session.machine.precision, bytes_per_token=split.n_bytes / split.n_tokens
+    )
+
+
+def record_validation(metrics: Metrics, display: Display, step: int, found: Evaluation) -> None:
+    """Write and show a validation."""
+    metrics.write("validation", step, loss=found.loss, bits_per_byte=found.bits_per_byte, targets=found.n_targets)
+    display.say(f"step {step:>6}  validation loss {found.loss:.3f}  {found.bits_per_byte:.3f} bits/byte")
+
+
+def record_samples(session: Session, metrics: Metrics, display: Display, step: int) -> None:
+    """Write and show a sample for each prompt."""
+    watch = session.recipe.watch
+    if watch.sample_tokens == 0:
+        return
+    for number, prompt in enumerate(watch.prompts):
+        sampling = SamplingConfig(
+            temperature=watch.temperature, max_tokens=watch.sample_tokens, seed=session.recipe.seed + number
+        )
+        tokenizer, precision = session.corpus.tokenizer, session.machine.precision
+        text = prompt + "".join(generate(session.model, tokenizer, prompt, sampling, precision=precision))
+        metrics.write("sample", step, prompt=prompt, text=text)
+        display.say(f"step {step:>6}  sample:\n" + "\n".join(f"    {line}" for line in text.splitlines()))

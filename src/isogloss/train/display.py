@@ -1,0 +1,96 @@
+"""What a person sees while a run trains: a live line in a terminal, plain lines elsewhere."""
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from isogloss.train.estimate import Estimate
+from isogloss.train.machine import TYPICAL_SHARE_OF_PEAK, Machine
+
+
+class Display:
+    """Prints to one console; ``start`` and ``stop`` bracket the live line."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: Progress | None = None
+
+    def start(self, step: int, steps: int) -> None:
+        """Begin the live line, in a terminal."""
+        if self.console.is_terminal:
+            self._live = Progress(
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.fields[line]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._live.add_task(
+                "", total=steps, completed=step, line="first step (compiling takes a while)"
+            )
+            self._live.start()
+
+    def stop(self) -> None:
+        """End the live line."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def step(self, step: int, line: str) -> None:
+        """Show a logged step: in the live line, or as a line of its own."""
+        if self._live is not None:
+            self._live.update(self._task, completed=step, line=line)
+        else:
+            self.say(f"step {step:>6}  {line}")
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def banner(
+    name: str, folder: str, estimate: Estimate, machine: Machine, peak: float, steps: int, tokens_per_step: int
+) -> str:
+    """What a run is about to do, before its first step."""
+    parts = ", ".join(f"{part} {_count(n)}" for part, n in estimate.parameters.items())
+    seconds = estimate.flops / (TYPICAL_SHARE_OF_PEAK * peak)
+    return "\n".join(
+        [
+            f"{name}: {_count(estimate.n_parameters)} parameters ({parts})",
+            f"  training {steps} steps of {tokens_per_step:,} tokens = {_count(steps * tokens_per_step)} tokens,"
+            f" {estimate.flops:.2e} operations",
+            f"  on {machine.name} ({machine.device}, {machine.threads} threads): products in {machine.precision},"
+            f" measured peak {peak / 1e12:.2f} Tflop/s, {'compiled' if machine.compiled else 'eager'}",
+            f"  about {estimate.memory / 2**30:.1f} GiB for weights, optimizer and activations;"
+            f" about {duration(seconds)} at {TYPICAL_SHARE_OF_PEAK:.0%} of the peak",
+            f"  in {folder}",
+        ]
+    )
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``7 min``, ``3.5 h`` or ``12 days``."""
+    for limit, unit, text in ((120, 1, "{:.0f} s"), (7200, 60, "{:.0f} min"), (172800, 3600, "{:.1f} h")):
+        if seconds < limit:
+            return text.format(seconds / unit)
+    return f"{seconds / 86400:.1f} days"
+
+
+def results_table(rows: list[tuple[str, str]], title: str) -> Table:
+    """Two columns of what came out."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _count(n: float) -> str:
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= limit:
+            return f"{n / limit:.2f}{unit}"
+    return f"{n:.0f}"

@@ -1,0 +1,130 @@
+"""The training loop, one for every model: a generator of steps, which a notebook can drive.
+
+for info in training_steps(model, optimizer, loader, config, optim, progress, precision):
+    for hook in hooks:
+        hook(info)
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field
+
+from isogloss.config.base import Config, UserError
+from isogloss.models.protocol import Batch, LanguageModel
+from isogloss.optim.groups import AdamWConfig, set_learning_rate
+from isogloss.train.step import train_step
+
+
+class TrainConfig(Config):
+    """How long, how much at a time, and on what."""
+
+    steps: int = Field(gt=0)
+    """Optimizer steps."""
+    batch_size: int = Field(gt=0)
+    """Rows a step, over all devices."""
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Rows at a time on a device; the batch's gradient is accumulated over them. All of the batch if not given."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: a CUDA device where there is one."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Type of the matrix products; auto: bf16 where this machine is measured to be faster at it."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile blocks; auto: where a compiler is found and the run is long enough to pay for it."""
+    max_skipped: int = Field(default=10, gt=0)
+    """Stop after this many steps in a row whose loss or gradient is not finite."""
+
+
+@dataclass
+class Progress:
+    """What has been done; with weights and optimizer state, all that a resume needs.
+
+    Args:
+        step: steps completed, skipped ones included. The learning rate and the loader follow from it.
+        tokens: targets trained on.
+        skipped: steps skipped as not finite.
+        skipped_in_a_row: how many of the latest.
+        seconds: time spent in steps.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class DivergedError(UserError):
+    """Too many steps in a row were not finite."""
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What hooks hear of a step: its number from 1, loss in nats a target, seconds of its own."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    n_targets: int
+    seconds: float
+    nonfinite: str
+    last: bool
+
+
+class BatchSource(Protocol):
+    """Where batches come from: a pure function of the step, counted from 0."""
+
+    def batch(self, step: int) -> Batch:
+        """The global batch of a step."""
+        ...
+
+
+def training_steps(
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    loader: BatchSource,
+    config: TrainConfig,
+    optim: AdamWConfig,
+    progress: Progress,
+    precision: str,
+) -> Iterator[StepInfo]:
+    """Train from ``progress.step`` to ``config.steps``, updating ``progress``; yields after each step.
+
+    Raises:
+        DivergedError: ``config.max_skipped`` steps in a row were not finite.
+    """
+    while progress.step < config.steps:
+        start = time.perf_counter()
+        step = progress.step + 1
+        lr = optim.lr * optim.schedule.multiplier(step, config.steps)
+        set_learning_rate(optimizer, lr)
+        result = train_step(
+            model,
+            optimizer,
+            loader.batch(progress.step),
+            micro_batch_size=config.micro_batch_size or config.batch_size,
+            clip=optim.clip,
+            precision=precision,
+        )
+        progress.step = step
+        progress.tokens += result.n_targets
+        progress.skipped += bool(result.nonfinite)
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if result.nonfinite else 0
+        seconds = time.perf_counter() - start
+        progress.seconds += seconds
+        if progress.skipped_in_a_row >= config.max_skipped:
+            raise DivergedError(
+                f"step {step}: {result.nonfinite} has not been finite for {progress.skipped_in_a_row} steps in a row. "
+                "The last checkpoint is intact. Lower optim.lr, lengthen optim.schedule.warmup, or raise "
+                "train.max_skipped."
+            )
+        last = step == config.steps
+        yield StepInfo(step, result.loss, result.grad_norm, lr, result.n_targets, seconds, result.nonfinite, last)

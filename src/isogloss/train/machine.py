@@ -1,0 +1,106 @@
+"""What this machine is good at, found out by trying: matrix-product peaks, bfloat16, a working C++ compiler."""
+
+import platform
+import shutil
+import sysconfig
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isogloss.config.base import UserError
+from isogloss.train.loop import TrainConfig
+
+# Compiling a block takes 5 to 30 s and saves about a quarter of an eager step (benchmarks/train.py); below this many
+# seconds of eager work it does not pay.
+COMPILING_PAYS_AFTER = 240.0
+# What eager training reaches of the measured peak, for estimates before the first step.
+TYPICAL_SHARE_OF_PEAK = 0.4
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Decisions that belong to a machine; a run keeps those it began with, since they change the last bits.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        name: of the processor or GPU.
+        precision: ``bf16`` or ``fp32``, for matrix products.
+        compiled: whether blocks are compiled.
+        threads: CPU threads PyTorch uses.
+        torch: its version.
+    """
+
+    device: str
+    name: str
+    precision: str
+    compiled: bool
+    threads: int
+    torch: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def find_machine(config: TrainConfig, total_flops: float) -> Machine:
+    """Decide what ``auto`` means here, for a run of ``total_flops`` operations.
+
+    Raises:
+        UserError: what the config asks for is not here.
+    """
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise UserError("train.device is cuda, but PyTorch finds no CUDA device here; set train.device=cpu or auto")
+    device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if measure_peak(device, "bf16") > 1.3 * measure_peak(device, "fp32") else "fp32"
+    compilable = device.type == "cuda" or compiler_found()
+    if config.compile == "on" and not compilable:
+        raise UserError(
+            "train.compile is on, but no C++ compiler with Python's headers is found; install g++ and python3-dev, "
+            "or set train.compile=auto"
+        )
+    eager_seconds = total_flops / (TYPICAL_SHARE_OF_PEAK * measure_peak(device, precision))
+    compiled = config.compile == "on" or (
+        config.compile == "auto" and compilable and eager_seconds > COMPILING_PAYS_AFTER
+    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    return Machine(device.type, name, precision, compiled, torch.get_num_threads(), torch.__version__)
+
+
+@cache
+def measure_peak(device: torch.device, precision: str) -> float:
+    """The best rate of a square matrix product, in operations a second; takes about a quarter of a second."""
+    n = 2048 if device.type == "cpu" else 8192
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.ones(n, n, dtype=dtype, device=device) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def compiler_found() -> bool:
+    """Whether ``torch.compile`` can build CPU kernels: a C++ compiler and Python's own headers."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.exists() and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def processor_name() -> str:
+    """The processor as the system calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM end a run between two steps, after a checkpoint; a second one ends it at once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """A run was asked to end, and has saved what it had. ``exit_code`` is the shell's: 128 plus the signal."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+class StopRequest:
+    """Which signal has asked for the end, if any."""
+
+    signal_number: int | None = None
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Within it, the first signal is only noted; the former handlers are put back at the end."""
+    request = StopRequest()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    former = {number: signal.getsignal(number) for number in signals}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.signal_number = number
+        for other in signals:
+            signal.signal(other, former[other])
+
+    for number in signals:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,86 @@
+"""What several rooms' tests share: a tiny decoder with weights far from the symmetric start, and a tiny run."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from isogloss.build import build_model
+from isogloss.init.schemes import LinguaConfig
+from isogloss.models.decoder import Decoder, DecoderConfig
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+MakeDecoder = Callable[..., Decoder]
+
+
+@pytest.fixture(scope="session")
+def make_decoder() -> MakeDecoder:
+    """``make_decoder(mixer={...}, ...)``: 2 layers of width 32; norms' gains differ from 1, logits are of order 1."""
+
+    def make(*, mixer: dict | None = None, seed: int = 0, **fields) -> Decoder:
+        defaults = {"d_model": 32, "n_layers": 2, "vocab_size": 50, "ffn": {"type": "swiglu", "d_ff": 48}}
+        config = DecoderConfig.model_validate({**defaults, **fields, "mixer": {"n_heads": 4, **(mixer or {})}})
+        model = build_model(config, LinguaConfig(), seed=seed, device=torch.device("cpu")).model
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.uniform_(0.5, 1.5, generator=generator)
+        return model
+
+    return make
+
+
+TINY = """\
+name: tiny
+seed: 3
+runs_dir: {root}/runs
+data:
+  type: files
+  train: [{root}/corpus]
+  seq_len: 24
+  validation_bytes: 400
+  prepared_dir: {root}/prepared
+tokenizer:
+  type: bytes
+model:
+  type: decoder
+  d_model: 16
+  n_layers: 2
+  mixer: {{type: attention, n_heads: 2}}
+  ffn: {{type: swiglu, d_ff: 24}}
+optim:
+  lr: 0.01
+  schedule: {{type: cosine, warmup: 2}}
+train:
+  steps: 10
+  batch_size: 4
+  device: cpu
+  precision: fp32
+  compile: "off"
+watch:
+  log_every: 1
+  validate_every: 4
+  validation_rows: 8
+  sample_every: 6
+  sample_tokens: 8
+checkpoint:
+  every: 3
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The file of a tiny recipe; its corpus of made-up documents, prepared data and runs stand beside it."""
+    generator = random.Random(0)
+    (tmp_path / "corpus").mkdir()
+    for number in range(12):
+        words = generator.choices(["def", "if", "else", "return", "self", "print", "for", "in", "range"], k=120)
+        (tmp_path / f"corpus/{number:03d}.txt").write_text(" ".join(words) + f"\n# document {number}\n")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.format(root=tmp_path))
+    return path

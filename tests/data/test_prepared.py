@@ -1,0 +1,52 @@
+import json
+
+import pytest
+from pydantic import TypeAdapter
+
+from isogloss.config.base import UserError
+from isogloss.data.prepare import FilesConfig, prepare
+from isogloss.data.prepared import MANIFEST, open_prepared
+from isogloss.data.tokenizers.config import TokenizerConfig
+
+
+@pytest.fixture
+def folder(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("To be, or not to be\n" * 100)
+    tokenizer = TypeAdapter(TokenizerConfig).validate_python({"type": "bytes"})
+    return prepare(FilesConfig(train=(str(text),), prepared_dir=tmp_path / "prepared"), tokenizer).folder
+
+
+def test_opening_is_enough(folder):
+    corpus = open_prepared(folder, verify=True)
+    assert corpus.tokenizer.fingerprint == corpus.manifest.tokenizer_fingerprint
+    assert len(corpus.split("train")) == corpus.manifest.train.n_tokens
+
+
+def test_what_is_wrong_is_named(folder):
+    shard, manifest = folder / "train-00000.bin", folder / MANIFEST
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[::-1])
+    assert open_prepared(folder).folder == folder
+    with pytest.raises(UserError, match=r"train-00000\.bin: damaged \(its checksum"):
+        open_prepared(folder, verify=True)
+    shard.write_bytes(whole[1:])
+    with pytest.raises(UserError, match=r"train-00000\.bin: damaged \(.* its size"):
+        open_prepared(folder)
+    shard.unlink()
+    with pytest.raises(UserError, match=r"train-00000\.bin: cannot be read \(No such file"):
+        open_prepared(folder)
+    manifest.write_bytes(b"[" * 100_000)
+    with pytest.raises(UserError, match=r"manifest\.json: damaged"):
+        open_prepared(folder)
+    manifest.unlink()
+    with pytest.raises(UserError, match="not a prepared corpus"):
+        open_prepared(folder)
+
+
+def test_another_tokenizer_is_refused(folder):
+    fields = json.loads((folder / MANIFEST).read_text())
+    fields["tokenizer_fingerprint"] = "0" * 64
+    (folder / MANIFEST).write_text(json.dumps(fields))
+    with pytest.raises(UserError, match="not the tokenizer that made this corpus"):
+        _ = open_prepared(folder).tokenizer

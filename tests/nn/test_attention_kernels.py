@@ -1,0 +1,80 @@
+"""Every backend computes the same attention: that of a float64 reference, one query at a time."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from isogloss.nn.attention import attend, create_mask
+
+T = 16
+CASES = list(itertools.product([None, 5], [False, True], [4, 2], [None, 3.0]))
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, window, documents, softcap, scale) -> Tensor:
+    q, k, v = q.double(), k.double(), v.double()
+    out = torch.zeros_like(q)
+    for b, h, t in itertools.product(range(q.shape[0]), range(q.shape[1]), range(q.shape[2])):
+        g = h // (q.shape[1] // k.shape[1])
+        seen = [s for s in range(t + 1) if (window is None or t - s < window)]
+        seen = [s for s in seen if documents is None or documents[b, s] == documents[b, t]]
+        logits = (k[b, g, seen] @ q[b, h, t]) * scale
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        out[b, h, t] = logits.softmax(0) @ v[b, g, seen]
+    return out
+
+
+def inputs(n_kv_heads: int, head_dim: int = 8):
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(2, 4, T, head_dim), (2, n_kv_heads, T, head_dim), (2, n_kv_heads, T, head_dim)]
+    q, k, v = (2 * torch.randn(shape, generator=generator) for shape in shapes)
+    documents = torch.tensor([[0] * 3 + [1] * 7 + [2] * 6, [0] * 10 + [1] * 6])
+    return q, k, v, documents
+
+
+def check(backend, kernel, window, with_documents, n_kv_heads, softcap, head_dim=8):
+    q, k, v, documents = inputs(n_kv_heads, head_dim)
+    documents = documents if with_documents else None
+    positions = torch.arange(T)
+    mask = create_mask(backend, positions, positions, window, documents)
+    y = kernel(q, k, v, mask, backend=backend, scale=0.4, softcap=softcap)
+    torch.testing.assert_close(y.double(), reference(q, k, v, window, documents, softcap, 0.4), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "with_documents", "n_kv_heads", "softcap"), CASES)
+def test_plain(window, with_documents, n_kv_heads, softcap):
+    check("plain", attend, window, with_documents, n_kv_heads, softcap)
+
+
+@pytest.mark.parametrize(("window", "with_documents", "n_kv_heads"), itertools.product([None, 5], [False, True], [4, 2]))
+def test_sdpa(window, with_documents, n_kv_heads):
+    check("sdpa", attend, window, with_documents, n_kv_heads, None)
+
+
+@pytest.mark.slow
+def test_compiled_plain():
+    kernel = torch.compile(attend)
+    for case in [(None, False, 4, None), (5, True, 2, 3.0)]:
+        check("plain", kernel, *case)
+
+
+@pytest.mark.slow
+def test_flex_without_gradients():
+    with torch.no_grad():  # head_dim 16: the least that flex compiles for on CPU
+        for case in [(None, False, 4, None), (5, True, 2, 3.0)]:
+            check("flex", attend, *case, head_dim=16)
+
+
+@pytest.mark.parametrize("backend", ["plain", "sdpa"])
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("n_queries", [1, 4, T])
+def test_last_queries_alone_equal_the_whole(backend, window, n_queries):
+    q, k, v, _ = inputs(2)
+    keys = torch.arange(T)
+    options = {"backend": backend, "scale": 0.4, "softcap": None}
+    whole = attend(q, k, v, create_mask(backend, keys, keys, window, None), **options)
+    mask = create_mask(backend, keys[-n_queries:], keys, window, None)
+    part = attend(q[:, :, -n_queries:], k, v, mask, **options)
+    torch.testing.assert_close(part, whole[:, :, -n_queries:], rtol=1e-5, atol=1e-6)

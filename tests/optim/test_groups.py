@@ -1,0 +1,48 @@
+"""The optimizer's groups and its state as tensors."""
+
+import torch
+
+from isogloss.build import build_model
+from isogloss.init.schemes import LinguaConfig
+from isogloss.mixers.attention import AttentionConfig
+from isogloss.models.decoder import DecoderConfig
+from isogloss.nn.feed_forward import SwiGLUConfig
+from isogloss.nn.roles import Role, declared_tensors
+from isogloss.optim.groups import AdamWConfig, create_optimizer
+from isogloss.optim.state import load_optimizer_tensors, optimizer_tensors
+
+CONFIG = DecoderConfig(
+    d_model=16, n_layers=2, mixer=AttentionConfig(n_heads=2, qk_norm=True), ffn=SwiGLUConfig(d_ff=24), vocab_size=32
+)
+
+
+def model_and_optimizer(steps: int = 0):
+    model = build_model(CONFIG, LinguaConfig(), seed=0, device=torch.device("cpu")).model
+    optimizer = create_optimizer(model, AdamWConfig(lr=0.01, weight_decay=0.3))
+    for _ in range(steps):
+        model(torch.arange(8)[None]).logsumexp(-1).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def test_each_parameter_is_in_one_group_and_vectors_do_not_decay() -> None:
+    model, optimizer = model_and_optimizer()
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(decays) == sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    for site, tensor in declared_tensors(model):
+        assert decays[id(tensor)] == (0.0 if site.role is Role.NORM_GAIN else 0.3), site.name
+
+
+def test_state_goes_out_and_back() -> None:
+    model, optimizer = model_and_optimizer(steps=3)
+    tensors = {name: t.clone() for name, t in optimizer_tensors(model, optimizer).items()}
+    assert any(name.endswith("/exp_avg_sq") for name in tensors)
+    other, fresh = model_and_optimizer()
+    other.load_state_dict(model.state_dict())
+    load_optimizer_tensors(other, fresh, tensors)
+    for m, o in ((model, optimizer), (other, fresh)):
+        m(torch.arange(8)[None]).logsumexp(-1).sum().backward()
+        o.step()
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,165 @@
+"""A run that is stopped, killed or damaged goes on and ends with the bits of an undisturbed one."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import isogloss.run.train as module
+from isogloss.config.base import UserError
+from isogloss.recipe import load_recipe
+from isogloss.run.folder import RunFolder
+from isogloss.run.train import train
+from isogloss.train.display import Display
+from isogloss.train.metrics import read_metrics
+
+
+class Killed(BaseException):
+    """Stands for a process that dies."""
+
+
+def run(recipe: Path, *overrides: str, fresh: bool = False) -> tuple[dict, str]:
+    console = Console(record=True, width=120, quiet=False, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    summary = train(load_recipe(str(recipe), overrides), Display(console), fresh=fresh)
+    return summary, console.export_text()
+
+
+def final(folder: Path) -> dict[str, bytes]:
+    """The bytes of the newest checkpoint, and the logged losses."""
+    newest = max((folder / "checkpoints").iterdir())
+    losses = [(r["step"], r["loss"], r["lr"]) for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "train"]
+    files = {name: (newest / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer")}
+    return files | {"losses": json.dumps(losses).encode(), "name": newest.name.encode()}
+
+
+def test_five_steps_and_five_more_are_ten(tiny: Path, monkeypatch) -> None:
+    whole, _ = run(tiny, "name=whole", "checkpoint.every=5")
+    original = module.save_checkpoint
+
+    def save_and_die(root, step, *rest):
+        original(root, step, *rest)
+        raise Killed
+
+    monkeypatch.setattr(module, "save_checkpoint", save_and_die)
+    with pytest.raises(Killed):
+        run(tiny, "name=cut", "checkpoint.every=5")
+    monkeypatch.undo()
+    cut, text = run(tiny, "name=cut", "checkpoint.every=5")
+    assert "resuming after step 5" in text
+    assert final(tiny.parent / "runs/whole") == final(tiny.parent / "runs/cut")
+    assert whole["validation"] == cut["validation"]
+    assert whole["tokens"] == cut["tokens"]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tiny: Path) -> None:
+    first, _ = run(tiny)
+    before = final(tiny.parent / "runs/tiny")
+    again, text = run(tiny)
+    assert "has finished its 10 steps" in text
+    assert again == first
+    assert final(tiny.parent / "runs/tiny") == before
+
+
+def test_a_finished_run_goes_on_with_more_steps(tiny: Path) -> None:
+    run(tiny)
+    summary, text = run(tiny, "train.steps=14")
+    assert "train.steps: 10 -> 14" in text
+    assert "resuming after step 10" in text
+    assert summary["steps"] == 14
+
+
+def test_another_recipe_under_the_same_name_is_refused(tiny: Path) -> None:
+    run(tiny, "train.steps=3")
+    with pytest.raises(UserError, match=r"model\.n_layers: 2 -> 3.*--fresh"):
+        run(tiny, "train.steps=3", "model.n_layers=3")
+    summary, text = run(tiny, "train.steps=3", "model.n_layers=3", fresh=True)
+    assert "kept in" in text
+    assert summary["steps"] == 3
+    assert RunFolder(tiny.parent / "runs/tiny.1").summary() is not None
+
+
+def test_a_learning_rate_changed_on_resume_is_used(tiny: Path) -> None:
+    run(tiny, "train.steps=4", "optim.schedule.type=constant")
+    run(tiny, "train.steps=6", "optim.schedule.type=constant", "optim.lr=0.002")
+    rates = {r["step"]: r["lr"] for r in read_metrics(tiny.parent / "runs/tiny/metrics.jsonl") if r["kind"] == "train"}
+    assert rates[4] == 0.01
+    assert rates[5] == rates[6] == 0.002
+
+
+def test_a_changed_corpus_is_refused(tiny: Path) -> None:
+    run(tiny)
+    (tiny.parent / "corpus/new.txt").write_text("something else entirely\n" * 50)
+    with pytest.raises(UserError, match="not what the checkpoint was trained on"):
+        run(tiny, "train.steps=14")
+
+
+def test_a_damaged_checkpoint_costs_one_interval(tiny: Path) -> None:
+    run(tiny, "name=whole")
+    run(tiny, "name=hurt", "train.steps=9")
+    folder = tiny.parent / "runs/hurt"
+    newest = max((folder / "checkpoints").iterdir()) / "model.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-5] ^= 4
+    newest.write_bytes(bytes(data))
+    _, text = run(tiny, "name=hurt", "train.steps=10")
+    assert "step-0000000009" in text
+    assert "damaged" in text
+    assert "resuming after step 6" in text
+
+
+def test_two_processes_cannot_train_into_one_folder(tiny: Path) -> None:
+    with RunFolder(tiny.parent / "runs/tiny").locked(), pytest.raises(UserError, match="in use by another process"):
+        run(tiny)
+
+
+def start(recipe: Path, *overrides: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "isogloss", "train", str(recipe), *overrides]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def kill_after(recipe: Path, folder: Path, step: int, delay: float, *overrides: str) -> None:
+    """Start the program, and kill -9 it ``delay`` seconds after it has logged ``step``."""
+    process = start(recipe, *overrides)
+    while process.poll() is None and not any(r["step"] >= step for r in read_metrics(folder / "metrics.jsonl")):
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output
+
+
+@pytest.mark.slow
+def test_killed_five_times_at_random_moments(tiny: Path) -> None:
+    """The whole program under kill -9, most often while it writes a checkpoint, which it does at every step."""
+    settings = ("train.steps=120", "checkpoint.every=1", "watch.validate_every=50", "watch.sample_every=100")
+    assert run(tiny, "name=whole", *settings)[0]["steps"] == 120
+    folder = tiny.parent / "runs/killed"
+    generator = random.Random(time.time_ns())
+    for step in sorted(generator.sample(range(1, 110), 5)):
+        kill_after(tiny, folder, step, generator.uniform(0, 0.05), "name=killed", *settings)
+    summary, text = run(tiny, "name=killed", *settings)
+    assert "resuming after step" in text
+    assert summary["steps"] == 120
+    assert final(tiny.parent / "runs/whole") == final(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_saves_and_says_so(tiny: Path, number: signal.Signals) -> None:
+    process = start(tiny, "train.steps=100000", "checkpoint.every=100000", "watch.validate_every=100000")
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "the same command goes on from there" in output
+    assert list((tiny.parent / "runs/tiny/checkpoints").iterdir())

@@ -1,0 +1,185 @@
+"""Checkpoints: whole or absent, verified, and the newest whole one found."""
+
+import errno
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import isogloss.checkpoint as module
+from isogloss.checkpoint import (
+    CheckpointConfig,
+    CorruptCheckpointError,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from isogloss.config.base import UserError
+
+KEEP = CheckpointConfig(keep_last=2, keep_every=10)
+
+
+def save(root: Path, step: int, config: CheckpointConfig = KEEP) -> Path:
+    tensors = {"model": {"w": torch.full((4, 5), float(step))}, "optimizer": {"w/step": torch.tensor(float(step))}}
+    return save_checkpoint(root, step, tensors, {"progress": {"step": step}}, config)
+
+
+def newest(root: Path) -> tuple[int | None, list[str]]:
+    warnings: list[str] = []
+    found = newest_checkpoint(root, warnings.append)
+    return (None if found is None else found.step), warnings
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    save(tmp_path, 7)
+    found = newest_checkpoint(tmp_path, pytest.fail)
+    assert found is not None
+    assert found.step == 7
+    assert found.state == {"progress": {"step": 7}}
+    assert torch.equal(found.tensors("model")["w"], torch.full((4, 5), 7.0))
+
+
+def test_no_checkpoint_yet(tmp_path: Path) -> None:
+    assert newest(tmp_path) == (None, [])
+    assert newest(tmp_path / "absent") == (None, [])
+
+
+def test_retention(tmp_path: Path) -> None:
+    for step in range(1, 25):
+        save(tmp_path, step)
+    assert sorted(int(p.name[5:]) for p in tmp_path.iterdir()) == [10, 20, 23, 24]
+
+
+def test_order_is_by_step_not_by_time(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    os.utime(tmp_path / "step-0000000001", (2e9, 2e9))
+    assert newest(tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
+def test_damage_is_found_and_the_former_checkpoint_taken(tmp_path: Path, name: str, damage: str) -> None:
+    save(tmp_path, 1)
+    target = save(tmp_path, 2) / name
+    data = bytearray(target.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    if damage == "delete":
+        target.unlink()
+    else:
+        target.write_bytes({"flip": bytes(data), "truncate": bytes(data[:-3]), "empty": b""}[damage])
+    step, warnings = newest(tmp_path)
+    assert step == 1
+    assert len(warnings) == 1
+    assert "step-0000000002" in warnings[0]
+
+
+def test_any_flipped_bit_is_found(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    files = sorted(folder.iterdir())
+    generator = random.Random(0)
+    for _ in range(200):
+        target = generator.choice(files)
+        data = target.read_bytes()
+        flipped = bytearray(data)
+        flipped[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        target.write_bytes(bytes(flipped))
+        # White space in the manifest says nothing; everything else must be noticed.
+        if target.name != "manifest.json" or _meaning(flipped) != json.loads(data):
+            with pytest.raises(CorruptCheckpointError):
+                load_checkpoint(folder)
+        target.write_bytes(data)
+    load_checkpoint(folder)
+
+
+def _meaning(data: bytes | bytearray) -> object:
+    try:
+        return json.loads(bytes(data))
+    except ValueError:
+        return None
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["../../etc/passwd"] = {"size": 1, "sha256": ""}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptCheckpointError, match="outside"):
+        load_checkpoint(folder)
+
+
+def test_when_none_is_whole_it_says_so(tmp_path: Path) -> None:
+    (save(tmp_path, 1) / "state.json").unlink()
+    with pytest.raises(CorruptCheckpointError, match="none of the 1"):
+        newest(tmp_path)
+
+
+def test_a_full_disk_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    save(tmp_path, 1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(UserError, match="disk is full"):
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000000001"]
+    assert newest(tmp_path) == (1, [])
+
+
+def save_and_die(root: Path, fatal: int) -> int:
+    """Save step 3 in a child that dies at its ``fatal``-th system call; return the child's exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    count = 0
+
+    def counted(function):
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == fatal:
+                os._exit(9)
+            return function(*args, **kwargs)
+
+        return call
+
+    try:
+        os.fsync = counted(os.fsync)
+        shutil.rmtree = counted(shutil.rmtree)
+        Path.rename = counted(Path.rename)
+        Path.mkdir = counted(Path.mkdir)
+        save(root, 3)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_killed_at_every_point_of_a_save(tmp_path: Path) -> None:
+    """A process that dies at any system call of a save leaves the former checkpoint or the new one, and a clean
+    folder."""
+    outcomes = set()
+    for fatal in range(1, 40):
+        root = tmp_path / str(fatal)
+        for step in (1, 2):
+            save(root, step)
+        code = save_and_die(root, fatal)
+        step, warnings = newest(root)
+        assert step in (2, 3)
+        assert warnings == []
+        outcomes.add(step)
+        save(root, 4)
+        assert newest(root) == (4, [])
+        assert not [p for p in root.iterdir() if not p.name.startswith("step-")]
+        if code == 0:
+            break
+        assert code == 9
+    else:
+        pytest.fail("the save never finished")
+    assert outcomes == {2, 3}
