@@ -73,14 +73,25 @@ checkpoint:
 """
 
 
+def write_tiny(root: Path) -> Path:
+    """Write a tiny recipe and its corpus of made-up documents; prepared data and runs go beside them."""
+    generator = random.Random(0)
+    (root / "corpus").mkdir()
+    for number in range(60):
+        words = generator.choices(["def", "if", "else", "return", "self", "print", "for", "in", "range"], k=24)
+        (root / f"corpus/{number:03d}.txt").write_text(" ".join(words) + f"\n# document {number}\n")
+    path = root / "tiny.yaml"
+    path.write_text(TINY.format(root=root))
+    return path
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """The file of a tiny recipe; its corpus of made-up documents, prepared data and runs stand beside it."""
-    generator = random.Random(0)
-    (tmp_path / "corpus").mkdir()
-    for number in range(12):
-        words = generator.choices(["def", "if", "else", "return", "self", "print", "for", "in", "range"], k=120)
-        (tmp_path / f"corpus/{number:03d}.txt").write_text(" ".join(words) + f"\n# document {number}\n")
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY.format(root=tmp_path))
-    return path
+    """The file of a tiny recipe in an empty folder."""
+    return write_tiny(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_factory() -> Callable[[Path], Path]:
+    """``write_tiny``, for fixtures that live longer than a test."""
+    return write_tiny

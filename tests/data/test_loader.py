@@ -34,12 +34,14 @@ def equal(one: Batch, other: Batch) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("tokens", "targets", "documents"))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), KEYS)
 def test_permute_is_a_bijection(n, key):
     image = permute(np.arange(n), n, key)
     np.testing.assert_array_equal(np.sort(image), np.arange(n))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**40), KEYS, st.data())
 def test_permute_acts_entry_by_entry_and_stays_inside(n, key, data):
     entries = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20, unique=True)))
@@ -77,7 +79,7 @@ def test_permute_mixes_well(n):
 SHAPES = {"n_tokens": st.integers(2, 120), "seq_len": st.integers(1, 9), "batch_size": st.sampled_from([1, 2, 6, 12])}
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 9), *SHAPES.values())
 def test_any_world_size_sees_the_same_global_batch(step, seed, n_tokens, seq_len, batch_size):
     loader = make_loader(n_tokens, seq_len, batch_size, seed)
@@ -88,7 +90,7 @@ def test_any_world_size_sees_the_same_global_batch(step, seed, n_tokens, seq_len
         assert equal(join(shares), whole)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 9), *SHAPES.values())
 def test_each_epoch_sees_each_row_once_across_batches(seed, n_tokens, seq_len, batch_size):
     loader = make_loader(n_tokens, seq_len, batch_size, seed)
@@ -138,7 +140,7 @@ def test_a_changed_corpus_or_setting_is_noticed():
             loader.check(make_loader(**change).state())
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from([1, 2, 3, 6]), st.integers(1, 120), st.integers(1, 9))
 def test_sequential_batches_cover_every_target_once_and_in_order(world_size, n_tokens, seq_len):
     stream = make_stream(n_tokens)

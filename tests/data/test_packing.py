@@ -1,7 +1,7 @@
 from collections import Counter
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.data.packing import count_rows, pack_rows
@@ -20,6 +20,7 @@ def make_stream(lengths) -> TokenStream:
     return TokenStream([ids[:cut], ids[cut:]] if n_tokens > cut else [ids], starts, "x")
 
 
+@settings(deadline=None)
 @given(STREAMS, st.integers(1, 20))
 def test_every_token_but_the_first_is_a_target_once(lengths, seq_len):
     stream = make_stream(lengths)
@@ -36,6 +37,7 @@ def test_every_token_but_the_first_is_a_target_once(lengths, seq_len):
     assert (inputs[len(stream) :] == PAD).all()
 
 
+@settings(deadline=None)
 @given(STREAMS, st.integers(1, 20), st.data())
 def test_documents_are_numbered_within_the_row(lengths, seq_len, data):
     stream = make_stream(lengths)
@@ -52,6 +54,7 @@ def test_documents_are_numbered_within_the_row(lengths, seq_len, data):
             assert (targets == IGNORED).all()
 
 
+@settings(deadline=None)
 @given(STREAMS, st.integers(1, 20))
 def test_rows_can_be_cut_in_any_order(lengths, seq_len):
     stream = make_stream(lengths)

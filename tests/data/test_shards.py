@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.data.shards import ShardWriter, open_stream, token_dtype
@@ -8,6 +8,7 @@ from isogloss.data.shards import ShardWriter, open_stream, token_dtype
 DOCUMENTS = st.lists(st.lists(st.integers(0, 65535), min_size=1, max_size=30), min_size=1, max_size=20)
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.integers(1, 50), st.integers(1, 7), st.sampled_from(["<u2", "<u4"]))
 def test_a_stream_is_what_was_written(tmp_path_factory, documents, shard_tokens, batch, dtype):
     folder = tmp_path_factory.mktemp("shards")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
@@ -23,6 +23,7 @@ def read(*paths) -> list[Document]:
     return list(read_documents(paths))
 
 
+@settings(deadline=None)
 @given(TEXTS, st.sampled_from(["", ".gz", ".zst"]), st.sampled_from(["text", "content"]))
 def test_json_lines_come_back_whole_and_in_order(tmp_path_factory, texts, ending, field):
     path = tmp_path_factory.mktemp("lines") / f"a.jsonl{ending}"

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
@@ -16,6 +16,7 @@ def split_texts(sources, validation_bytes):
     return list(split.texts(sources, "train")), list(split.texts(sources, "validation"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("abé\n", max_size=12), min_size=1, max_size=60), st.integers(1, 200))
 def test_one_source_splits_without_loss_duplicates_or_leaks(texts, validation_bytes):
     distinct = [text for text in dict.fromkeys(texts) if text]
@@ -34,6 +35,7 @@ def test_one_source_splits_without_loss_duplicates_or_leaks(texts, validation_by
         assert any(text[: -len(validation[0])] in train for text in distinct if text.endswith(validation[0]))
 
 
+@settings(deadline=None)
 @given(st.permutations(range(30)))
 def test_the_choice_depends_on_the_names_alone(order):
     documents = [Document(f"name {i}", f"text number {i}") for i in range(30)]

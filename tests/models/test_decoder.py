@@ -1,4 +1,4 @@
-"""Laws of the decoder: causal, documents apart, cached decoding the same, FLOPs as counted, the loss what logits say."""
+"""Laws of the decoder: causal, documents apart, cached decoding the same, FLOPs as counted, a loss as logits say."""
 
 import pytest
 import torch
@@ -104,7 +104,8 @@ def test_loss_is_what_the_logits_say(make_decoder, variant):
 
 
 @pytest.mark.parametrize(
-    "variant", [{}, {"tied_head": True}, {"mixer": {"n_kv_heads": 2, "head_dim": 10}, "ffn": {"type": "gelu", "d_ff": 40}}]
+    "variant",
+    [{}, {"tied_head": True}, {"mixer": {"n_kv_heads": 2, "head_dim": 10}, "ffn": {"type": "gelu", "d_ff": 40}}],
 )
 def test_flops_are_those_that_torch_counts(make_decoder, variant):
     mixer = {"backend": "plain", **variant.get("mixer", {})}
@@ -162,7 +163,7 @@ def test_overfits_one_batch(make_decoder, precision):
 
 @pytest.mark.slow
 def test_compiled_equals_eager(make_decoder):
-    from isogloss.build import compile_model  # noqa: PLC0415
+    from isogloss.build import compile_model
 
     batch = Batch(tokens_of(2), tokens_of(2, seed=1), torch.arange(T).div(6, rounding_mode="floor").expand(2, T))
     eager, compiled = make_decoder(), make_decoder()

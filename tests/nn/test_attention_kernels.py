@@ -48,7 +48,9 @@ def test_plain(window, with_documents, n_kv_heads, softcap):
     check("plain", attend, window, with_documents, n_kv_heads, softcap)
 
 
-@pytest.mark.parametrize(("window", "with_documents", "n_kv_heads"), itertools.product([None, 5], [False, True], [4, 2]))
+@pytest.mark.parametrize(
+    ("window", "with_documents", "n_kv_heads"), itertools.product([None, 5], [False, True], [4, 2])
+)
 def test_sdpa(window, with_documents, n_kv_heads):
     check("sdpa", attend, window, with_documents, n_kv_heads, None)
 

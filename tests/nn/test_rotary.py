@@ -61,7 +61,7 @@ def test_far_positions_are_exact():
 @pytest.mark.parametrize("name", [name for name in SCALINGS if name != "none"])
 def test_scaling_equals_transformers(name, head_dim, theta):
     transformers = pytest.importorskip("transformers")
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: PLC0415
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     scaling = dict(SCALINGS[name])
     kind = scaling.pop("type")

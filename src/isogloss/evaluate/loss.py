@@ -14,7 +14,7 @@ from isogloss.config.base import UserError
 from isogloss.data.loader import sequential_batches
 from isogloss.data.shards import TokenStream
 from isogloss.data.tokenizers.base import Tokenizer, well_formed
-from isogloss.models.inference import inference
+from isogloss.models.inference import check_vocabulary, inference
 from isogloss.models.protocol import Batch, LanguageModel
 
 
@@ -98,8 +98,9 @@ def evaluate_text(
         within_document: whether attention stays within a document; as the model was trained.
 
     Raises:
-        UserError: the texts hold no token.
+        UserError: the texts are empty, or the model's vocabulary is smaller than the tokenizer's.
     """
+    check_vocabulary(model, tokenizer.n_tokens)
     documents = [np.append(np.uint32(tokenizer.end_of_text), ids) for ids in tokenizer.encode_batch(texts)]
     n_bytes = sum(len(well_formed(text).encode()) for text in texts)
     if n_bytes == 0:

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from isogloss.config.base import UserError
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.stream import StreamDecoder
 from isogloss.generate.sampling import SamplingConfig, StopScanner, choose
-from isogloss.models.inference import inference
+from isogloss.models.inference import check_vocabulary, inference
 from isogloss.models.protocol import LanguageModel
 
 PREFILL_TOKENS = 512
@@ -76,6 +75,7 @@ def generate_ids(
     Raises:
         UserError: the model's logits are not finite, or its vocabulary is smaller than ``n_tokens``.
     """
+    check_vocabulary(model, n_tokens)
     generator = torch.Generator().manual_seed(sampling.seed)
     rows, length = prompt.shape
     with inference(model, precision):
@@ -84,11 +84,6 @@ def generate_ids(
     unread = prompt
     for _ in range(sampling.max_tokens):
         logits = _read(model, unread, state, precision)
-        if logits.shape[1] < n_tokens:
-            raise UserError(
-                f"the tokenizer has {n_tokens} tokens, but the model knows only {logits.shape[1]}; "
-                "use the tokenizer it was trained with"
-            )
         ids = choose(logits[:, :n_tokens], sampling, generator)
         yield ids
         unread = ids[:, None]

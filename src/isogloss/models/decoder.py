@@ -95,6 +95,11 @@ class Decoder(nn.Module):
             state.length = end
         return self.norm(x)
 
+    @property
+    def vocab_size(self) -> int:
+        """V: ids below it can be read and predicted."""
+        return self.embedding.num_embeddings
+
     def head_weight(self) -> Float[Tensor, "V D"]:
         """The weight of the output head."""
         return self.embedding.weight if self.head is None else self.head.weight

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from isogloss.config.base import UserError
 from isogloss.models.protocol import LanguageModel
 from isogloss.nn.precision import autocast
 
@@ -30,3 +31,16 @@ def inference(model: LanguageModel, precision: str) -> Iterator[torch.device]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def check_vocabulary(model: LanguageModel, n_tokens: int) -> None:
+    """Make sure that a model knows every id of a tokenizer.
+
+    Raises:
+        UserError: it does not.
+    """
+    if model.vocab_size < n_tokens:
+        raise UserError(
+            f"the tokenizer has {n_tokens} tokens, but the model knows only {model.vocab_size}; "
+            "use the tokenizer it was trained with"
+        )

@@ -70,6 +70,11 @@ class LanguageModel(Protocol):
         """Logits; with ``state`` the tokens continue what the state has seen, and the state is advanced in place."""
         ...
 
+    @property
+    def vocab_size(self) -> int:
+        """V: ids below it can be read and predicted."""
+        ...
+
     def loss(self, batch: Batch) -> LossOutput:
         """The loss summed over the targets of a batch."""
         ...

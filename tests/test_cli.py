@@ -1,0 +1,194 @@
+"""The command line as a user meets it: results, and one clear message with exit code 2 for what can be mended."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from isogloss import cli
+
+PATHS = os.pathsep.join(sys.path)
+
+
+@pytest.fixture
+def isogloss(capfd, monkeypatch, tmp_path):
+    """Run the command line in this process, in an empty folder; gives exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["isogloss", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def complaint(result: tuple[int, str, str]) -> str:
+    """The message of a refused call: exit code 2, no traceback."""
+    code, _, errors = result
+    assert code == 2, result
+    assert "Traceback" not in errors
+    assert errors.startswith("isogloss: ")
+    return errors
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    program = (
+        "import sys; sys.argv[1:] = ['--help']\nfrom isogloss.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    program += "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules), 'help imported too much'"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": PATHS}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 5  # a loaded machine; it takes a tenth of a second
+
+
+def test_no_such_recipe(isogloss) -> None:
+    assert "nosuch.yaml: no such" in complaint(isogloss("train", "nosuch.yaml"))
+    assert "did you mean stdlib-small?" in complaint(isogloss("train", "stdlib-smal"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.stpes=5", ["train.stpes", "did you mean steps?"]),
+        ("train.steps=many", ["train.steps", "whole number", "many"]),
+        ("optim.schedule.type=cosin", ["optim.schedule", "did you mean cosine?"]),
+        ("model.mixer.n_heads=3", ["d_model (16)", "n_heads (3)"]),
+        ("optim.schedule.warmup=10", ["warmup (10)", "train.steps (10)"]),
+        ("model.vocab_size=100", ["model.vocab_size is 100", "the tokenizer has 257 tokens"]),
+        ("train.device=cuda", ["no CUDA device"]),
+        ("trackers.wandb=project", ["pip install 'isogloss[wandb]'"]),
+        ("data.train=[missing]", ["missing"]),
+    ],
+)
+def test_a_wrong_setting_is_explained_and_nothing_is_written(isogloss, tiny: Path, override: str, words) -> None:
+    message = complaint(isogloss("train", tiny, override))
+    assert all(word in message for word in words), message
+    assert not (tiny.parent / "runs/tiny/recipe.yaml").exists() or "trackers" in override
+
+
+def test_all_problems_come_at_once_with_their_lines(isogloss, tiny: Path) -> None:
+    text = tiny.read_text().replace("batch_size: 4", "batch_size: four").replace("lr: 0.01", "lrr: 0.01")
+    tiny.write_text(text)
+    message = complaint(isogloss("train", tiny, "seed=-1"))
+    lines = text.splitlines()
+    for word in ("four", "lrr"):
+        number = next(i for i, line in enumerate(lines, 1) if word in line)
+        assert f"tiny.yaml:{number}: " in message
+    assert "command line" in message
+
+
+def test_text_that_is_not_utf8(isogloss, tiny: Path) -> None:
+    (tiny.parent / "corpus/bad.txt").write_bytes(b"ok\nbad \xff byte\n")
+    message = complaint(isogloss("train", tiny))
+    assert "bad.txt" in message
+    assert "UTF-8" in message
+
+
+def test_an_empty_corpus(isogloss, tiny: Path) -> None:
+    for path in (tiny.parent / "corpus").iterdir():
+        path.write_text("")
+    complaint(isogloss("train", tiny))
+
+
+def test_an_unreadable_recipe(isogloss, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_bytes(b"name: \xff")
+    assert "UTF-8" in complaint(isogloss("train", tmp_path / "bad.yaml"))
+    assert "folder" in complaint(isogloss("train", tmp_path))
+
+
+def test_train_then_use(isogloss, tiny: Path) -> None:
+    code, out, _ = isogloss("train", tiny)
+    assert code == 0
+    folder = tiny.parent / "runs/tiny"
+    for word in ("parameters", "tokens", "peak", "GiB", "bits/byte", "xz -9", "next:", "isogloss generate"):
+        assert word in out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["validation"]["bits_per_byte"] > 0
+    assert summary["steps"] == 10
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "--- step 10 ---" in (folder / "samples.txt").read_text()
+
+    code, out, _ = isogloss("generate", folder, "def ", "--max-tokens", "20", "--seed", "1")
+    assert code == 0
+    assert out.startswith("def ")
+    assert isogloss("generate", folder, "def ", "--max-tokens", "20", "--seed", "1")[1] == out
+    assert isogloss("generate", folder, "def ", "--max-tokens", "20", "--seed", "2")[1] != out
+    assert "top_p" in complaint(isogloss("generate", folder, "--top-p", "3"))
+
+    code, out, _ = isogloss("eval", folder, tiny.parent / "corpus", "--json")
+    assert code == 0
+    assert json.loads(out)["bits_per_byte"] > 0
+    assert "bits per byte" in isogloss("eval", folder, tiny.parent / "corpus")[1]
+
+    code, out, _ = isogloss("export", folder, tiny.parent / "hf")
+    assert code == 0
+    assert (tiny.parent / "hf/model.safetensors").exists()
+
+    assert "257 tokens" in isogloss("tokenizer", "show", folder, "abc")[1]
+    assert isogloss("init", "plan", folder / "recipe.yaml")[0] == 0
+
+
+def test_a_folder_that_is_no_run(isogloss, tmp_path: Path) -> None:
+    assert "no such folder" in complaint(isogloss("generate", tmp_path / "absent"))
+    assert "holds no run" in complaint(isogloss("generate", tmp_path))
+    assert "no run" in complaint(isogloss("eval", tmp_path, tmp_path))
+
+
+def test_config_verbs(isogloss, tiny: Path) -> None:
+    code, out, _ = isogloss("config", "show", tiny, "optim.lr=3e-4")
+    assert code == 0
+    shown = tiny.with_name("shown.yaml")
+    shown.write_text(out)
+    assert isogloss("config", "diff", tiny, shown)[1] == "optim.lr: 0.01 -> 0.0003\n"
+    assert json.loads(isogloss("config", "schema")[1])["properties"]["seed"]
+    assert "Peak learning rate" in isogloss("config", "explain", "optim.lr")[1]
+    assert "did you mean" in complaint(isogloss("config", "explain", "optim.l"))
+
+
+def test_recipes_are_listed_and_the_default_is_marked(isogloss) -> None:
+    assert "stdlib-small (default)" in isogloss("recipes")[1]
+
+
+def test_plan_says_each_rule_with_its_numbers(isogloss, tiny: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(isogloss("init", "plan", tiny, "--json")[1])}
+    assert rows["layers.1.ffn.down_proj.weight"]["rule"] == "24^-0.5/sqrt(2*(2+1))"
+    assert rows["layers.1.mixer.q_proj.weight"]["rule"] == "16^-0.5"
+    before = isogloss("init", "plan", tiny, "--json", "init.type=lingua_before")[1]
+    assert {r["name"]: r for r in json.loads(before)}["layers.1.mixer.q_proj.weight"]["rule"] == "16^-0.5/sqrt(2*(2+1))"
+
+
+def test_tokenizer_train_and_show(isogloss, tiny: Path) -> None:
+    folder = tiny.parent / "tokenizer"
+    assert isogloss("tokenizer", "train", folder, tiny.parent / "corpus", "--vocab-size", "300")[0] == 0
+    assert (folder / "tokenizer.json").exists()
+    assert "bytes a token" in isogloss("tokenizer", "show", folder, "return self")[1]
+
+
+def test_a_full_disk_while_training(isogloss, tiny: Path) -> None:
+    """Files may not grow past 20 kB: the checkpoint does not fit, and what was there stays."""
+    import resource
+
+    assert isogloss("train", tiny, "train.steps=3")[0] == 0
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, former[1]))
+    try:
+        message = complaint(isogloss("train", tiny))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert "disk is full" in message
+    folder = tiny.parent / "runs/tiny/checkpoints"
+    assert [p.name for p in folder.iterdir()] == ["step-0000000003"]
+    code, out, _ = isogloss("train", tiny)
+    assert code == 0
+    assert "resuming after step 3" in out

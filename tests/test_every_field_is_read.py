@@ -1,0 +1,220 @@
+"""Every field of a recipe is read: varying it alone changes something that a run does, beside the recipe it saves.
+
+A field that is missing from the table fails the test, so none can be added without a word on what it changes.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import isogloss.build
+import isogloss.data.prepare
+from isogloss.config.base import UserError
+from isogloss.config.describe import leaf_paths
+from isogloss.data.sources import Document
+from isogloss.models.decoder import Decoder
+from isogloss.recipe import Recipe, load_recipe
+from isogloss.run.plan import plan_recipe
+from isogloss.run.train import train
+from isogloss.train.display import Display
+
+
+@dataclass(frozen=True)
+class Vary:
+    """A change, and what must be set on both sides for it to matter."""
+
+    change: str
+    given: list[str] = field(default_factory=list)
+
+
+STDLIB = ["data={type: python_stdlib, seq_len: 24, validation_bytes: 400, prepared_dir: prepared}"]
+LLAMA3 = ["model.mixer.rotary.scaling={type: llama3, original_seq_len: 64, factor: 8.0}"]
+YARN = ["model.mixer.rotary.scaling={type: yarn, original_seq_len: 1000, factor: 4.0, beta_fast: 2.0, beta_slow: 0.5}"]
+WSD = ["optim.schedule={type: wsd, warmup: 2, decay: 0.5, final: 0.1}"]
+
+
+def schedule(kind: str) -> list[str]:
+    return [f"optim.schedule={{type: {kind}, warmup: 2}}"]
+
+
+VARIATIONS = {
+    "name": Vary("name=other"),
+    "runs_dir": Vary("runs_dir=elsewhere"),
+    "seed": Vary("seed=4"),
+    "data[python_stdlib].seq_len": Vary("data.seq_len=20", STDLIB),
+    "data[python_stdlib].validation_bytes": Vary("data.validation_bytes=50", STDLIB),
+    "data[python_stdlib].within_document": Vary("data.within_document=false", STDLIB),
+    "data[python_stdlib].prepared_dir": Vary("data.prepared_dir=elsewhere", STDLIB),
+    "data[python_stdlib].include_tests": Vary("data.include_tests=true", STDLIB),
+    "data[files].seq_len": Vary("data.seq_len=20"),
+    "data[files].validation_bytes": Vary("data.validation_bytes=700"),
+    "data[files].within_document": Vary("data.within_document=false"),
+    "data[files].prepared_dir": Vary("data.prepared_dir=elsewhere"),
+    "data[files].train": Vary("data.train=[corpus/000.txt, corpus/001.txt, corpus/002.txt]"),
+    "data[files].validation": Vary("data.validation=[corpus/003.txt]"),
+    "tokenizer[bpe].vocab_size": Vary("tokenizer.vocab_size=280", ["tokenizer={type: bpe, vocab_size: 270}"]),
+    "tokenizer[file].path": Vary("tokenizer.path=b.tiktoken", ["tokenizer={type: file, path: a.tiktoken}"]),
+    "tokenizer[file].pattern": Vary("tokenizer.pattern='.'", ["tokenizer={type: file, path: a.tiktoken}"]),
+    "model.d_model": Vary("model.d_model=20"),
+    "model.n_layers": Vary("model.n_layers=1"),
+    "model.mixer.n_heads": Vary("model.mixer.n_heads=4"),
+    "model.mixer.n_kv_heads": Vary("model.mixer.n_kv_heads=1"),
+    "model.mixer.head_dim": Vary("model.mixer.head_dim=4"),
+    "model.mixer.rotary.theta": Vary("model.mixer.rotary.theta=100.0"),
+    "model.mixer.rotary.scaling[linear].factor": Vary(
+        "model.mixer.rotary.scaling.factor=3.0", ["model.mixer.rotary.scaling={type: linear, factor: 2.0}"]
+    ),
+    "model.mixer.rotary.scaling[llama3].factor": Vary("model.mixer.rotary.scaling.factor=2.0", LLAMA3),
+    "model.mixer.rotary.scaling[llama3].low_freq_factor": Vary(
+        "model.mixer.rotary.scaling.low_freq_factor=0.1", LLAMA3
+    ),
+    "model.mixer.rotary.scaling[llama3].high_freq_factor": Vary(
+        "model.mixer.rotary.scaling.high_freq_factor=20.0", LLAMA3
+    ),
+    "model.mixer.rotary.scaling[llama3].original_seq_len": Vary(
+        "model.mixer.rotary.scaling.original_seq_len=32", LLAMA3
+    ),
+    "model.mixer.rotary.scaling[yarn].factor": Vary("model.mixer.rotary.scaling.factor=2.0", YARN),
+    "model.mixer.rotary.scaling[yarn].beta_fast": Vary("model.mixer.rotary.scaling.beta_fast=32.0", YARN),
+    "model.mixer.rotary.scaling[yarn].beta_slow": Vary("model.mixer.rotary.scaling.beta_slow=0.01", YARN),
+    "model.mixer.rotary.scaling[yarn].original_seq_len": Vary("model.mixer.rotary.scaling.original_seq_len=50", YARN),
+    "model.mixer.qk_norm": Vary("model.mixer.qk_norm=true"),
+    "model.mixer.window": Vary("model.mixer.window=3"),
+    "model.mixer.softcap": Vary("model.mixer.softcap=0.1"),
+    "model.mixer.backend": Vary("model.mixer.backend=plain"),
+    "model.ffn[swiglu].d_ff": Vary("model.ffn.d_ff=32"),
+    "model.ffn[gelu].d_ff": Vary("model.ffn.d_ff=32", ["model.ffn.type=gelu"]),
+    "model.ffn[relu2].d_ff": Vary("model.ffn.d_ff=32", ["model.ffn.type=relu2"]),
+    "model.vocab_size": Vary("model.vocab_size=300"),
+    "model.tied_head": Vary("model.tied_head=true"),
+    "model.norm_eps": Vary("model.norm_eps=0.1"),
+    "model.logit_softcap": Vary("model.logit_softcap=1.0"),
+    "model.z_loss": Vary("model.z_loss=0.1"),
+    **{
+        f"init[{scheme}].{name}": Vary(f"init.{name}={value}", [f"init.type={scheme}"])
+        for scheme in ("lingua", "lingua_before")
+        for name, value in {"depth_factor": "current", "base_std": 0.1, "embedding_std": 0.5}.items()
+    },
+    "optim.lr": Vary("optim.lr=0.02"),
+    "optim.beta1": Vary("optim.beta1=0.5"),
+    "optim.beta2": Vary("optim.beta2=0.5"),
+    "optim.eps": Vary("optim.eps=0.01"),
+    "optim.weight_decay": Vary("optim.weight_decay=0.5"),
+    "optim.clip": Vary("optim.clip=0.01", ["optim.eps=0.01"]),
+    "optim.schedule[constant].warmup": Vary("optim.schedule.warmup=4", schedule("constant")),
+    "optim.schedule[linear].warmup": Vary("optim.schedule.warmup=4", schedule("linear")),
+    "optim.schedule[linear].final": Vary("optim.schedule.final=0.5", schedule("linear")),
+    "optim.schedule[cosine].warmup": Vary("optim.schedule.warmup=4", schedule("cosine")),
+    "optim.schedule[cosine].final": Vary("optim.schedule.final=0.5", schedule("cosine")),
+    "optim.schedule[inverse_sqrt].warmup": Vary("optim.schedule.warmup=4", schedule("inverse_sqrt")),
+    "optim.schedule[inverse_sqrt].final": Vary("optim.schedule.final=0.9", schedule("inverse_sqrt")),
+    "optim.schedule[wsd].warmup": Vary("optim.schedule.warmup=4", WSD),
+    "optim.schedule[wsd].decay": Vary("optim.schedule.decay=0.8", WSD),
+    "optim.schedule[wsd].shape": Vary("optim.schedule.shape=cosine", WSD),
+    "optim.schedule[wsd].final": Vary("optim.schedule.final=0.5", WSD),
+    "train.steps": Vary("train.steps=7"),
+    "train.batch_size": Vary("train.batch_size=5"),
+    "train.micro_batch_size": Vary("train.micro_batch_size=1"),
+    "train.device": Vary("train.device=cuda"),
+    "train.precision": Vary("train.precision=bf16"),
+    "train.compile": Vary("train.compile='on'"),
+    "train.max_skipped": Vary("train.max_skipped=2", ["optim.lr=1e30", "optim.clip=.inf"]),
+    "watch.log_every": Vary("watch.log_every=2"),
+    "watch.validate_every": Vary("watch.validate_every=2"),
+    "watch.validation_rows": Vary("watch.validation_rows=4"),
+    "watch.sample_every": Vary("watch.sample_every=2"),
+    "watch.prompts": Vary("watch.prompts=[if]"),
+    "watch.sample_tokens": Vary("watch.sample_tokens=9"),
+    "watch.temperature": Vary("watch.temperature=0.0"),
+    "checkpoint.every": Vary("checkpoint.every=4"),
+    "checkpoint.keep_last": Vary("checkpoint.keep_last=1"),
+    "checkpoint.keep_every": Vary("checkpoint.keep_every=2", ["checkpoint.every=1"]),
+    "trackers.tensorboard": Vary("trackers.tensorboard=true"),
+    "trackers.wandb": Vary("trackers.wandb=project"),
+}
+PATHS = [path for path in leaf_paths(Recipe) if not path.endswith("type")]
+
+
+def test_the_table_has_every_field() -> None:
+    assert set(PATHS) == set(VARIATIONS)
+
+
+@pytest.fixture(scope="module")
+def observe(tmp_path_factory, tiny_factory):
+    """What a run of some overrides does: files, weights, numbers, words; not the recipe it saves, nor times."""
+    root = tmp_path_factory.mktemp("fields")
+    recipe = str(tiny_factory(root))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(root)
+        yield _observer(root, recipe, monkeypatch)
+
+
+def _observer(root: Path, recipe: str, monkeypatch: pytest.MonkeyPatch):
+    ranks = [bytes([b]) for b in range(256)] + [b"re", b"tu"]
+    for name, tokens in (("a", ranks), ("b", [*ranks, b"pr"])):
+        lines = [base64.b64encode(token) + f" {rank}".encode() for rank, token in enumerate(tokens)]
+        (root / f"{name}.tiktoken").write_bytes(b"\n".join(lines))
+    monkeypatch.setattr(isogloss.build, "compile_model", lambda model: None)
+
+    def stdlib(include_tests: bool, skipped) -> list[Document]:
+        paths = sorted((root / "corpus").iterdir())
+        return [Document(path.name, path.read_text()) for path in (paths if include_tests else paths[:-3])]
+
+    monkeypatch.setattr(isogloss.data.prepare, "python_stdlib", stdlib)
+    shapes: list[tuple[int, ...]] = []
+    loss = Decoder.loss
+    monkeypatch.setattr(
+        Decoder, "loss", lambda self, batch: (shapes.append(tuple(batch.tokens.shape)), loss(self, batch))[1]
+    )
+
+    def run(*overrides: str) -> dict[str, object]:
+        seen: dict[str, object] = {}
+        shapes.clear()
+        try:
+            seen["plan"] = plan_recipe(recipe, overrides)
+            train(load_recipe(recipe, overrides), Display(Console(quiet=True)))
+        except UserError as error:
+            seen["error"] = str(error)
+        seen["shapes"] = list(shapes)
+        for path in sorted(root.rglob("*")):
+            name = path.relative_to(root).as_posix()
+            if not path.is_file() or name.startswith("corpus/") or path.suffix in (".tiktoken", ".yaml", ".png"):
+                continue
+            if "events.out" in name:  # named by the time
+                name = "events.out"
+            if "runs" in path.parts and path.suffix == ".jsonl":
+                records = [json.loads(line) for line in path.read_text().splitlines()]
+                timed = ("tokens_per_second", "share_of_peak", "seconds")
+                seen[name] = [{k: v for k, v in record.items() if k not in timed} for record in records]
+            elif path.suffix == ".safetensors":
+                seen[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            elif path.name == "machine.json":
+                seen[name] = path.read_text()
+            else:
+                seen[name] = None
+        for name in ("runs", "prepared", "elsewhere"):
+            shutil.rmtree(root / name, ignore_errors=True)
+        return seen
+
+    return functools.cache(run)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_varying_it_changes_something(observe, path: str) -> None:
+    vary = VARIATIONS[path]
+    given = ["train.steps=6", *vary.given]
+    plain, varied = observe(*given), observe(*given, vary.change)
+    assert plain != varied, f"{path} is not read"
+
+
+def test_repeating_changes_nothing(observe) -> None:
+    """The control: what is observed is the same for the same recipe."""
+    for given in ([], STDLIB, ["optim.lr=1e30", "optim.clip=.inf"]):
+        assert observe.__wrapped__("train.steps=6", *given) == observe.__wrapped__("train.steps=6", *given)
