@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
@@ -98,6 +98,16 @@ def test_rows_draw_each_for_itself():
     assert len(set(chosen([0.0] * 50, 50))) > 20
 
 
+@pytest.mark.parametrize(("uniform", "expected"), [(0.0, 0), (0.25, 1), (0.5, 2), (0.75, 3), (1 - 2**-53, 3)])
+def test_the_cumulative_distribution_is_inverted_edges_included(monkeypatch, uniform, expected):
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform, dtype=torch.float64))
+    assert chosen([0.0, 0.0, 0.0, 0.0, -math.inf], 2) == [expected] * 2
+
+
+def test_equally_likely_tokens_rank_by_their_id():
+    assert set(chosen([0.0] * 1000, 200, top_k=3)) == {0, 1, 2}
+
+
 def test_the_seed_decides():
     logits = torch.zeros(64, 100)
     first, again, other = (choose(logits, SamplingConfig(), torch.Generator().manual_seed(s)) for s in (1, 1, 2))
@@ -135,6 +145,8 @@ def test_impossible_settings_are_refused(settings):
 short_texts = st.text("ab", max_size=12)
 
 
+@example(["abb"], ["abb", "b"])  # begins first, but is completed last
+@example(["a", "bb"], ["abb", "b"])
 @given(st.lists(short_texts, max_size=6), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_stop_strings_do_not_depend_on_how_the_text_is_cut(pieces, stop):
     text = "".join(pieces)

@@ -49,7 +49,7 @@ def test_plain(window, with_documents, n_kv_heads, softcap):
 
 
 @pytest.mark.parametrize(
-    ("window", "with_documents", "n_kv_heads"), itertools.product([None, 5], [False, True], [4, 2])
+    ("window", "with_documents", "n_kv_heads"), list(itertools.product([None, 5], [False, True], [4, 2]))
 )
 def test_sdpa(window, with_documents, n_kv_heads):
     check("sdpa", attend, window, with_documents, n_kv_heads, None)
