@@ -1,8 +1,8 @@
 """How fast text becomes token ids: this library, tiktoken itself and Hugging Face tokenizers, with one vocabulary.
 
 The corpus is the source of Python's own standard library (8 MB), and the vocabulary is trained on it. The ways take
-turns within each round, so that a slow moment of the machine falls on all; medians over the rounds are reported, and our
-ids are compared with those of Hugging Face.
+turns within each round, so that a slow moment of the machine falls on all; medians over the rounds are reported, and
+our ids are compared with those of Hugging Face.
 
 Run as: python benchmarks/tokenizer_speed.py [--vocab-size 16384] [--rounds 5]
 (Not named after the standard library's ``tokenize``, which a script of that name would hide from its neighbours.)
@@ -58,9 +58,8 @@ def main() -> None:
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     start = time.perf_counter()
     trained = train_bpe(texts, options.vocab_size)
-    print(
-        f"{len(texts)} files, {megabytes:.1f} MB; {trained.n_tokens} tokens trained in {time.perf_counter() - start:.1f} s"
-    )
+    training = time.perf_counter() - start
+    print(f"{len(texts)} files, {megabytes:.1f} MB; {trained.n_tokens} tokens trained in {training:.1f} s")
 
     with tempfile.TemporaryDirectory() as folder:
         trained.save(Path(folder))

@@ -102,7 +102,10 @@ def evaluate(
 
     loaded = load_run(run)
     documents = [document.text for document in read_documents(texts)]
-    found = evaluate_text(loaded.model, loaded.tokenizer, documents, loaded.recipe.data.seq_len)
+    data = loaded.recipe.data
+    found = evaluate_text(
+        loaded.model, loaded.tokenizer, documents, data.seq_len, within_document=data.within_document
+    )
     if as_json:
         rates = {key: getattr(found, key) for key in ("loss", "perplexity", "bits_per_byte")}
         print(json.dumps(asdict(found) | rates))
@@ -122,8 +125,11 @@ def export(
     from isogloss.run.load import load_run
 
     loaded = load_run(run)
-    export_hf(loaded.model, loaded.recipe.model, loaded.tokenizer, folder, loaded.recipe.data.seq_len)
-    print(f"{folder}: AutoModelForCausalLM.from_pretrained({str(folder)!r}) reads it")
+    written = export_hf(loaded.model, loaded.recipe.model, loaded.tokenizer, folder, loaded.recipe.data.seq_len)
+    print(f"wrote {', '.join(path.name for path in written)} to {folder}")
+    print(f"AutoModelForCausalLM.from_pretrained({str(folder)!r}) reads it")
+    if not (folder / "tokenizer.json").exists():
+        print("no tokenizer was written: this one has no tokenizer.json; bring its own file along")
 
 
 @app.command()
@@ -196,7 +202,7 @@ def init_plan(
     else:
         from rich.console import Console
 
-        Console().print(plan_table(rows))
+        Console(width=None if sys.stdout.isatty() else 140).print(plan_table(rows))
 
 
 @tokenizer_app.command("train")

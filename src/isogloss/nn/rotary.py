@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from isogloss.config.base import Config
@@ -37,6 +37,14 @@ class Llama3Scaling(Config):
     original_seq_len: int = Field(gt=0)
     """The row length the model was first trained with, in tokens."""
 
+    @model_validator(mode="after")
+    def _check(self) -> "Llama3Scaling":
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor ({self.high_freq_factor:g}) must be above low_freq_factor ({self.low_freq_factor:g})"
+            )
+        return self
+
 
 class YarnScaling(Config):
     """YaRN (Peng et al. 2023, section 3): interpolation by parts, and attention sharpened by ``0.1 ln(factor) + 1``."""
@@ -50,6 +58,12 @@ class YarnScaling(Config):
     """Channels that turn less often than this are divided by the whole factor."""
     original_seq_len: int = Field(gt=0)
     """The row length the model was first trained with, in tokens."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "YarnScaling":
+        if self.beta_fast <= self.beta_slow:
+            raise ValueError(f"beta_fast ({self.beta_fast:g}) must be above beta_slow ({self.beta_slow:g})")
+        return self
 
 
 class RotaryConfig(Config):

@@ -80,9 +80,12 @@ def validate(session: Session, n_rows: int | None = None) -> Evaluation:
     )
     split = session.corpus.manifest.validation
     batches = batches if n_rows is None else itertools.islice(batches, -(-n_rows // size))
-    # A part of the split stands for its share of the bytes.
+    # All targets (every token but the first) stand for all bytes, a part of them for its share.
     return evaluate_batches(
-        session.model, batches, precision=session.machine.precision, bytes_per_token=split.n_bytes / split.n_tokens
+        session.model,
+        batches,
+        precision=session.machine.precision,
+        bytes_per_token=split.n_bytes / (split.n_tokens - 1),
     )
 
 

@@ -157,10 +157,10 @@ def test_falls_back_where_equality_is_not_certain(trained_spec, library, change)
 
 def test_a_token_that_merging_cannot_reach_is_left_out(trained_spec):
     spec = copy.deepcopy(trained_spec)
-    spec["model"]["vocab"]["ÿþý"] = max(spec["model"]["vocab"].values()) + 1
+    spec["model"]["vocab"]["Ġqzjxq"] = max(spec["model"]["vocab"].values()) + 1
     ours, theirs = BPETokenizer(json.dumps(spec)), reference(spec)
     assert ours.backend == "tiktoken"
-    text = bytes([255, 254, 253]).decode("latin-1") + " \u07ff"
+    text = "a qzjxq b"
     assert ours.encode(text).tolist() == reference_ids(theirs, text)
 
 

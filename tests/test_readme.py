@@ -1,0 +1,107 @@
+"""The commands of the README and the guide run as they are written, and the examples too."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import isogloss.recipe
+from isogloss import cli
+
+ROOT = Path(__file__).parent.parent
+README, GUIDE = ROOT / "README.md", ROOT / "docs/guide.md"
+# Every training command is run as written, on a model that trains in a second.
+SMALL = (
+    "model.d_model=32 model.n_layers=1 model.mixer.n_heads=2 model.ffn.d_ff=64 tokenizer={type:\\ bytes} data.seq_len=64 "
+    "train.steps=2 optim.schedule.warmup=1 train.batch_size=2 train.device=cpu train.precision=fp32 train.compile=off "
+    "watch.sample_tokens=4"
+)
+
+
+def commands(path: Path, first: str) -> list[str]:
+    """The lines of a page's shell blocks that begin with a word, without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL)
+    lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.split()[:1] == [first]]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch, capfd):
+    """Run an ``isogloss`` line in an empty folder that has texts/ and the README."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(README, tmp_path)
+    (tmp_path / "texts").mkdir()
+    for number in range(20):
+        (tmp_path / f"texts/{number}.txt").write_text(f"# text {number}\n" + "def f(x):\n    return x\n" * 20)
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    for name, path in isogloss.recipe.shipped_recipes().items():  # the same recipes, on a corpus of a few kilobytes
+        text = re.sub(r"type: python_stdlib", "type: files\n  train: [texts]", path.read_text())
+        (folder / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr(
+        isogloss.recipe, "shipped_recipes", lambda: {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    )
+
+    def run(line: str) -> None:
+        words = shlex.split(line)
+        target = None
+        if ">" in words:
+            target = tmp_path / words[words.index(">") + 1]
+            words = words[: words.index(">")]
+        if words[1] == "train":
+            words += shlex.split(SMALL)
+        monkeypatch.setattr(sys, "argv", words)
+        capfd.readouterr()
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            assert not exit_.code, f"{line}: {capfd.readouterr().err}"
+        if target is not None:
+            target.write_text(capfd.readouterr().out)
+
+    return run
+
+
+@pytest.mark.parametrize("page", [README, GUIDE], ids=lambda path: path.name)
+def test_commands_run(page: Path, shell, tmp_path: Path) -> None:
+    lines = commands(page, "isogloss")
+    assert len(lines) >= 6
+    if page == GUIDE:
+        shell("isogloss train")
+        shell("isogloss config show stdlib-small > my.yaml")
+    for line in lines:
+        shell(line)
+
+
+def test_make_targets_exist() -> None:
+    for line in [*commands(README, "make"), *commands(ROOT / "CONTRIBUTING.md", "make")]:
+        done = subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(target in listed for target in ("train", "test", "check"))
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "make test" in commands(README, "make")
+    assert "make test\n" in (ROOT / ".ci/run").read_text()
+
+
+def test_pictures_and_links_exist() -> None:
+    for page in (README, GUIDE, ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_run(path: Path, tmp_path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(path), str(README), str(GUIDE)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
