@@ -1,6 +1,6 @@
 """The scale of every weight under two initialisations, side by side, without making a weight.
 
-    python examples/compare_schemes.py
+python examples/compare_schemes.py
 """
 
 from isogloss.build import plan_model

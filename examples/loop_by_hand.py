@@ -1,6 +1,6 @@
 """A model, an optimizer, a loader and the loop, each an ordinary object: what `isogloss train` does, by hand.
 
-    python examples/loop_by_hand.py FILE...
+python examples/loop_by_hand.py FILE...
 """
 
 import sys

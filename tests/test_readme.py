@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 README, GUIDE = ROOT / "README.md", ROOT / "docs/guide.md"
 # Every training command is run as written, on a model that trains in a second.
 SMALL = (
-    "model.d_model=32 model.n_layers=1 model.mixer.n_heads=2 model.ffn.d_ff=64 tokenizer={type:\\ bytes} data.seq_len=64 "
+    "model.d_model=32 model.n_layers=1 model.mixer.n_heads=2 model.ffn.d_ff=64 tokenizer={type:\\ bytes} "
+    "data.seq_len=64 "
     "train.steps=2 optim.schedule.warmup=1 train.batch_size=2 train.device=cpu train.precision=fp32 train.compile=off "
     "watch.sample_tokens=4"
 )
@@ -57,12 +58,15 @@ def shell(tmp_path: Path, monkeypatch, capfd):
             words += shlex.split(SMALL)
         monkeypatch.setattr(sys, "argv", words)
         capfd.readouterr()
+        code = None
         try:
             cli.main()
         except SystemExit as exit_:
-            assert not exit_.code, f"{line}: {capfd.readouterr().err}"
+            code = exit_.code
+        output = capfd.readouterr()
+        assert not code, f"{line}: {output.err}"
         if target is not None:
-            target.write_text(capfd.readouterr().out)
+            target.write_text(output.out)
 
     return run
 

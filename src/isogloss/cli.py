@@ -103,9 +103,7 @@ def evaluate(
     loaded = load_run(run)
     documents = [document.text for document in read_documents(texts)]
     data = loaded.recipe.data
-    found = evaluate_text(
-        loaded.model, loaded.tokenizer, documents, data.seq_len, within_document=data.within_document
-    )
+    found = evaluate_text(loaded.model, loaded.tokenizer, documents, data.seq_len, within_document=data.within_document)
     if as_json:
         rates = {key: getattr(found, key) for key in ("loss", "perplexity", "bits_per_byte")}
         print(json.dumps(asdict(found) | rates))

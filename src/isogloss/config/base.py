@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class UserError(ValueError):
-    """Something the user can mend: the message says what was wrong, where, and what to do. The CLI exits with code 2."""
+    """What the user can mend: the message says what was wrong, where, and what to do. The CLI exits with code 2."""
 
 
 class Config(BaseModel):

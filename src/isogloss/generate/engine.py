@@ -1,7 +1,6 @@
 """Writing text: the prompt is read in one go, then tokens are chosen one at a time from the logits of the last one."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Int
@@ -92,13 +91,6 @@ def generate_ids(
 def _read(model: LanguageModel, tokens: Int[Tensor, "B T"], state: object, precision: str) -> Tensor:
     """Advance the state by some tokens; the logits of what follows the last, (B, V)."""
     # The contexts end with the call: a generator must not leave its caller in them.
-    with inference(model, precision) as device, _uncompiled(model):
+    with inference(model, precision) as device:
         parts = [model(part, state)[:, -1] for part in tokens.to(device).split(PREFILL_TOKENS, 1)]
     return parts[-1]
-
-
-def _uncompiled(model: LanguageModel) -> AbstractContextManager[object]:
-    """Run compiled blocks as they are written, for they would be compiled anew for each length."""
-    compiled = any(block._compiled_call_impl is not None for block in model.blocks())
-    # Not where nothing is compiled: it loads the compiler, which takes a second.
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

@@ -1,7 +1,7 @@
 """Running a model without training it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ def inference(model: LanguageModel, precision: str) -> Iterator[torch.device]:
     """Evaluation mode, no gradients, and products in ``precision``, for a while; gives the model's device.
 
     Afterwards every module is back in the mode it was in, so a model may be looked at in the middle of its training.
+    Compiled blocks run as they are written: they would be compiled anew for each length and for the lack of gradients.
 
     Args:
         model: any model.
@@ -26,11 +27,17 @@ def inference(model: LanguageModel, precision: str) -> Iterator[torch.device]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), autocast(device, precision):
+        with torch.no_grad(), autocast(device, precision), _uncompiled(model):
             yield device
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _uncompiled(model: LanguageModel) -> AbstractContextManager[object]:
+    compiled = any(block._compiled_call_impl is not None for block in model.blocks())
+    # Not where nothing is compiled: it loads the compiler, which takes a second.
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def check_vocabulary(model: LanguageModel, n_tokens: int) -> None:

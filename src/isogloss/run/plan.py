@@ -27,7 +27,9 @@ def plan_table(rows: list[dict[str, Any]]) -> Table:
     """Layers with equal rules are shown once, as ``layers.0-3.…``."""
     table = Table()
     for column in ("parameter", "role", "shape", "fan-in", "rule", "std", "cut", "effective std"):
-        table.add_column(column, justify="left" if column in ("parameter", "role", "rule") else "right", overflow="fold")
+        table.add_column(
+            column, justify="left" if column in ("parameter", "role", "rule") else "right", overflow="fold"
+        )
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         name = row["name"] if row["layer"] is None else row["name"].replace(f".{row['layer']}.", ".{}.", 1)

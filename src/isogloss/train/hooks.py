@@ -28,7 +28,7 @@ class Window:
         self._infos.append(info)
 
     def empty(self) -> dict[str, float]:
-        """The mean loss of steps that were made, the largest gradient norm, all tokens and seconds; then forget them."""
+        """Mean loss of the steps that were made, largest gradient norm, all tokens and seconds; then forget them."""
         made = [info for info in self._infos if not info.nonfinite]
         targets = sum(info.n_targets for info in made)
         values = {

@@ -53,10 +53,13 @@ def train_step(
             output = model.loss(micro_batch.to(device))
         (output.total / n_targets).backward()
         nll += output.nll
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    parameters = list(model.parameters())
+    grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     loss, norm = float(nll) / n_targets, float(grad_norm)
     nonfinite = _nonfinite(model, loss, norm)
     if not nonfinite:
+        # Only now: clipping by a norm that is not finite would spoil every gradient, and hide which one it was.
+        nn.utils.clip_grads_with_norm_(parameters, clip, grad_norm)
         optimizer.step()
     optimizer.zero_grad()
     return StepResult(loss, norm, n_targets, nonfinite)

@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -13,6 +13,7 @@ from isogloss.data.tokenizers.bpe import BPETokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_round_trip(trained, text):
     ids = trained.encode(text)

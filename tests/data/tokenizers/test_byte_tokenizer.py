@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -11,6 +11,7 @@ from isogloss.data.tokenizers.loading import load_tokenizer
 TOKENIZER = BytesTokenizer()
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_ids_are_the_bytes_and_come_back(text):
     ids = TOKENIZER.encode(text)

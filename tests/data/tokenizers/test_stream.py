@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.data.tokenizers.byte_table import ByteTable
@@ -6,6 +6,7 @@ from isogloss.data.tokenizers.bytes import BytesTokenizer
 from isogloss.data.tokenizers.stream import StreamDecoder
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 256)) | st.binary().map(list))
 def test_joined_pieces_equal_the_decoding_of_all(ids):
     tokenizer = BytesTokenizer()
@@ -13,6 +14,7 @@ def test_joined_pieces_equal_the_decoding_of_all(ids):
     assert "".join([decoder.push(token) for token in ids]) + decoder.close() == tokenizer.decode(ids)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4)))
 def test_dummy_prefix_is_taken_from_the_first_token_alone(ids):
     tokenizer = ByteTable([b"", b" ", b" a", b"\xc3", b"\xa9"], dummy_prefix=b" ")
