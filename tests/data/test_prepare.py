@@ -1,5 +1,6 @@
 import builtins
 import errno
+import functools
 import io
 import json
 import os
@@ -130,7 +131,7 @@ def test_the_trained_tokenizer_sees_the_training_split_only(texts, monkeypatch):
 def test_many_small_batches_and_shards_make_the_same_stream(texts, monkeypatch):
     whole = prepare(config_of(texts), BYTES).split("train")
     monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 50)
-    monkeypatch.setattr(shards.ShardWriter.__init__, "__defaults__", (64,))
+    monkeypatch.setattr(prepare_module, "ShardWriter", functools.partial(shards.ShardWriter, shard_tokens=64))
     corpus = prepare(config_of(texts, "other"), BYTES)
     parts = corpus.split("train")
     assert len(corpus.manifest.train.shards) == -(-len(whole) // 64)

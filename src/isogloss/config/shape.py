@@ -4,7 +4,7 @@ import collections.abc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Discriminator
 from pydantic.fields import FieldInfo
@@ -66,7 +66,7 @@ class Shape:
     field: FieldInfo | None = None
 
     @classmethod
-    def of(cls, annotation: Any, constraints: tuple[Any, ...] = ()) -> Self:
+    def of(cls, annotation: Any, constraints: tuple[Any, ...] = ()) -> "Shape":
         """The shape of a type annotation."""
         if get_origin(annotation) is Annotated:
             inner, *metadata = get_args(annotation)
@@ -93,7 +93,7 @@ class Shape:
         return cls((Option(annotation, constraints),))
 
     @classmethod
-    def of_field(cls, field: FieldInfo) -> Self:
+    def of_field(cls, field: FieldInfo) -> "Shape":
         """The shape of a config's field."""
         shape = cls.of(field.annotation, tuple(field.metadata))
         chosen_by = field.discriminator if isinstance(field.discriminator, str) else shape.discriminator

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 SHARD_TOKENS = 1 << 27
 """Tokens in a full shard: 256 or 512 MB."""
@@ -40,7 +40,7 @@ class ShardWriter:
         """Documents written so far."""
         return len(self._starts)
 
-    def write(self, tokens: Int[np.ndarray, "T"], lengths: Int[np.ndarray, "N"]) -> None:
+    def write(self, tokens: Integer[np.ndarray, "T"], lengths: Integer[np.ndarray, "N"]) -> None:
         """Append N documents, given end to end with their lengths in tokens."""
         starts = self.n_tokens + np.cumsum(lengths) - lengths
         self._starts.frombytes(starts.astype(np.int64).tobytes())
@@ -98,7 +98,7 @@ class TokenStream:
     def __len__(self) -> int:
         return self._len
 
-    def gather(self, positions: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    def gather(self, positions: Int[np.ndarray, "..."]) -> Integer[np.ndarray, "..."]:
         """The ids at some positions (any shape), in the stored type.
 
         Raises:
@@ -115,7 +115,7 @@ class TokenStream:
             tokens[here] = self._shards[number][offsets[here]]
         return tokens
 
-    def read(self, starts: Int[np.ndarray, "N"], length: int) -> Int[np.ndarray, "N length"]:
+    def read(self, starts: Int[np.ndarray, "N"], length: int) -> Integer[np.ndarray, "N length"]:
         """The ``length`` ids from each start on.
 
         Raises:

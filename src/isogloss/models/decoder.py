@@ -126,7 +126,7 @@ class Decoder(nn.Module):
 
     def blocks(self) -> Sequence[Block]:
         """The layers, in order."""
-        return cast("Sequence[Block]", self.layers)
+        return cast("list[Block]", list(self.layers))
 
     def flops_per_token(self, seq_len: int) -> int:
         """Three forward passes' worth of products (one forward, two backward); attention counted over the whole row.

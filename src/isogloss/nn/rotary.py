@@ -75,7 +75,7 @@ class RotaryConfig(Config):
     """How frequencies are stretched for contexts longer than those first trained on."""
 
 
-def frequencies(config: RotaryConfig, head_dim: int) -> tuple[Float[Tensor, " C/2"], float]:
+def frequencies(config: RotaryConfig, head_dim: int) -> tuple[Float[Tensor, " half"], float]:
     """Radians per token of each channel pair (float64), and the factor on cosine and sine (1 but for YaRN)."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
     plain = config.theta**-exponents

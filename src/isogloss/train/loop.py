@@ -8,7 +8,7 @@ for info in training_steps(model, optimizer, loader, config, optim, progress, pr
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -79,6 +79,7 @@ class StepInfo:
     last: bool
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """Where batches come from: a pure function of the step, counted from 0."""
 

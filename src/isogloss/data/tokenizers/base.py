@@ -6,13 +6,14 @@ target of the last one, closes it, so that every target says something about the
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from isogloss.config.base import UserError
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to token ids and back, without loss.
 
