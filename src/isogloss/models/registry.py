@@ -3,8 +3,9 @@
 from isogloss.models.decoder import Decoder, DecoderConfig
 
 ModelConfig = DecoderConfig
+MODELS = {DecoderConfig: Decoder}
 
 
 def create_model(config: ModelConfig) -> Decoder:
     """The model that a config describes, its weights not yet filled (make it under ``torch.device("meta")``)."""
-    return Decoder(config)
+    return MODELS[type(config)](config)

@@ -1,4 +1,4 @@
-"""Laws of the decoder: causal, documents apart, cached decoding the same, FLOPs as counted, a loss as logits say."""
+"""Laws for every registered model and mixer: causal, documents apart, cached decoding the same, FLOPs as counted, a loss as logits say."""
 
 import pytest
 import torch
@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from isogloss.mixers.registry import MIXERS
 from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.protocol import IGNORED, Batch, LanguageModel
+from isogloss.models.registry import MODELS
 from isogloss.optim.groups import AdamWConfig, create_optimizer, set_learning_rate
 from isogloss.train.step import train_step
 
@@ -24,6 +26,12 @@ VARIANTS = {
     },
 }
 variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def test_every_registered_model_and_mixer_is_held_to_the_laws(make_decoder):
+    made = [make_decoder(**variant) for variant in VARIANTS.values()]
+    assert {type(model.config) for model in made} == set(MODELS)
+    assert {type(model.config.mixer) for model in made} == set(MIXERS)
 
 
 def tokens_of(rows: int, length: int = T, seed: int = 0):
