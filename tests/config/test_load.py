@@ -256,6 +256,10 @@ def test_overrides_reach_into_defaults(overrides, changes):
     assert with_overrides(Recipe(), overrides) == expected
 
 
+def test_an_override_gives_no_more_than_the_default_instance_was_given():
+    assert load_config(Recipe, None, ["optim.lr=1"]).optim.model_fields_set == {"lr", "clip"}
+
+
 def test_a_change_of_branch_keeps_what_the_file_said_and_the_new_branch_has(load):
     text = "optim: {schedule: {type: cosine, warmup: 30, floor: 0.2}}"
     assert load(text, "optim.schedule.type=linear").optim.schedule == Linear(warmup=30)

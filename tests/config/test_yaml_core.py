@@ -77,6 +77,10 @@ def test_tells_the_line_of_every_key_and_item():
     }  # fmt: skip
 
 
+def test_a_key_given_twice_leaves_no_lines_of_the_first():
+    assert read_yaml("a: [1, 2]\na:\n- x").lines == {(): 1, ("a",): 2, ("a", 0): 3}
+
+
 def test_aliases_are_written_out_as_separate_values():
     data = read_yaml("a: &x {b: 1}\nc: *x").data
     data["a"]["b"] = 2

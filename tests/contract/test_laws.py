@@ -1,4 +1,5 @@
-"""Laws for every registered model and mixer: causal, documents apart, cached decoding the same, FLOPs as counted, a loss as logits say."""
+"""Laws for every registered model and mixer: causal, documents apart, cached decoding the same, FLOPs as counted, a
+loss as logits say."""
 
 import pytest
 import torch

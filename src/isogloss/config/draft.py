@@ -131,7 +131,7 @@ class Draft(Generic[C]):
     def _validate(self) -> C:
         # As JSON, because pydantic's strict mode then refuses "6" for 6 and yes for true, yet takes text for a path and
         # a list for a tuple. It also refuses 1e5 for a whole number, which people write: mended here, and tried again.
-        # (A section with a validator that runs before its fields can hold no tuple: pydantic then wants a tuple from JSON.)
+        # A section whose validator runs before its fields can hold no tuple: pydantic then refuses the list for it.
         while True:
             try:
                 return self.model.model_validate_json(json.dumps(self.data), strict=True)
