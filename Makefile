@@ -49,7 +49,7 @@ check: lint types layers test  ## all of the above
 
 bench: $(VENV)/.installed-test  ## speed against peers, side by side (about ten minutes)
 	$(BIN)/python benchmarks/train.py
-	$(BIN)/python benchmarks/tokenize.py
+	$(BIN)/python benchmarks/tokenizer_speed.py
 
 clean:  ## remove .venv and caches; runs and prepared corpora stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,26 @@ def test_make_targets_exist() -> None:
         assert done.returncode == 0, done.stderr
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(target in listed for target in ("train", "test", "check"))
+
+
+def test_what_the_makefile_names_exists() -> None:
+    """A dry run starts nothing: the scripts, recipes, verbs and extras of its lines are looked up here."""
+    text = (ROOT / "Makefile").read_text()
+    scripts = re.findall(r"\$\(BIN\)/python (?!-)(\S+)", text)
+    assert scripts
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+    runs = [line.split()[1:] for line in text.splitlines() if line.startswith("\t$(BIN)/isogloss ")]
+    assert runs
+    verbs = [command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands]
+    assert {words[0] for words in runs} <= set(verbs)
+    recipes = {word for words in runs if words[0] == "train" for word in words[1:] if "=" not in word}
+    assert recipes
+    assert recipes <= set(isogloss.recipe.shipped_recipes())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"'\.\[(\w+)\]'", text)) <= set(extras)
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert phony is not None
+    assert set(phony[1].split()) == set(re.findall(r"^([a-z-]+):", text, re.MULTILINE))
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

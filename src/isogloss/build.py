@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from isogloss.config.base import UserError
 from isogloss.init.apply import initialise
 from isogloss.init.plan import Entry, plan_init
 from isogloss.init.schemes import Scheme
@@ -46,6 +47,16 @@ def build_model(
     model.to_empty(device=device)
     initialise(model, plan, seed)
     return Built(model, plan)
+
+
+def check_backend(config: ModelConfig, device: str) -> None:
+    """Refuse an attention kernel that cannot train on a device.
+
+    Raises:
+        UserError: flex on a CPU, where its backward pass does not exist (torch 2.13).
+    """
+    if config.mixer.backend == "flex" and device == "cpu":
+        raise UserError("model.mixer.backend is flex, which trains on GPUs only; set it to auto, sdpa or plain")
 
 
 def compile_model(model: Decoder) -> None:

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from isogloss.config.base import Config, UserError
+from isogloss.durable import hash_file, sync, sync_folder
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{10})")
@@ -62,7 +63,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     config: CheckpointConfig,
 ) -> Path:
-    """Write a checkpoint of ``step`` and then delete those no longer kept.
+    """Write a checkpoint of ``step``, unless a whole one is there, and then delete those no longer kept.
 
     Args:
         root: the folder that holds a run's checkpoints.
@@ -75,6 +76,8 @@ def save_checkpoint(
         UserError: the disk is full or the folder cannot be written; what was there before is untouched.
     """
     final = root / f"step-{step:010d}"
+    if final.exists() and _whole(final):
+        return final
     aside = root / f"{_ASIDE}{final.name}-{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -86,20 +89,27 @@ def save_checkpoint(
             manifest["files"][f"{part}.safetensors"] = _write(aside / f"{part}.safetensors", data)
         manifest["files"]["state.json"] = _write(aside / "state.json", json.dumps(state, indent=1).encode())
         _write(aside / "manifest.json", json.dumps(manifest, indent=1).encode())
-        _flush_folder(aside)
-        if final.exists():  # the same step again, after a fall back to an earlier checkpoint
+        sync_folder(aside)
+        if final.exists():  # a damaged one: after it, the run fell back to an earlier step
             _delete(final)
         aside.rename(final)
-        _flush_folder(root)
+        sync_folder(root)
+        _rotate(root, step, config)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         size = sum(t.numel() * t.element_size() for tensors in parts.values() for t in tensors.values())
         raise UserError(_explain(error, root, size)) from error
-    steps = sorted(found := _steps(root))
-    for old in steps[: -config.keep_last]:
+    return final
+
+
+def _rotate(root: Path, newest: int, config: CheckpointConfig) -> None:
+    """Delete what is not kept. Steps past ``newest`` are damaged ones that the run fell back from: they go first."""
+    found = _steps(root)
+    for later in sorted(step for step in found if step > newest):
+        _delete(found.pop(later))
+    for old in sorted(found)[: -config.keep_last]:
         if config.keep_every is None or old % config.keep_every:
             _delete(found[old])
-    return final
 
 
 def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -140,9 +150,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         for name, facts in expected.items():
             if Path(name).name != name:
                 raise CorruptCheckpointError(f"{folder / 'manifest.json'} names a file outside its folder: {name!r}")
-            data = (folder / name).read_bytes()
-            if len(data) != facts["size"] or hashlib.sha256(data).hexdigest() != facts["sha256"]:
-                raise CorruptCheckpointError(f"{folder / name} is damaged: its size or checksum is not the manifest's")
+            path = folder / name
+            if path.stat().st_size != facts["size"] or hash_file(path) != facts["sha256"]:
+                raise CorruptCheckpointError(f"{path} is damaged: its size or checksum is not the manifest's")
         state = json.loads((folder / "state.json").read_bytes())
     except FileNotFoundError as error:
         raise CorruptCheckpointError(f"{error.filename} is missing: {folder} is not a whole checkpoint") from error
@@ -155,6 +165,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if match is None:
         raise CorruptCheckpointError(f"{folder} is not named like a checkpoint (step-0000001000)")
     return Checkpoint(folder, int(match[1]), state)
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        load_checkpoint(folder)
+    except CorruptCheckpointError:
+        return False
+    return True
 
 
 def sweep(root: Path) -> None:
@@ -170,19 +188,10 @@ def _steps(root: Path) -> dict[int, Path]:
 
 
 def _write(path: Path, data: bytes) -> dict[str, Any]:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("wb") as stream:
+        stream.write(data)
+        sync(stream)
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _delete(folder: Path) -> None:

@@ -5,7 +5,6 @@ message and exit code 2.
 """
 
 import errno
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +32,8 @@ RecipeArguments = Annotated[
     typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="A shipped recipe's name or a YAML file, then overrides."),
 ]
 
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; in float32.")]
+
 
 @app.command()
 def train(
@@ -54,7 +55,7 @@ def train(
 def generate(
     run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
     prompt: Annotated[str, typer.Argument(help="What the text begins with; - reads standard input.")] = "",
-    max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.", min=0)] = 200,
+    max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0)] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens.", min=1)] = None,
     top_p: Annotated[
@@ -65,18 +66,21 @@ def generate(
     ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given again.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text.", min=0)] = 0,
+    device: Device = "cpu",
 ) -> None:
     """Let a trained model go on with a prompt."""
+    import json
+
     from isogloss.config.load import load_config
     from isogloss.generate.engine import generate as generate_text
     from isogloss.generate.sampling import SamplingConfig
     from isogloss.run.load import load_run
 
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    given |= {"seed": seed, "stop": json.dumps(stop) if stop else None}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
-    sampling = load_config(SamplingConfig, None, [*overrides, f"seed={seed}"])
-    sampling = sampling.model_copy(update={"stop": tuple(stop or ())})
-    loaded = load_run(run)
+    sampling = load_config(SamplingConfig, None, overrides)
+    loaded = load_run(run, device, _warn)
     if prompt == "-":
         prompt = sys.stdin.read()
     sys.stdout.write(prompt)
@@ -91,6 +95,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
     texts: Annotated[list[Path], typer.Argument(help="Text files, or folders and .jsonl files of documents.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "cpu",
 ) -> None:
     """Loss, perplexity and bits per byte of a trained model on any text."""
     import json
@@ -100,7 +105,7 @@ def evaluate(
     from isogloss.evaluate.loss import evaluate_text
     from isogloss.run.load import load_run
 
-    loaded = load_run(run)
+    loaded = load_run(run, device, _warn)
     documents = [document.text for document in read_documents(texts)]
     data = loaded.recipe.data
     found = evaluate_text(loaded.model, loaded.tokenizer, documents, data.seq_len, within_document=data.within_document)
@@ -122,7 +127,7 @@ def export(
     from isogloss.interop.hf import export_hf
     from isogloss.run.load import load_run
 
-    loaded = load_run(run)
+    loaded = load_run(run, "cpu", _warn)
     written = export_hf(loaded.model, loaded.recipe.model, loaded.tokenizer, folder, loaded.recipe.data.seq_len)
     print(f"wrote {', '.join(path.name for path in written)} to {folder}")
     print(f"AutoModelForCausalLM.from_pretrained({str(folder)!r}) reads it")
@@ -250,6 +255,10 @@ def version(
         raise typer.Exit
 
 
+def _warn(message: str) -> None:
+    print(f"isogloss: warning: {message}", file=sys.stderr)
+
+
 def _split(arguments: list[str] | None) -> tuple[str, list[str]]:
     """The recipe's name, if the first word is not an override, and the overrides."""
     from isogloss.recipe import DEFAULT
@@ -263,11 +272,6 @@ def main() -> None:
     """Run the command line; exit 2 with one message for what a user can mend."""
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except Exception as error:
         message = _explain(error)
         if message is None:
@@ -288,6 +292,9 @@ def _explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again"
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+    unusable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+    if isinstance(error, OSError) and error.errno in unusable:
         return f"{error.filename}: {error.strerror}. Change its permissions, or choose another place"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, by name: torch may not have been imported
+        return f"the device is out of memory; lower train.micro_batch_size. ({str(error).splitlines()[0]})"
     return None

@@ -4,9 +4,11 @@ loss as logits say."""
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from isogloss.build import compile_model
 from isogloss.mixers.registry import MIXERS
 from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.protocol import IGNORED, Batch, LanguageModel
@@ -114,9 +116,14 @@ def test_loss_is_what_the_logits_say(make_decoder, variant):
 
 @pytest.mark.parametrize(
     "variant",
-    [{}, {"tied_head": True}, {"mixer": {"n_kv_heads": 2, "head_dim": 10}, "ffn": {"type": "gelu", "d_ff": 40}}],
+    [
+        {},
+        {"tied_head": True},
+        {"mixer": {"n_kv_heads": 2, "head_dim": 10}, "ffn": {"type": "gelu", "d_ff": 40}},
+        {"mixer": {"window": 6}},
+    ],
 )
-def test_flops_are_those_that_torch_counts(make_decoder, variant):
+def test_flops_are_those_that_torch_counts_over_the_whole_row_whatever_the_window(make_decoder, variant):
     mixer = {"backend": "plain", **variant.get("mixer", {})}
     model = make_decoder(**{**variant, "mixer": mixer})
     batch = Batch(tokens_of(2), tokens_of(2, seed=1))
@@ -170,17 +177,47 @@ def test_overfits_one_batch(make_decoder, precision):
     assert result.loss < 0.1
 
 
-@pytest.mark.slow
-def test_compiled_equals_eager(make_decoder):
-    from isogloss.build import compile_model
+# Few, since compiling each takes seconds: together they have both kernels, masks of documents and none, a window, a
+# cap, shared keys, norms of queries and keys, a capped and tied head, and the z-loss.
+COMPILED = {
+    "sdpa, causal": ({"mixer": {"backend": "sdpa"}}, False),
+    "sdpa, grouped, window, norms": (
+        {"mixer": {"backend": "sdpa", "n_kv_heads": 2, "window": 4, "qk_norm": True}},
+        True,
+    ),
+    "plain, chosen": ({}, True),
+    "plain, grouped, window, caps": (
+        {
+            "mixer": {"backend": "plain", "n_kv_heads": 1, "window": 4, "softcap": 2.0},
+            "logit_softcap": 3.0,
+            "tied_head": True,
+            "z_loss": 1e-2,
+        },
+        True,
+    ),
+}
 
-    batch = Batch(tokens_of(2), tokens_of(2, seed=1), torch.arange(T).div(6, rounding_mode="floor").expand(2, T))
-    eager, compiled = make_decoder(), make_decoder()
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "with_documents"), COMPILED.values(), ids=COMPILED.keys())
+def test_compiled_equals_eager(make_decoder, variant, with_documents):
+    torch.compiler.reset()  # otherwise each would count towards the limit of recompilations of the one before
+    counters.clear()
+    documents = torch.arange(T).div(6, rounding_mode="floor").expand(2, T) if with_documents else None
+    targets = tokens_of(2, seed=1)
+    targets[0, :3] = IGNORED
+    batch = Batch(tokens_of(2), targets, documents)
+    eager, compiled = make_decoder(**variant), make_decoder(**variant)
     compile_model(compiled)
-    for model in (eager, compiled):
-        model.loss(batch).total.backward()
+    outputs = [model.loss(batch) for model in (eager, compiled)]
+    for output in outputs:
+        output.total.backward()
+    assert counters["stats"]["unique_graphs"] == 2, "one that the blocks share, and one of the loss"
+    torch.testing.assert_close(outputs[1].total, outputs[0].total, rtol=1e-5, atol=0)
+    torch.testing.assert_close(outputs[1].nll, outputs[0].nll, rtol=1e-5, atol=0)
     for (name, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        assert a.grad is not None
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ def check(backend, kernel, window, with_documents, n_kv_heads, softcap, head_dim
     documents = documents if with_documents else None
     positions = torch.arange(T)
     mask = create_mask(backend, positions, positions, window, documents)
-    y = kernel(q, k, v, mask, backend=backend, scale=0.4, softcap=softcap)
+    y = kernel(q, k, v, mask, backend=backend, scale=0.4, cap=softcap)
     torch.testing.assert_close(y.double(), reference(q, k, v, window, documents, softcap, 0.4), rtol=1e-5, atol=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_flex_without_gradients():
 def test_last_queries_alone_equal_the_whole(backend, window, n_queries):
     q, k, v, _ = inputs(2)
     keys = torch.arange(T)
-    options = {"backend": backend, "scale": 0.4, "softcap": None}
+    options = {"backend": backend, "scale": 0.4, "cap": None}
     whole = attend(q, k, v, create_mask(backend, keys, keys, window, None), **options)
     mask = create_mask(backend, keys[-n_queries:], keys, window, None)
     part = attend(q[:, :, -n_queries:], k, v, mask, **options)

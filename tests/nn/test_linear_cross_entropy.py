@@ -54,7 +54,7 @@ def test_value_and_gradients(n, v, rows, softcap, z_loss, ignored_share, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "LOGITS_PER_CHUNK", rows * v)
         total, nll = linear_cross_entropy(
-            hidden, weight, targets, ignored=IGNORED, softcap=softcap, z_loss=z_loss, kernel=float64_kernel
+            hidden, weight, targets, ignored=IGNORED, cap=softcap, z_loss=z_loss, kernel=float64_kernel
         )
         gradients = torch.autograd.grad(3 * total, (hidden, weight))
     # Sums and the weight's gradient are kept in float32.
@@ -72,7 +72,7 @@ def test_float32_kernel(monkeypatch, rows):
     expected_gradients = torch.autograd.grad(expected, (hidden, weight))
     monkeypatch.setattr(loss, "LOGITS_PER_CHUNK", rows * 7)
     h, w = (t.detach().float().requires_grad_() for t in (hidden, weight))
-    total, _ = linear_cross_entropy(h, w, targets, ignored=IGNORED, softcap=2.0, z_loss=0.01)
+    total, _ = linear_cross_entropy(h, w, targets, ignored=IGNORED, cap=2.0, z_loss=0.01)
     torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-5)
     for found, wanted in zip(torch.autograd.grad(total, (h, w)), expected_gradients, strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)

@@ -40,12 +40,10 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_the_cause(make_deco
     handle = model.layers[1].ffn.up_proj.weight.register_hook(lambda g: g * poison)
     assert one_step(model, optimizer).nonfinite == "the gradient of layers.1.ffn.up_proj.weight"
     handle.remove()
-    handle = model.register_forward_hook(lambda *_: None)
     original = model.loss_kernel
     model.loss_kernel = lambda *args: tuple(part * poison for part in original(*args))
     assert one_step(model, optimizer).nonfinite == "the loss"
     model.loss_kernel = original
-    handle.remove()
     assert all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer), strict=True))
     assert one_step(model, optimizer).nonfinite == ""
     assert not all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer), strict=True))

@@ -14,4 +14,4 @@ class UserError(ValueError):
 class Config(BaseModel):
     """Base of every config: frozen, strict about unknown keys, fields documented by the docstring beneath them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

@@ -33,12 +33,13 @@ from isogloss.data.prepared import (
     SplitRecord,
     open_prepared,
 )
-from isogloss.data.shards import ShardWriter, hash_file, sync, sync_folder, token_dtype
+from isogloss.data.shards import ShardWriter, token_dtype
 from isogloss.data.sources import fingerprint_inputs, read_documents
 from isogloss.data.split import Source, Split, choose_split, survey
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
+from isogloss.durable import hash_file, sync, sync_folder
 
 FORMAT = 1
 """Raised whenever the same inputs and settings would give other files."""

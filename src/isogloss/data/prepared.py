@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines
-from isogloss.data.shards import TokenStream, hash_file, open_stream
+from isogloss.data.shards import TokenStream, open_stream
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
+from isogloss.durable import hash_file
 
 MANIFEST = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"

@@ -5,8 +5,6 @@ equally long, and ``train.starts.npy``, the position in the stream of every docu
 from 0).
 """
 
-import hashlib
-import os
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int, Integer
+
+from isogloss.durable import sync
 
 SHARD_TOKENS = 1 << 27
 """Tokens in a full shard: 256 or 512 MB."""
@@ -130,25 +130,3 @@ def open_stream(folder: Path, split: str, shards: Sequence[str], dtype: str, fin
     mapped = [np.asarray(np.memmap(folder / name, dtype=dtype, mode="r")) for name in shards]
     starts = np.asarray(np.load(folder / f"{split}.starts.npy", mmap_mode="r"))
     return TokenStream(mapped, starts, fingerprint)
-
-
-def sync(stream: BinaryIO) -> None:
-    """Flush an open file down to the disk."""
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's list of names to the disk, where the system offers that."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

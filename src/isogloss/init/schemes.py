@@ -26,6 +26,7 @@ head.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -57,7 +58,7 @@ class _LinguaBase(Config):
             return Normal(self.base_std, f"{self.base_std:g}")
         return Normal(site.fan_in**-0.5, f"{site.fan_in}^-0.5")
 
-    def _scaled(self, site: Site, d_model: int) -> Rule:
+    def _scaled(self, site: Site, d_model: int) -> Normal:
         plain = self._plain(site)
         assert site.layer is not None, f"{site.name} stands in no layer"
         match self.depth_factor:
@@ -120,7 +121,8 @@ class LinguaBeforeConfig(_LinguaBase):
         }
 
     def _reader(self, site: Site) -> Rule:
-        return self._scaled(site, d_model=site.fan_in)
+        why = "the defect: a reader of the residual stream, scaled by depth like a writer"
+        return replace(self._scaled(site, d_model=site.fan_in), why=why)
 
 
 SchemeConfig = Annotated[LinguaConfig | LinguaBeforeConfig, Field(discriminator="type")]

@@ -5,19 +5,21 @@ is ``model.layers.0.self_attn.q_proj.weight`` there. Both sides turn channels ``
 """
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from isogloss.config.base import UserError
 from isogloss.data.tokenizers.base import Tokenizer
+from isogloss.durable import write_whole
 from isogloss.interop.llama_config import from_llama, to_llama
 from isogloss.models.decoder import DecoderConfig
 from isogloss.models.registry import create_model
@@ -68,12 +70,15 @@ def export_hf(
     values = to_llama(config, seq_len, None if tokenizer is None else tokenizer.end_of_text)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [_write_json(folder / "config.json", values)]
     tensors = {llama_name(name): t.detach().cpu().contiguous() for name, t in model_tensors(model).items()}
-    written.append(folder / "model.safetensors")
-    save_file(tensors, written[-1], metadata={"format": "pt"})
-    return written if tokenizer is None else written + _export_tokenizer(tokenizer, folder, seq_len)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        written = [_write_json(folder / "config.json", values), folder / "model.safetensors"]
+        write_whole(written[-1], save(tensors, metadata={"format": "pt"}))
+        return written if tokenizer is None else written + _export_tokenizer(tokenizer, folder, seq_len)
+    except OSError:  # a half of it would only stand in the way of the next attempt
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def import_hf(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:

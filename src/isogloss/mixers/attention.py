@@ -42,7 +42,8 @@ class AttentionConfig(Config):
     softcap: float | None = Field(default=None, gt=0)
     """Bound attention logits smoothly to +- this; needs the backend plain or flex."""
     backend: Literal["auto", "sdpa", "plain", "flex"] = "auto"
-    """The kernel. auto: plain for a soft cap and for compiled short rows on CPU, sdpa otherwise."""
+    """The kernel for training. auto: on CPU plain for a soft cap and for compiled short rows, else sdpa; on a GPU flex
+    for documents, a window or a soft cap, else sdpa."""
 
     @model_validator(mode="after")
     def _check(self) -> "AttentionConfig":
@@ -70,11 +71,12 @@ class AttentionConfig(Config):
 
 
 class Prepared(NamedTuple):
-    """What every attention layer shares for one batch: the rotations of its positions and the mask."""
+    """What attention layers of one config share for a batch."""
 
     cos: Tensor
     sin: Tensor
     mask: Any
+    backend: Backend
 
 
 @dataclass
@@ -108,21 +110,28 @@ class Attention(nn.Module):
         self.o_proj = Linear(self.n_heads * self.head_dim, d_model, Role.ATTENTION_OUT)
         self.q_norm = RMSNorm(self.head_dim, norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, norm_eps) if config.qk_norm else nn.Identity()
-        self.compiled = False  # set by build: decides what "auto" means
+        self.compiled = False
 
-    def backend(self, n_keys: int, device: torch.device) -> Backend:
-        """The kernel in use for rows of ``n_keys`` tokens."""
-        if self.config.backend != "auto":
-            return self.config.backend
-        short_and_fused = self.compiled and device.type == "cpu" and n_keys <= PLAIN_IS_FASTER_UP_TO
-        return "plain" if self.config.softcap is not None or short_and_fused else "sdpa"
+    def backend(self, device: str, n_keys: int, has_documents: bool, decoding: bool) -> Backend:
+        """The kernel for queries that read ``n_keys`` tokens."""
+        config = self.config
+        if decoding:  # one query at a time: nothing to fuse, and flex would be compiled for each length
+            return "sdpa" if config.softcap is None else "plain"
+        if config.backend != "auto":
+            return config.backend
+        if device == "cuda" and (has_documents or config.window is not None or config.softcap is not None):
+            return "flex"
+        short_and_fused = self.compiled and device == "cpu" and n_keys <= PLAIN_IS_FASTER_UP_TO
+        return "plain" if config.softcap is not None or short_and_fused else "sdpa"
 
-    def prepare(self, positions: Int[Tensor, " T"], n_keys: int, documents: Int[Tensor, "B T"] | None) -> Prepared:
-        """What all layers of this kind share for a batch: its tokens stand at ``positions`` and read ``n_keys``."""
+    def prepare(
+        self, positions: Int[Tensor, " T"], n_keys: int, documents: Int[Tensor, "B T"] | None, decoding: bool
+    ) -> Prepared:
+        """The rotations, the kernel and the mask for tokens that stand at ``positions`` and read ``n_keys`` tokens."""
         keys = torch.arange(n_keys, device=positions.device)
-        backend = self.backend(n_keys, positions.device)
+        backend = self.backend(positions.device.type, n_keys, documents is not None, decoding)
         mask = create_mask(backend, positions, keys, self.config.window, documents)
-        return Prepared(*rotations(self.config.rotary, self.head_dim, positions), mask)
+        return Prepared(*rotations(self.config.rotary, self.head_dim, positions), mask, backend)
 
     def forward(
         self, x: Float[Tensor, "B T D"], prepared: Prepared, cache: KeyValueCache | None = None
@@ -142,9 +151,9 @@ class Attention(nn.Module):
             k,
             v,
             prepared.mask,
-            backend=self.backend(k.shape[2], x.device),
+            backend=prepared.backend,
             scale=self.head_dim**-0.5,
-            softcap=self.config.softcap,
+            cap=self.config.softcap,
         )
         return self.o_proj(y.transpose(1, 2).flatten(-2))
 

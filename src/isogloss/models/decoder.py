@@ -21,6 +21,7 @@ from isogloss.nn.linear import Embedding, Linear
 from isogloss.nn.loss import chunk_loss, linear_cross_entropy
 from isogloss.nn.norm import RMSNorm
 from isogloss.nn.roles import Role
+from isogloss.nn.softcap import softcap
 
 
 class DecoderConfig(Config):
@@ -87,10 +88,13 @@ class Decoder(nn.Module):
         if state is not None and end > state.max_len:
             raise ValueError(f"the state holds {state.max_len} tokens a row, asked to hold {end}; make a longer one")
         positions = torch.arange(start, end, device=tokens.device)
-        prepared = self.blocks()[0].mixer.prepare(positions, end, documents)
+        blocks = self.blocks()
+        mixers = {block.mixer.config: block.mixer for block in blocks}
+        decoding = state is not None
+        prepared = {config: mixer.prepare(positions, end, documents, decoding) for config, mixer in mixers.items()}
         x = self.embedding(tokens)
-        for index, layer in enumerate(self.blocks()):
-            x = layer(x, prepared, None if state is None else state.caches[index])
+        for index, block in enumerate(blocks):
+            x = block(x, prepared[block.mixer.config], None if state is None else state.caches[index])
         if state is not None:
             state.length = end
         return self.norm(x)
@@ -108,7 +112,7 @@ class Decoder(nn.Module):
         """Logits in float32; with ``state`` the tokens continue what it has seen, and it is advanced in place."""
         logits = nn.functional.linear(self.trunk(tokens, state=state), self.head_weight()).float()
         cap = self.config.logit_softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return logits if cap is None else softcap(logits, cap)
 
     def loss(self, batch: Batch) -> LossOutput:
         """The loss summed over the targets of a batch, in nats."""
@@ -118,7 +122,7 @@ class Decoder(nn.Module):
             self.head_weight(),
             batch.targets.flatten(),
             ignored=IGNORED,
-            softcap=self.config.logit_softcap,
+            cap=self.config.logit_softcap,
             z_loss=self.config.z_loss,
             kernel=self.loss_kernel,
         )

@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from isogloss.nn.softcap import softcap
+
 Backend = Literal["sdpa", "plain", "flex"]
 Mask = Tensor | BlockMask | None
 
@@ -94,7 +96,7 @@ def attend(
     *,
     backend: Backend,
     scale: float,
-    softcap: float | None,
+    cap: float | None,
 ) -> Float[Tensor, "B H T C"]:
     """Causal attention of grouped queries; ``mask`` is what ``create_mask`` gave for the same backend.
 
@@ -105,30 +107,30 @@ def attend(
         mask: from ``create_mask``.
         backend: which kernel.
         scale: what logits are multiplied by, usually 1 / sqrt(C).
-        softcap: the bound of the soft cap, or ``None``; not offered by ``sdpa``.
+        cap: the bound of the soft cap, or ``None``; not offered by ``sdpa``.
     """
     grouped = k.shape[1] != q.shape[1]
     if backend == "flex":
         kernel = _compiled_flex() if q.device.type == "cuda" or not torch.is_grad_enabled() else flex_attention
-        return kernel(q, k, v, score_mod=_capped(softcap), block_mask=mask, scale=scale, enable_gqa=grouped)
+        return kernel(q, k, v, score_mod=_capped(cap), block_mask=mask, scale=scale, enable_gqa=grouped)
     if backend == "sdpa":
-        assert softcap is None, "the config refuses a soft cap under sdpa"
+        assert cap is None, "the config refuses a soft cap under sdpa"
         causal = mask is None and q.shape[2] > 1
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
     if grouped:
         repeats = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     logits = (q @ k.transpose(-2, -1)).float() * scale
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    if cap is not None:
+        logits = softcap(logits, cap)
     weights = logits.masked_fill(~mask, float("-inf")).softmax(-1)
     return weights.type_as(v) @ v
 
 
-def _capped(softcap: float | None) -> Any:
-    if softcap is None:
+def _capped(cap: float | None) -> Any:
+    if cap is None:
         return None
-    return lambda score, b, h, q, k: softcap * torch.tanh(score / softcap)
+    return lambda score, b, h, q, k: softcap(score, cap)
 
 
 @cache

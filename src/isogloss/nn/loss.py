@@ -12,16 +12,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from isogloss.nn.softcap import softcap
+
 LOGITS_PER_CHUNK = 2**22
 """16 MiB in float32."""
 
 
 def chunk_loss(
-    logits: Float[Tensor, "n V"], targets: Int[Tensor, " n"], ignored: int, softcap: float | None, z_loss: float
+    logits: Float[Tensor, "n V"], targets: Int[Tensor, " n"], ignored: int, cap: float | None, z_loss: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "n V"]]:
     """The negative log-likelihood, the z-loss, and the gradient of their sum with respect to ``logits``."""
     logits = logits.float()
-    capped = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    capped = logits if cap is None else softcap(logits, cap)
     log_sum = torch.logsumexp(capped, dim=-1, keepdim=True)
     counts = (targets != ignored)[:, None]
     safe = torch.where(counts[:, 0], targets, 0)[:, None]
@@ -29,8 +31,8 @@ def chunk_loss(
     z = torch.where(counts, z_loss * log_sum.square(), 0.0).sum()
     columns = torch.arange(logits.shape[1], device=logits.device)
     gradient = (capped - log_sum).exp() * (1 + 2 * z_loss * log_sum) - (columns == safe).float()
-    if softcap is not None:
-        gradient = gradient * (1 - (capped / softcap).square())
+    if cap is not None:
+        gradient = gradient * (1 - (capped / cap).square())
     return nll, z, torch.where(counts, gradient, 0.0)
 
 
@@ -43,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         options: tuple[int, float | None, float, torch.dtype, bool, Callable[..., Any]],
     ) -> tuple[Tensor, Tensor]:
-        ignored, softcap, z_loss, dtype, needs_gradient, kernel = options
+        ignored, cap, z_loss, dtype, needs_gradient, kernel = options
         w = weight.to(dtype)
         rows = max(1, LOGITS_PER_CHUNK // len(weight))
         total = hidden.new_zeros((), dtype=torch.float32)
@@ -52,7 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_gradient else None
         for start in range(0, len(hidden), rows):
             h = hidden[start : start + rows].to(dtype)
-            nll, z, d_logits = kernel(h @ w.T, targets[start : start + rows], ignored, softcap, z_loss)
+            nll, z, d_logits = kernel(h @ w.T, targets[start : start + rows], ignored, cap, z_loss)
             nll_total += nll
             total += nll + z
             if d_hidden is not None and d_weight is not None:
@@ -76,7 +78,7 @@ def linear_cross_entropy(
     targets: Int[Tensor, " n"],
     *,
     ignored: int,
-    softcap: float | None = None,
+    cap: float | None = None,
     z_loss: float = 0.0,
     kernel: Callable[..., Any] = chunk_loss,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -89,7 +91,7 @@ def linear_cross_entropy(
         weight: the head's weight.
         targets: ids in [0, V), or ``ignored``.
         ignored: the target that does not count.
-        softcap: the bound of the logits' soft cap.
+        cap: the bound of the logits' soft cap.
         z_loss: the coefficient of the z-loss.
         kernel: ``chunk_loss``, or a compiled form of it.
     """
@@ -97,6 +99,4 @@ def linear_cross_entropy(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     with torch.autocast(device, enabled=False):
-        return _LinearCrossEntropy.apply(
-            hidden, weight, targets, (ignored, softcap, z_loss, dtype, needs_gradient, kernel)
-        )
+        return _LinearCrossEntropy.apply(hidden, weight, targets, (ignored, cap, z_loss, dtype, needs_gradient, kernel))

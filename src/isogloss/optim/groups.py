@@ -27,7 +27,7 @@ class AdamWConfig(Config):
     """Added to the root of the second moment."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay of matrices, multiplied by the learning rate."""
-    clip: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     """The gradient's global norm is cut to this; .inf for no clipping."""
     schedule: ScheduleConfig = CosineSchedule()
     """How the learning rate goes."""

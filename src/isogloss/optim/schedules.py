@@ -1,7 +1,7 @@
 """Learning-rate schedules: multipliers ``f(t)`` of the peak rate, continuous on ``0 <= t <= n_steps``.
 
-Step k of N (counted from 1) uses ``f(k)``. Every schedule warms up linearly, ``t / warmup``, reaches 1 at ``t =
-warmup``, and ends at ``f(N) = final``:
+Step k of N (counted from 1) uses ``f(k)``. Every schedule warms up linearly, ``t / warmup``, and reaches 1 at
+``t = warmup``; ``linear``, ``cosine`` and ``wsd`` end at ``f(N) = final``:
 
 - ``constant``: 1;
 - ``linear``: a line from 1 to final;

@@ -17,19 +17,15 @@ def plot_loss(records: list[dict[str, Any]], baselines: dict[str, float], title:
         path: of the PNG.
     """
     train = [r for r in records if r["kind"] == "train"]
-    tokens = {r["step"]: r["tokens"] for r in train}
-    validation = [r for r in records if r["kind"] == "validation" and r["step"] in tokens]
+    validation = [r for r in records if r["kind"] == "validation"]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot([r["tokens"] for r in train], [r["bits_per_byte"] for r in train], lw=1, label="training")
-    axes.plot(
-        [tokens[r["step"]] for r in validation],
-        [r["bits_per_byte"] for r in validation],
-        "o-",
-        ms=4,
-        label="validation",
-    )
+    made = [r for r in train if r["bits_per_byte"] is not None]
+    axes.plot([r["tokens"] for r in made], [r["bits_per_byte"] for r in made], lw=1, label="training")
+    # The last validation reads all of the split, those before it its first rows: not one curve.
+    for part, style, label in ((validation[:-1], "o-", "validation, first rows"), (validation[-1:], "D", "validation")):
+        axes.plot([r["tokens"] for r in part], [r["bits_per_byte"] for r in part], style, ms=4, label=label)
     for (name, bits), style in zip(baselines.items(), ("--", ":", "-."), strict=False):
         axes.axhline(bits, color="grey", ls=style, lw=1)
         axes.annotate(f"{name} -9", (1, bits), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)

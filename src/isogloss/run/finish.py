@@ -2,24 +2,23 @@
 
 from typing import Any
 
+from isogloss.durable import write_whole
 from isogloss.recipe import Recipe
 from isogloss.report.loss import plot_loss
-from isogloss.run.folder import RunFolder, write_whole
+from isogloss.run.folder import RunFolder
 from isogloss.run.session import Session
 from isogloss.run.watch import record_samples, record_validation, validate
 from isogloss.train.display import Display, duration, results_table
 from isogloss.train.metrics import Metrics, read_metrics
 
 
-def finish(session: Session, display: Display) -> dict[str, Any]:
+def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, Any]:
     """Measure what came out, write ``summary.json`` last, and return it."""
     folder, recipe, progress = session.folder, session.recipe, session.progress
-    metrics = Metrics(folder.metrics_file, progress.step)
     display.say("validating on the whole validation split")
     found = validate(session)
-    record_validation(metrics, display, progress.step, found)
+    record_validation(session, metrics, display, found)
     record_samples(session, metrics, display, progress.step)
-    metrics.close()
     baselines = session.corpus.manifest.baselines
     summary: dict[str, Any] = {
         "name": recipe.name,
@@ -35,14 +34,14 @@ def finish(session: Session, display: Display) -> dict[str, Any]:
         "skipped_steps": progress.skipped,
         "tokens": progress.tokens,
         "seconds": progress.seconds,
-        "tokens_per_second": progress.tokens / progress.seconds,
+        "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else 0.0,
         "parameters": session.estimate.n_parameters,
         "corpus": session.corpus.manifest.origin,
         "machine": session.machine.as_dict(),
     }
     records = read_metrics(folder.metrics_file)
     samples = [f"--- step {r['step']} ---\n{r['text']}\n" for r in records if r["kind"] == "sample"]
-    write_whole(folder.samples_file, "".join(samples))
+    write_whole(folder.samples_file, "".join(samples).encode())
     plot_loss(records, summary["baselines"], recipe.name, folder.plot_file)
     folder.save_json("summary.json", summary)
     return summary

@@ -6,9 +6,7 @@ init.json         the initialisation plan      samples.txt     what the model wr
 tokenizer/        the tokenizer                summary.json    results, once finished
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from filelock import FileLock, Timeout
 from isogloss.config.base import UserError
 from isogloss.config.describe import diff
 from isogloss.config.load import dump_config, load_config
+from isogloss.durable import write_whole
 from isogloss.recipe import Recipe
 from isogloss.train.machine import Machine
 
@@ -60,7 +59,10 @@ class RunFolder:
         Raises:
             UserError: another process holds it, or it cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{error.filename} is a file where a folder is needed; move it, or set runs_dir") from None
         lock = FileLock(self.path / "lock")
         try:
             lock.acquire(timeout=0)
@@ -79,7 +81,7 @@ class RunFolder:
 
     def save_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe."""
-        write_whole(self.recipe_file, dump_config(recipe))
+        write_whole(self.recipe_file, dump_config(recipe).encode())
 
     def saved_machine(self) -> Machine | None:
         """The machine's decisions that the run began with."""
@@ -90,7 +92,7 @@ class RunFolder:
 
     def save_json(self, name: str, values: Any) -> None:
         """Keep a small JSON file."""
-        write_whole(self.path / name, json.dumps(values, indent=1) + "\n")
+        write_whole(self.path / name, (json.dumps(values, indent=1) + "\n").encode())
 
     def summary(self) -> dict[str, Any] | None:
         """The results, if the run has finished."""
@@ -125,18 +127,3 @@ def check_changes(saved: Recipe, asked: Recipe) -> list[str]:
             "(name=...), or pass --fresh to set the former run aside"
         )
     return [f"{key}: {a} -> {b}" for key, a, b in changes]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    aside = path.with_name(f".{path.name}.aside")
-    try:
-        with aside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise

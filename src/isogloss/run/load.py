@@ -1,5 +1,6 @@
 """A trained model from a run's folder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,19 @@ class LoadedRun:
     step: int
 
 
-def load_run(path: Path) -> LoadedRun:
-    """The newest whole checkpoint of a run's folder, or that of a given checkpoint folder in it, in float32 on the CPU.
+def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = print) -> LoadedRun:
+    """The newest whole checkpoint of a run's folder, or that of a given checkpoint folder in it, in float32.
+
+    Args:
+        path: ``runs/NAME``, or ``runs/NAME/checkpoints/step-...``.
+        device: where the model is put.
+        warn: hears of checkpoints that are damaged and passed over.
 
     Raises:
-        UserError: the path is no run, has no checkpoint yet, or is damaged.
+        UserError: the path is no run, has no checkpoint yet, or is damaged; or there is no such device.
     """
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"{device}: no such device here; take cpu" + (" or cuda" if torch.cuda.is_available() else ""))
     given = path if path.parent.name == "checkpoints" else None
     folder = RunFolder(path.parent.parent if given else path)
     if not folder.path.is_dir():
@@ -39,9 +47,9 @@ def load_run(path: Path) -> LoadedRun:
     recipe = folder.saved_recipe()
     if recipe is None:
         raise UserError(f"{path} holds no run (no recipe.yaml); a run's folder is runs/NAME")
-    checkpoint: Checkpoint | None = load_checkpoint(given) if given else newest_checkpoint(folder.checkpoints, print)
+    checkpoint: Checkpoint | None = load_checkpoint(given) if given else newest_checkpoint(folder.checkpoints, warn)
     if checkpoint is None:
         raise UserError(f"{path} has no checkpoint yet; train it for checkpoint.every={recipe.checkpoint.every} steps")
-    model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device("cpu")).model
+    model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device(device)).model
     load_weights(model, checkpoint.tensors("model"))
     return LoadedRun(recipe, model.eval(), load_tokenizer(folder.tokenizer), checkpoint.step)

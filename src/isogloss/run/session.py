@@ -10,6 +10,7 @@ from isogloss.models.decoder import Decoder
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
 from isogloss.train.estimate import Estimate
+from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
 from isogloss.train.machine import Machine
 
@@ -26,4 +27,5 @@ class Session:
     optimizer: torch.optim.Optimizer
     loader: Loader
     progress: Progress
+    window: Window
     estimate: Estimate

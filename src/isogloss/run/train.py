@@ -4,18 +4,19 @@ The whole of a run's state is its weights, the optimizer's moments and a few cou
 weights are functions of the recipe and the step. So a run that is killed and started again ends with the same bits.
 """
 
-import dataclasses
 import shutil
+from contextlib import closing
 from typing import Any
 
 import torch
 
-from isogloss.build import build_model, plan_model
+from isogloss.build import build_model, check_backend, plan_model
 from isogloss.checkpoint import newest_checkpoint, save_checkpoint
 from isogloss.config.base import UserError
 from isogloss.data.loader import Loader
 from isogloss.data.prepare import prepare
 from isogloss.data.prepared import PreparedCorpus
+from isogloss.durable import sync_folder, write_whole
 from isogloss.init.plan import Entry
 from isogloss.models.registry import create_model
 from isogloss.models.weights import load_weights, model_tensors
@@ -28,12 +29,12 @@ from isogloss.run.session import Session
 from isogloss.run.watch import Watch
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
-from isogloss.train.hooks import every
+from isogloss.train.hooks import Window, every
 from isogloss.train.loop import Progress, training_steps
-from isogloss.train.machine import Machine, find_machine, measure_peak
+from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
 from isogloss.train.metrics import Metrics
 from isogloss.train.signals import Interrupted, stop_requests
-from isogloss.train.trackers import create_sinks
+from isogloss.train.trackers import create_trackers
 
 
 def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str, Any]:
@@ -57,10 +58,11 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
         if session is None:
             summary = folder.summary()
             assert summary is not None
-            display.say(f"{recipe.name} has finished its {recipe.train.steps} steps; --fresh would train it anew")
+            display.say(f"{recipe.name} has finished its {summary['steps']} steps; --fresh would train it anew")
         else:
-            _run_steps(session, display)
-            summary = finish(session, display)
+            with closing(_open_metrics(session)) as metrics:
+                _run_steps(session, metrics, display)
+                summary = finish(session, metrics, display)
         show_results(folder, recipe, summary, display)
     return summary
 
@@ -74,7 +76,7 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
-    corpus = prepare(recipe.data, recipe.tokenizer, display.say)
+    corpus = prepare(recipe.data, recipe.tokenizer, display.say, verify=saved is None)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     plan = plan_model(recipe.model, recipe.init)
     expected = _estimate(recipe, plan)
@@ -82,14 +84,33 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
     peak = measure_peak(torch.device(machine.device), machine.precision)
     rows = recipe.train.batch_size * recipe.data.seq_len
     display.say(banner(recipe.name, str(folder.path), expected, machine, peak, recipe.train.steps, rows))
+    check_backend(recipe.model, machine.device)
     session = _build(recipe, folder, corpus, machine, expected)
     _resume(session, display)
     folder.save_recipe(recipe)
     folder.save_json("machine.json", machine.as_dict())
     folder.save_json("init.json", [entry.row() for entry in plan.values()])
-    if not folder.tokenizer.exists():
-        shutil.copytree(corpus.folder / "tokenizer", folder.tokenizer)
+    _keep_tokenizer(corpus, folder)
     return session
+
+
+def _keep_tokenizer(corpus: PreparedCorpus, folder: RunFolder) -> None:
+    """Copy the tokenizer into the run's folder, whole or not at all."""
+    if folder.tokenizer.exists():
+        return
+    aside = folder.path / ".tokenizer.aside"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    for file in sorted((corpus.folder / "tokenizer").iterdir()):
+        write_whole(aside / file.name, file.read_bytes())
+    aside.rename(folder.tokenizer)
+    sync_folder(folder.path)
+
+
+def _open_metrics(session: Session) -> Metrics:
+    recipe, folder = session.recipe, session.folder
+    trackers = create_trackers(recipe.trackers, folder.path, recipe.name, recipe.model_dump(mode="json"))
+    return Metrics(folder.metrics_file, session.progress.step, trackers)
 
 
 def _estimate(recipe: Recipe, plan: dict[str, Entry]) -> Estimate:
@@ -106,11 +127,18 @@ def _choose_machine(
     """The decisions that the run began with, as long as they can be kept; they change the last bits."""
     former = folder.saved_machine()
     redecide = any(c.startswith(("train.device", "train.precision", "train.compile")) for c in changes)
-    if former is None or redecide or (former.device == "cuda" and not torch.cuda.is_available()):
+    if former is None or redecide:
         return find_machine(recipe.train, expected.flops)
-    here = dataclasses.replace(former, threads=torch.get_num_threads(), torch=torch.__version__)
-    for what in ("threads", "torch"):
-        if (was := getattr(former, what)) != (now := getattr(here, what)):
+    kept = recipe.train.model_copy(
+        update={
+            "device": former.device if former.device == "cpu" or torch.cuda.is_available() else "auto",
+            "precision": former.precision,
+            "compile": "on" if former.compiled and compiler_found() else "off",
+        }
+    )
+    here = find_machine(kept, expected.flops)
+    for what, was in former.as_dict().items():
+        if was != (now := getattr(here, what)):
             display.say(f"note: the run began with {what} {was} and goes on with {now}: not bit for bit the same")
     return here
 
@@ -127,7 +155,7 @@ def _build(recipe: Recipe, folder: RunFolder, corpus: PreparedCorpus, machine: M
         pad_token=corpus.tokenizer.end_of_text,
     )
     optimizer = create_optimizer(built.model, recipe.optim)
-    return Session(recipe, folder, corpus, machine, built.model, optimizer, loader, Progress(), expected)
+    return Session(recipe, folder, corpus, machine, built.model, optimizer, loader, Progress(), Window(), expected)
 
 
 def _resume(session: Session, display: Display) -> None:
@@ -139,6 +167,8 @@ def _resume(session: Session, display: Display) -> None:
     load_weights(session.model, checkpoint.tensors("model"))
     load_optimizer_tensors(session.model, session.optimizer, checkpoint.tensors("optimizer"))
     session.progress = Progress(**checkpoint.state["progress"])
+    session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
+    session.window.load(checkpoint.state["window"])
     if session.progress.step > session.recipe.train.steps:
         raise UserError(
             f"{session.folder.path} stands at step {session.progress.step}, past train.steps="
@@ -155,23 +185,26 @@ def _save(session: Session) -> None:
             "model": model_tensors(session.model),
             "optimizer": optimizer_tensors(session.model, session.optimizer),
         },
-        {"progress": session.progress.as_dict(), "loader": session.loader.state()},
+        {
+            "progress": session.progress.as_dict(),
+            "loader": session.loader.state(),
+            "window": session.window.state(),
+        },
         session.recipe.checkpoint,
     )
 
 
-def _run_steps(session: Session, display: Display) -> None:
+def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
     recipe, progress = session.recipe, session.progress
     if progress.step == recipe.train.steps:
         return
-    sinks = create_sinks(recipe.trackers, session.folder.path, recipe.name, recipe.model_dump(mode="json"))
-    metrics = Metrics(session.folder.metrics_file, progress.step, sinks)
     watch = Watch(session, metrics, display)
     hooks = [
         watch.log,
         every(recipe.watch.validate_every, watch.validate, at_end=False),
         every(recipe.watch.sample_every, watch.sample, at_end=False),
-        every(recipe.checkpoint.every, lambda _: _save(session)),
+        # Not in a row of steps that are not finite: it would push the last good checkpoint out.
+        every(recipe.checkpoint.every, lambda info: None if info.nonfinite and not info.last else _save(session)),
     ]
     display.start(progress.step, recipe.train.steps)
     try:
@@ -193,4 +226,3 @@ def _run_steps(session: Session, display: Display) -> None:
                     raise Interrupted(request.signal_number)
     finally:
         display.stop()
-        metrics.close()

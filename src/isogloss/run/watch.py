@@ -8,8 +8,7 @@ from isogloss.evaluate.loss import Evaluation, evaluate_batches
 from isogloss.generate.engine import generate
 from isogloss.generate.sampling import SamplingConfig
 from isogloss.run.session import Session
-from isogloss.train.display import Display
-from isogloss.train.hooks import Window
+from isogloss.train.display import Display, duration
 from isogloss.train.loop import StepInfo
 from isogloss.train.machine import measure_peak
 from isogloss.train.metrics import Metrics
@@ -20,7 +19,6 @@ class Watch:
 
     def __init__(self, session: Session, metrics: Metrics, display: Display) -> None:
         self._session, self._metrics, self._display = session, metrics, display
-        self._window = Window()
         split = session.corpus.manifest.train
         self._bytes_per_token = split.n_bytes / split.n_tokens
         self._flops_per_token = session.model.flops_per_token(session.recipe.data.seq_len)
@@ -28,12 +26,12 @@ class Watch:
 
     def log(self, info: StepInfo) -> None:
         """Every step is counted; every ``log_every`` of them make a line."""
-        self._window.add(info)
+        self._session.window.add(info)
         if info.nonfinite:
             self._display.say(f"step {info.step}: {info.nonfinite} is not finite; the step is skipped")
         if info.step % self._session.recipe.watch.log_every and not info.last:
             return
-        values = self._window.empty()
+        values = self._session.window.empty()
         rate = values["tokens"] / values["seconds"]
         share = rate * self._flops_per_token / self._peak
         bits = values["loss"] / math.log(2) / self._bytes_per_token
@@ -51,16 +49,18 @@ class Watch:
             share_of_peak=share,
             seconds=progress.seconds,
         )
+        train, seq_len = self._session.recipe.train, self._session.recipe.data.seq_len
+        left = (train.steps - info.step) * train.batch_size * seq_len / rate
         self._display.step(
             info.step,
             f"loss {values['loss']:.3f}  {bits:.3f} bits/byte  lr {info.lr:.2e}  grad {values['grad_norm']:.2f}  "
-            f"{rate:,.0f} tok/s  {share:.0%} of peak",
+            f"{rate:,.0f} tok/s  {share:.0%} of peak  {duration(left)} left",
         )
 
     def validate(self, info: StepInfo) -> None:
         """Read the first rows of the validation split."""
         found = validate(self._session, self._session.recipe.watch.validation_rows)
-        record_validation(self._metrics, self._display, info.step, found)
+        record_validation(self._session, self._metrics, self._display, found)
 
     def sample(self, info: StepInfo) -> None:
         """Let the model write."""
@@ -89,9 +89,11 @@ def validate(session: Session, n_rows: int | None = None) -> Evaluation:
     )
 
 
-def record_validation(metrics: Metrics, display: Display, step: int, found: Evaluation) -> None:
+def record_validation(session: Session, metrics: Metrics, display: Display, found: Evaluation) -> None:
     """Write and show a validation."""
-    metrics.write("validation", step, loss=found.loss, bits_per_byte=found.bits_per_byte, targets=found.n_targets)
+    step, tokens = session.progress.step, session.progress.tokens
+    values = {"loss": found.loss, "bits_per_byte": found.bits_per_byte, "targets": found.n_targets}
+    metrics.write("validation", step, tokens=tokens, **values)
     display.say(f"step {step:>6}  validation loss {found.loss:.3f}  {found.bits_per_byte:.3f} bits/byte")
 
 

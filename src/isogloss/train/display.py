@@ -1,7 +1,7 @@
 """What a person sees while a run trains: a live line in a terminal, plain lines elsewhere."""
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from isogloss.train.estimate import Estimate
@@ -23,8 +23,6 @@ class Display:
                 BarColumn(bar_width=16),
                 TextColumn("{task.fields[line]}"),
                 TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(elapsed_when_finished=True),
                 console=self.console,
                 transient=True,
             )

@@ -1,6 +1,8 @@
 """What happens beside the steps: logging, validation, samples, checkpoints. A hook is any function of a step's info."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 from isogloss.train.loop import StepInfo
 
@@ -8,10 +10,10 @@ Hook = Callable[[StepInfo], None]
 
 
 def every(n: int, hook: Hook, *, at_end: bool = True) -> Hook:
-    """Call ``hook`` at steps divisible by ``n``, and at the last step if ``at_end``."""
+    """Call ``hook`` at steps divisible by ``n``; at the last step always, or never if ``at_end`` is false."""
 
     def sometimes(info: StepInfo) -> None:
-        if info.step % n == 0 or (at_end and info.last):
+        if at_end if info.last else info.step % n == 0:
             hook(info)
 
     return sometimes
@@ -26,6 +28,14 @@ class Window:
     def add(self, info: StepInfo) -> None:
         """Remember a step."""
         self._infos.append(info)
+
+    def state(self) -> list[dict[str, Any]]:
+        """For a checkpoint, so that a line logged after a resume is the mean of the same steps."""
+        return [asdict(info) for info in self._infos]
+
+    def load(self, state: list[dict[str, Any]]) -> None:
+        """Put a state back."""
+        self._infos = [StepInfo(**info) for info in state]
 
     def empty(self) -> dict[str, float]:
         """Mean loss of the steps that were made, largest gradient norm, all tokens and seconds; then forget them."""

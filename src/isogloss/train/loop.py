@@ -44,7 +44,7 @@ class Progress:
 
     Args:
         step: steps completed, skipped ones included. The learning rate and the loader follow from it.
-        tokens: targets trained on.
+        tokens: targets trained on, those of skipped steps not counted.
         skipped: steps skipped as not finite.
         skipped_in_a_row: how many of the latest.
         seconds: time spent in steps.
@@ -116,7 +116,7 @@ def training_steps(
             precision=precision,
         )
         progress.step = step
-        progress.tokens += result.n_targets
+        progress.tokens += 0 if result.nonfinite else result.n_targets
         progress.skipped += bool(result.nonfinite)
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if result.nonfinite else 0
         seconds = time.perf_counter() - start

@@ -73,20 +73,33 @@ def find_machine(config: TrainConfig, total_flops: float) -> Machine:
     return Machine(device.type, name, precision, compiled, torch.get_num_threads(), torch.__version__)
 
 
-@cache
 def measure_peak(device: torch.device, precision: str) -> float:
-    """The best rate of a square matrix product, in operations a second; takes about a quarter of a second."""
-    n = 2048 if device.type == "cpu" else 8192
+    """The best rate of a square matrix product, in operations a second; takes a second at most, once a process."""
+    return _measure_peak(device.type, precision)
+
+
+@cache
+def _measure_peak(device: str, precision: str) -> float:
+    best, n = 0.0, 256
+    # Larger until a product takes long enough to be timed: where a type has no fast kernel, a small one does already.
+    while n <= (2048 if device == "cpu" else 8192):
+        seconds = min(_time_product(device, precision, n) for _ in range(3))
+        best = max(best, 2 * n**3 / seconds)
+        n = n * 2 if seconds < 0.02 else 1 << 30
+    return best
+
+
+def _time_product(device: str, precision: str, n: int) -> float:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.ones(n, n, dtype=dtype, device=device) for _ in range(2))
-    best = float("inf")
-    for _ in range(4):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * n**3 / best
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(n, n, generator=generator).to(device, dtype)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    torch.mm(a, a)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def compiler_found() -> bool:

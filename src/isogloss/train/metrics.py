@@ -5,35 +5,48 @@ cut off; what is done again at that step itself replaces the earlier record when
 """
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-Sink = Callable[[int, dict[str, Any]], None]
+from isogloss.durable import write_whole
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Where numbers go besides the file."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Take the numbers of a step."""
+        ...
+
+    def close(self) -> None:
+        """The run ends here, for now or for good."""
+        ...
 
 
 class Metrics:
-    """Appends to a file and hands each record to further sinks."""
+    """Appends to a file and hands each record's numbers to trackers."""
 
-    def __init__(self, path: Path, resumed_step: int, sinks: list[Sink] | None = None) -> None:
-        self._path = path
-        self._sinks = sinks or []
+    def __init__(self, path: Path, resumed_step: int, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = trackers
         kept = [record for record in read_metrics(path) if record["step"] <= resumed_step]
-        aside = path.with_suffix(".aside")
-        aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        aside.replace(path)
-        self._file = path.open("a", buffering=1)
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Record values of a step."""
-        record = {"step": step, "kind": kind, **values}
-        self._file.write(json.dumps(record) + "\n")
-        for sink in self._sinks:
-            sink(step, {f"{kind}/{key}": v for key, v in values.items() if isinstance(v, int | float)})
+        """Record values of a step; a number that is not finite becomes ``null``, as JSON has none."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, "kind": kind, **finite}) + "\n")
+        for tracker in self._trackers:
+            tracker.log(step, {f"{kind}/{key}": v for key, v in finite.items() if isinstance(v, int | float)})
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and the trackers."""
         self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -44,7 +57,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except ValueError:

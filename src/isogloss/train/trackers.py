@@ -1,11 +1,13 @@
 """TensorBoard and Weights & Biases, both optional extras, off unless the recipe asks."""
 
 import importlib
+import uuid
 from pathlib import Path
 from typing import Any
 
 from isogloss.config.base import Config, UserError
-from isogloss.train.metrics import Sink
+from isogloss.durable import write_whole
+from isogloss.train.metrics import Tracker
 
 
 class TrackersConfig(Config):
@@ -17,30 +19,55 @@ class TrackersConfig(Config):
     """The Weights & Biases project to report to (pip install 'isogloss[wandb]')."""
 
 
-def create_sinks(config: TrackersConfig, folder: Path, name: str, recipe: dict[str, Any]) -> list[Sink]:
-    """What to hand each record of metrics to.
+class TensorBoard:
+    """Event files in the run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Write each value as a scalar."""
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Write what is not yet written."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of a project; its id is kept in the run's folder, so that a resumed run goes on in it."""
+
+    def __init__(self, project: str, folder: Path, name: str, recipe: dict[str, Any]) -> None:
+        wandb = _import("wandb", "wandb")
+        id_file = folder / "wandb.id"
+        if not id_file.exists():
+            write_whole(id_file, uuid.uuid4().hex.encode())
+        self._run = wandb.init(
+            project=project, name=name, id=id_file.read_text(), resume="allow", config=recipe, dir=str(folder)
+        )
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Send the values."""
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        """End the run on their side."""
+        self._run.finish()
+
+
+def create_trackers(config: TrackersConfig, folder: Path, name: str, recipe: dict[str, Any]) -> list[Tracker]:
+    """The trackers that a config asks for.
 
     Raises:
-        UserError: an extra that the config asks for is not installed.
+        UserError: one of them is not installed.
     """
-    sinks: list[Sink] = []
+    trackers: list[Tracker] = []
     if config.tensorboard:
-        writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder / "tensorboard"))
-
-        def tensorboard(step: int, values: dict[str, Any]) -> None:
-            for key, value in values.items():
-                writer.add_scalar(key, value, step)
-            writer.flush()
-
-        sinks.append(tensorboard)
+        trackers.append(TensorBoard(folder))
     if config.wandb:
-        wandb = _import("wandb", "wandb")
-        # The run's own folder is its id, so that a resumed run goes on in the same W&B run.
-        run = wandb.init(
-            project=config.wandb, name=name, id=name.replace("/", "-"), resume="allow", config=recipe, dir=folder
-        )
-        sinks.append(lambda step, values: run.log(values, step=step))
-    return sinks
+        trackers.append(WeightsAndBiases(config.wandb, folder, name, recipe))
+    return trackers
 
 
 def _import(module: str, extra: str) -> Any:

@@ -1,0 +1,103 @@
+"""Which changes of a recipe a folder's run may go on with, and which make it another run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from isogloss.config.base import UserError
+from isogloss.config.describe import leaf_paths
+from isogloss.recipe import Recipe, load_recipe
+from isogloss.run.folder import CHANGEABLE, RunFolder, check_changes
+
+
+def pair(recipe: Path, *overrides: str) -> tuple[Recipe, Recipe]:
+    """The recipe as a run keeps it, its vocabulary settled, and as asked for with overrides."""
+    return load_recipe(str(recipe)).with_vocabulary(257), load_recipe(str(recipe), overrides)
+
+
+def test_the_same_recipe_changes_nothing(tiny: Path) -> None:
+    assert check_changes(*pair(tiny)) == []
+    assert check_changes(*pair(tiny, "model.vocab_size=257")) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.lr=0.02", "optim.lr: 0.01 -> 0.02"),
+        ("optim.schedule.warmup=3", "optim.schedule.warmup: 2 -> 3"),
+        ("train.steps=20", "train.steps: 10 -> 20"),
+        ("train.precision=bf16", "train.precision: fp32 -> bf16"),
+        ("train.max_skipped=5", "train.max_skipped: 10 -> 5"),
+        ("watch.log_every=5", "watch.log_every: 1 -> 5"),
+        ("checkpoint.every=5", "checkpoint.every: 3 -> 5"),
+        ("name=moved", "name: tiny -> moved"),
+    ],
+)
+def test_what_may_change_is_said(tiny: Path, override: str, said: str) -> None:
+    assert check_changes(*pair(tiny, override)) == [said]
+
+
+def test_all_that_changes_is_said(tiny: Path) -> None:
+    overrides = [
+        "optim.lr=0.02",
+        "trackers.tensorboard=true",
+        "train.micro_batch_size=2",
+        "data.prepared_dir=elsewhere",
+    ]
+    changed = check_changes(*pair(tiny, *overrides))
+    assert {line.partition(":")[0] for line in changed} == {override.partition("=")[0] for override in overrides}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=4",
+        "data.seq_len=20",
+        "data.train=[elsewhere]",
+        "data.within_document=false",
+        "tokenizer={type: bpe, vocab_size: 300}",
+        "model.n_layers=3",
+        "model.mixer.window=4",
+        "model.vocab_size=300",
+        "init.type=lingua_before",
+        "train.batch_size=8",
+    ],
+)
+def test_what_makes_another_run_is_refused(tiny: Path, override: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(UserError, match=rf"{key}.* -> .*--fresh") as caught:
+        check_changes(*pair(tiny, override, "optim.lr=0.5"))
+    assert "optim.lr" not in str(caught.value), "only what stands in the way is named"
+
+
+def test_all_that_stands_in_the_way_is_named(tiny: Path) -> None:
+    with pytest.raises(UserError, match=r"seed: 3 -> 4.*model\.n_layers: 2 -> 3"):
+        check_changes(*pair(tiny, "model.n_layers=3", "seed=4"))
+
+
+@pytest.mark.parametrize("prefix", CHANGEABLE)
+def test_what_may_change_is_a_setting(prefix: str) -> None:
+    paths = [re.sub(r"\[\w+\]", "", path) for path in leaf_paths(Recipe)]
+    assert any(path.startswith(prefix) if prefix.endswith(".") else path == prefix for path in paths)
+
+
+def test_a_former_run_is_set_aside_whole(tmp_path: Path, tiny: Path) -> None:
+    folder, said = RunFolder(tmp_path / "runs/a"), []
+    folder.set_aside(said.append)
+    assert said == []
+    for number in (1, 2):
+        folder.path.mkdir(parents=True)
+        folder.save_recipe(load_recipe(str(tiny), [f"seed={number}"]))
+        folder.set_aside(said.append)
+        assert not folder.path.exists()
+        kept = RunFolder(tmp_path / f"runs/a.{number}").saved_recipe()
+        assert kept is not None
+        assert kept.seed == number
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"device": "cpu"}'])
+def test_a_damaged_machine_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "machine.json").write_text(text)
+    assert RunFolder(tmp_path).saved_machine() is None

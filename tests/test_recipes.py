@@ -1,0 +1,69 @@
+"""Every shipped recipe loads, can be planned, and trains when its model and text are made tiny."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from isogloss.recipe import DEFAULT, load_recipe, shipped_recipes
+from isogloss.run.plan import plan_recipe
+from isogloss.run.train import train
+from isogloss.train.display import Display
+
+RECIPES = shipped_recipes()
+recipes = pytest.mark.parametrize("name", RECIPES)
+
+
+def first_line(path: Path) -> str:
+    return path.read_text().splitlines()[0]
+
+
+def test_the_default_is_shipped() -> None:
+    assert DEFAULT in RECIPES
+
+
+@recipes
+def test_it_bears_its_files_name(name: str) -> None:
+    assert load_recipe(name).name == RECIPES[name].stem == name
+
+
+@recipes
+def test_its_first_line_says_what_it_is_and_no_other_says_the_same(name: str) -> None:
+    line = first_line(RECIPES[name])
+    assert line.startswith("# ")
+    assert [other for other, path in RECIPES.items() if first_line(path) == line] == [name]
+
+
+@recipes
+def test_its_weights_can_be_planned(name: str) -> None:
+    rows = plan_recipe(name)
+    layers = {row["layer"] for row in rows} - {None}
+    assert layers == set(range(load_recipe(name).model.n_layers))
+    assert all(row["effective_std"] > 0 for row in rows if len(row["shape"]) == 2)
+
+
+@recipes
+def test_it_trains_when_made_tiny(name: str, tiny: Path) -> None:
+    """Two steps; what the recipe says of heads' number, norms, caps, schedule and initialisation stays."""
+    root = tiny.parent
+    recipe = load_recipe(name)
+    # Only what makes it slow is changed, so that a setting that cannot train is found here.
+    small = [
+        f"runs_dir={root}/runs",
+        f"data={{type: files, train: [{root}/corpus], seq_len: 24, validation_bytes: 400, "
+        f"prepared_dir: {root}/prepared, within_document: {json.dumps(recipe.data.within_document)}}}",
+        "tokenizer={type: bytes}",
+        f"model.d_model={4 * recipe.model.mixer.n_heads}",
+        "model.mixer.head_dim=4",
+        "model.n_layers=1",
+        "model.ffn.d_ff=16",
+        "optim.schedule.warmup=1",
+        "train={steps: 2, batch_size: 2, device: cpu, precision: fp32, compile: 'off'}",
+        "watch.sample_tokens=4",
+    ]
+    summary = train(load_recipe(name, small), Display(Console(quiet=True)))
+    assert summary["steps"] == 2
+    assert summary["skipped_steps"] == 0
+    assert 0 < summary["validation"]["loss"] < 2 * math.log(257)

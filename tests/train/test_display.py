@@ -1,0 +1,75 @@
+"""What a person sees: plain lines where output is not a terminal, a live line in one."""
+
+import re
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from isogloss.train.display import Display, results_table
+
+
+def display_of(*, terminal: bool) -> tuple[Display, StringIO]:
+    file = StringIO()
+    return Display(Console(file=file, force_terminal=terminal, width=100, color_system=None)), file
+
+
+def show(display: Display) -> None:
+    display.start(5, 20)
+    display.step(6, "loss 2.500")
+    display.say("resuming")
+    display.step(7, "loss 2.400")
+    display.stop()
+
+
+def test_plain_lines_elsewhere() -> None:
+    display, file = display_of(terminal=False)
+    show(display)
+    assert file.getvalue() == "step      6  loss 2.500\nresuming\nstep      7  loss 2.400\n"
+
+
+def test_a_live_line_in_a_terminal() -> None:
+    display, file = display_of(terminal=True)
+    show(display)
+    output = file.getvalue()
+    assert "step 5/20" in output
+    assert "first step" in output
+    assert re.search(r"step 7/20.*loss 2\.400", output)
+    assert "step      7" not in output
+    assert "resuming\n" in output
+    assert output.rindex("step 7/20") > output.index("resuming")
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1  # the cursor is hidden, and shown again
+    assert output.endswith("\x1b[2K")  # and the line taken away
+
+
+def test_after_the_live_line_come_plain_ones() -> None:
+    display, file = display_of(terminal=True)
+    show(display)
+    length = len(file.getvalue())
+    display.step(8, "loss 2.300")
+    assert file.getvalue()[length:] == "step      8  loss 2.300\n"
+
+
+def test_stopping_without_a_live_line_does_nothing() -> None:
+    display, file = display_of(terminal=True)
+    display.stop()
+    assert file.getvalue() == ""
+
+
+@pytest.mark.parametrize("text", ["[bold]not markup[/bold] [red]", "x" * 300, "a\n    b"])
+def test_what_is_said_is_printed_as_it_is(text: str) -> None:
+    """Samples and paths may hold anything, and a line is not broken where the terminal ends."""
+    display, file = display_of(terminal=False)
+    display.say(text)
+    assert file.getvalue() == text + "\n"
+
+
+def test_the_table_has_every_row_under_its_title() -> None:
+    display, file = display_of(terminal=False)
+    display.console.print(results_table([("loss", "1.5"), ("steps", "10")], title="results of x"))
+    lines = file.getvalue().splitlines()
+    assert lines[0].strip() == "results of x"
+    assert [re.findall(r"[\w.]+", line) for line in lines if re.search(r"\w", line)][1:] == [
+        ["loss", "1.5"],
+        ["steps", "10"],
+    ]

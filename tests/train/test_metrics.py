@@ -1,0 +1,116 @@
+"""Recorded numbers: cut off on resume, whole after a kill, a later record in the former's place, copies to trackers."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isogloss.train.metrics import Metrics, read_metrics
+
+
+class Recorder:
+    """A tracker that remembers."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, dict[str, float]]] = []
+        self.closed = 0
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        assert not self.closed
+        self.heard.append((step, values))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def write(path: Path, resumed_step: int, steps: list[int]) -> None:
+    metrics = Metrics(path, resumed_step)
+    for step in steps:
+        metrics.write("train", step, loss=float(step), run=resumed_step)
+    metrics.close()
+
+
+def steps_of(path: Path) -> list[int]:
+    return [record["step"] for record in read_metrics(path)]
+
+
+def test_no_file_no_records(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "absent.jsonl") == []
+
+
+def test_every_record_is_in_the_file_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    """A killed run loses none."""
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path, 0)
+    metrics.write("train", 1, loss=1.5)
+    assert read_metrics(path) == [{"step": 1, "kind": "train", "loss": 1.5}]
+    metrics.close()
+
+
+@pytest.mark.parametrize("cut", [1, 5, -1])
+def test_half_a_line_at_the_end_is_passed_over_and_cut_off_on_resume(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, 0, [1, 2])
+    line = json.dumps({"step": 3, "kind": "train", "loss": 3.0})
+    path.write_text(path.read_text() + line[:cut])
+    assert steps_of(path) == [1, 2]
+    write(path, 3, [4])
+    assert steps_of(path) == [1, 2, 4]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+@given(written=st.integers(0, 12), resumed=st.integers(0, 12))
+def test_records_past_the_resumed_step_are_cut_off(tmp_path_factory, written: int, resumed: int) -> None:
+    path = tmp_path_factory.mktemp("metrics") / "metrics.jsonl"
+    write(path, 0, list(range(1, written + 1)))
+    write(path, resumed, [])
+    assert steps_of(path) == list(range(1, min(written, resumed) + 1))
+
+
+def test_a_later_record_of_a_step_replaces_the_former_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path, 0)
+    metrics.write("train", 4, loss=1.0)
+    metrics.write("validation", 4, loss=2.0)
+    metrics.write("sample", 4, prompt="a", text="old")
+    metrics.write("sample", 4, prompt="b", text="other")
+    metrics.write("validation", 4, loss=3.0)
+    metrics.write("sample", 4, prompt="a", text="new")
+    metrics.close()
+    found = [(r["kind"], r.get("loss", r.get("text"))) for r in read_metrics(path)]
+    assert found == [("train", 1.0), ("validation", 3.0), ("sample", "new"), ("sample", "other")]
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "a\u2028b\x85c", '"quotes" \\', "\ud7ff ÿ 文"])
+def test_text_is_kept(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path, 0)
+    metrics.write("sample", 1, prompt="", text=text)
+    metrics.close()
+    assert [record["text"] for record in read_metrics(path)] == [text]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_null(tmp_path: Path, value: float) -> None:
+    path, tracker = tmp_path / "metrics.jsonl", Recorder()
+    metrics = Metrics(path, 0, [tracker])
+    metrics.write("train", 1, loss=value, lr=0.5)
+    metrics.close()
+    assert read_metrics(path) == [{"step": 1, "kind": "train", "loss": None, "lr": 0.5}]
+    assert tracker.heard == [(1, {"train/lr": 0.5})]
+
+
+def test_trackers_hear_numbers_only_and_are_closed(tmp_path: Path) -> None:
+    trackers = [Recorder(), Recorder()]
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0, trackers)
+    metrics.write("validation", 3, loss=1.0, targets=7)
+    metrics.write("sample", 3, prompt="p", text="t")
+    metrics.close()
+    for tracker in trackers:
+        assert [heard for heard in tracker.heard if heard[1]] == [
+            (3, {"validation/loss": 1.0, "validation/targets": 7})
+        ]
+        assert tracker.closed == 1
