@@ -244,9 +244,7 @@ def tokenizer_show(
 
 
 @app.callback(invoke_without_command=True)
-def version(
-    context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
-) -> None:
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Pre-train and study language models; every weight starts at a scale the program can state and check."""
     if show:
         from isogloss import __version__

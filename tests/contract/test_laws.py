@@ -4,11 +4,9 @@ loss as logits say."""
 import pytest
 import torch
 import torch.nn.functional as F
-from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from isogloss.build import compile_model
 from isogloss.mixers.registry import MIXERS
 from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.protocol import IGNORED, Batch, LanguageModel
@@ -175,49 +173,6 @@ def test_overfits_one_batch(make_decoder, precision):
     for _ in range(60):
         result = train_step(model, optimizer, batch, micro_batch_size=4, clip=1.0, precision=precision)
     assert result.loss < 0.1
-
-
-# Few, since compiling each takes seconds: together they have both kernels, masks of documents and none, a window, a
-# cap, shared keys, norms of queries and keys, a capped and tied head, and the z-loss.
-COMPILED = {
-    "sdpa, causal": ({"mixer": {"backend": "sdpa"}}, False),
-    "sdpa, grouped, window, norms": (
-        {"mixer": {"backend": "sdpa", "n_kv_heads": 2, "window": 4, "qk_norm": True}},
-        True,
-    ),
-    "plain, chosen": ({}, True),
-    "plain, grouped, window, caps": (
-        {
-            "mixer": {"backend": "plain", "n_kv_heads": 1, "window": 4, "softcap": 2.0},
-            "logit_softcap": 3.0,
-            "tied_head": True,
-            "z_loss": 1e-2,
-        },
-        True,
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("variant", "with_documents"), COMPILED.values(), ids=COMPILED.keys())
-def test_compiled_equals_eager(make_decoder, variant, with_documents):
-    torch.compiler.reset()  # otherwise each would count towards the limit of recompilations of the one before
-    counters.clear()
-    documents = torch.arange(T).div(6, rounding_mode="floor").expand(2, T) if with_documents else None
-    targets = tokens_of(2, seed=1)
-    targets[0, :3] = IGNORED
-    batch = Batch(tokens_of(2), targets, documents)
-    eager, compiled = make_decoder(**variant), make_decoder(**variant)
-    compile_model(compiled)
-    outputs = [model.loss(batch) for model in (eager, compiled)]
-    for output in outputs:
-        output.total.backward()
-    assert counters["stats"]["unique_graphs"] == 2, "one that the blocks share, and one of the loss"
-    torch.testing.assert_close(outputs[1].total, outputs[0].total, rtol=1e-5, atol=0)
-    torch.testing.assert_close(outputs[1].nll, outputs[0].nll, rtol=1e-5, atol=0)
-    for (name, a), b in zip(eager.named_parameters(), compiled.parameters(), strict=True):
-        assert a.grad is not None
-        torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @torch.no_grad()

@@ -119,7 +119,8 @@ class Attention(nn.Module):
             return "sdpa" if config.softcap is None else "plain"
         if config.backend != "auto":
             return config.backend
-        if device == "cuda" and (has_documents or config.window is not None or config.softcap is not None):
+        masked = has_documents or config.window is not None or config.softcap is not None
+        if device == "cuda" and masked and self.head_dim >= 16:  # flex's kernels know no narrower heads
             return "flex"
         short_and_fused = self.compiled and device == "cpu" and n_keys <= PLAIN_IS_FASTER_UP_TO
         return "plain" if config.softcap is not None or short_and_fused else "sdpa"

@@ -17,7 +17,7 @@ def plot_loss(records: list[dict[str, Any]], baselines: dict[str, float], title:
         path: of the PNG.
     """
     train = [r for r in records if r["kind"] == "train"]
-    validation = [r for r in records if r["kind"] == "validation"]
+    validation = [r for r in records if r["kind"] == "validation" and r["bits_per_byte"] is not None]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -9,7 +9,7 @@ from isogloss.run.folder import RunFolder
 from isogloss.run.session import Session
 from isogloss.run.watch import record_samples, record_validation, validate
 from isogloss.train.display import Display, duration, results_table
-from isogloss.train.metrics import Metrics, read_metrics
+from isogloss.train.metrics import Metrics, finite, read_metrics
 
 
 def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, Any]:
@@ -22,13 +22,15 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
     baselines = session.corpus.manifest.baselines
     summary: dict[str, Any] = {
         "name": recipe.name,
-        "validation": {
-            "loss": found.loss,
-            "perplexity": found.perplexity,
-            "bits_per_byte": found.bits_per_byte,
-            "targets": found.n_targets,
-            "bytes": session.corpus.validation_text_bytes,
-        },
+        "validation": finite(
+            {
+                "loss": found.loss,
+                "perplexity": found.perplexity,
+                "bits_per_byte": found.bits_per_byte,
+                "targets": found.n_targets,
+                "bytes": session.corpus.validation_text_bytes,
+            }
+        ),
         "baselines": {"gzip": baselines.gzip_bits_per_byte, "xz": baselines.xz_bits_per_byte},
         "steps": progress.step,
         "skipped_steps": progress.skipped,
@@ -50,12 +52,16 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
 def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], display: Display) -> None:
     """The table of results, where everything is, and what to try next."""
     validation, baselines = summary["validation"], summary["baselines"]
-    share = validation["bits_per_byte"] / baselines["xz"]
-    rows = [
-        ("validation loss", f"{validation['loss']:.4f} nats a token"),
-        ("validation bits per byte", f"{validation['bits_per_byte']:.4f}"),
+    rows = [("validation loss", "not finite: the run has diverged")]
+    if validation["loss"] is not None:
+        share = validation["bits_per_byte"] / baselines["xz"]
+        rows = [
+            ("validation loss", f"{validation['loss']:.4f} nats a token"),
+            ("validation bits per byte", f"{validation['bits_per_byte']:.4f}, {share:.2f} of what xz needs"),
+        ]
+    rows += [
         ("  gzip -9 on the same bytes", f"{baselines['gzip']:.4f}"),
-        ("  xz -9 on the same bytes", f"{baselines['xz']:.4f} (the model needs {share:.2f} of it)"),
+        ("  xz -9 on the same bytes", f"{baselines['xz']:.4f}"),
         ("parameters", f"{summary['parameters']:,}"),
         ("steps", f"{summary['steps']:,} ({summary['skipped_steps']} skipped)"),
         ("tokens", f"{summary['tokens']:,}"),

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+from isogloss.config.base import UserError
 from isogloss.data.loader import sequential_batches
 from isogloss.evaluate.loss import Evaluation, evaluate_batches
 from isogloss.generate.engine import generate
@@ -107,6 +108,10 @@ def record_samples(session: Session, metrics: Metrics, display: Display, step: i
             temperature=watch.temperature, max_tokens=watch.sample_tokens, seed=session.recipe.seed + number
         )
         tokenizer, precision = session.corpus.tokenizer, session.machine.precision
-        text = prompt + "".join(generate(session.model, tokenizer, prompt, sampling, precision=precision))
+        try:
+            text = prompt + "".join(generate(session.model, tokenizer, prompt, sampling, precision=precision))
+        except UserError as error:  # a model that has diverged: its run is still to be finished
+            display.say(f"step {step:>6}  no sample: {error}")
+            return
         metrics.write("sample", step, prompt=prompt, text=text)
         display.say(f"step {step:>6}  sample:\n" + "\n".join(f"    {line}" for line in text.splitlines()))

@@ -37,16 +37,21 @@ class Metrics:
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Record values of a step; a number that is not finite becomes ``null``, as JSON has none."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, "kind": kind, **finite}) + "\n")
+        recorded = finite(values)
+        self._file.write(json.dumps({"step": step, "kind": kind, **recorded}) + "\n")
         for tracker in self._trackers:
-            tracker.log(step, {f"{kind}/{key}": v for key, v in finite.items() if isinstance(v, int | float)})
+            tracker.log(step, {f"{kind}/{key}": v for key, v in recorded.items() if isinstance(v, int | float)})
 
     def close(self) -> None:
         """Close the file and the trackers."""
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with ``None`` for numbers that are not finite: JSON has none."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
