@@ -49,6 +49,7 @@ check: lint types layers test  ## all of the above
 
 bench: $(VENV)/.installed-test  ## speed against peers, side by side (about ten minutes)
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/tokenizer_speed.py
 
 clean:  ## remove .venv and caches; runs and prepared corpora stay

@@ -53,8 +53,8 @@ SHAPES = {"S": Shape(384, 6, 6, 1024, 256, 16, 4096), "M": Shape(512, 12, 8, 140
 Step = Callable[[Tensor], None]
 
 
-def isogloss(shape: Shape, compiled: bool) -> tuple[Step, int]:
-    """This library's own step, and its operations a token."""
+def isogloss(shape: Shape, compiled: bool, packed: bool = False) -> tuple[Step, int]:
+    """This library's own step, and its operations a token; ``packed`` keeps attention within three documents a row."""
     config = DecoderConfig(
         d_model=shape.d_model,
         n_layers=shape.n_layers,
@@ -66,7 +66,9 @@ def isogloss(shape: Shape, compiled: bool) -> tuple[Step, int]:
     optimizer = create_optimizer(model, AdamWConfig())
 
     def step(rows: Tensor) -> None:
-        batch = Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+        documents = torch.arange(shape.seq_len) // (shape.seq_len // 3) if packed else None
+        documents = None if documents is None else documents.expand(len(rows), -1)
+        batch = Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), documents)
         train_step(model, optimizer, batch, micro_batch_size=len(rows), clip=1.0, precision="bf16")
 
     return step, model.flops_per_token(shape.seq_len)
@@ -167,6 +169,7 @@ def main() -> None:
     own, flops = isogloss(shape, compiled=True)
     contenders: dict[str, Step] = {
         "isogloss, compiled": own,
+        "isogloss, within documents": isogloss(shape, compiled=True, packed=True)[0],
         "isogloss, eager": isogloss(shape, compiled=False)[0],
         "transformers Llama, compiled": hugging_face(shape),
         "nanoGPT recipe, compiled": nano_gpt(shape),
