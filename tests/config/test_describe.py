@@ -158,7 +158,7 @@ def test_diff():
 
 def test_diff_of_nan_and_of_unlike_types():
     class Numbers(Config):
-        x: float = 0.0
+        x: float = Field(0.0, allow_inf_nan=True)
         y: int | bool = 1
 
     assert diff(Numbers(x=float("nan")), Numbers(x=float("nan"))) == []

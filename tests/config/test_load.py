@@ -31,7 +31,7 @@ class Linear(Config):
 class Optim(Config):
     lr: float = Field(3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
+    clip: float = Field(1.0, allow_inf_nan=True)
     schedule: Annotated[Cosine | Linear, Field(discriminator="type")] = Cosine(warmup=7)
 
 
@@ -302,7 +302,7 @@ def test_overrides_do_not_change_the_config_they_start_from():
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
     ["on", "3e-4", "null", "1", "~"]
 )
-numbers = st.floats(allow_nan=False)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
 models = st.builds(
     Model, d_model=st.integers(1, 9).map(lambda n: 4 * n), n_heads=st.sampled_from([1, 2, 4]),
     norm=st.sampled_from(["pre", "post"]), window=st.none() | st.just("auto") | st.integers(1),
@@ -310,7 +310,7 @@ models = st.builds(
 schedules = st.builds(Cosine, warmup=st.integers(0, 10**30), floor=numbers) | st.builds(Linear, end=numbers)
 recipes = st.builds(
     Recipe, name=words, steps=st.integers(-(10**300), 10**300), compile=st.booleans(), model=models,
-    optim=st.builds(Optim, lr=st.floats(0, exclude_min=True), betas=st.tuples(numbers, numbers), schedule=schedules),
+    optim=st.builds(Optim, lr=st.floats(0, 1e300, exclude_min=True), betas=st.tuples(numbers, numbers), schedule=schedules),
     sources=st.lists(st.builds(Source, path=words.map(Path), weight=numbers), max_size=3),
     limits=st.dictionaries(words, st.integers(-(10**9), 10**9), max_size=3), ema=st.none() | models,
 )  # fmt: skip

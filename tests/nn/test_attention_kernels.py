@@ -1,6 +1,10 @@
 """Every backend computes the same attention: that of a float64 reference, one query at a time."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,18 +59,27 @@ def test_sdpa(window, with_documents, n_kv_heads):
     check("sdpa", attend, window, with_documents, n_kv_heads, None)
 
 
-@pytest.mark.slow
-def test_compiled_plain():
+def compiled_plain():
     kernel = torch.compile(attend)
     for case in [(None, False, 4, None), (5, True, 2, 3.0)]:
         check("plain", kernel, *case)
 
 
-@pytest.mark.slow
-def test_flex_without_gradients():
+def flex_without_gradients():
     with torch.no_grad():  # head_dim 16: the least that flex compiles for on CPU
         for case in [(None, False, 4, None), (5, True, 2, 3.0)]:
             check("flex", attend, *case, head_dim=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["compiled_plain", "flex_without_gradients"])
+def test_compiled_kernels(name):
+    """In a process of its own: the checks of shapes that run round every function in tests cannot be traced."""
+    program = f"import {Path(__file__).stem} as kernels; kernels.{name}()"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("backend", ["plain", "sdpa"])
