@@ -310,7 +310,9 @@ models = st.builds(
 schedules = st.builds(Cosine, warmup=st.integers(0, 10**30), floor=numbers) | st.builds(Linear, end=numbers)
 recipes = st.builds(
     Recipe, name=words, steps=st.integers(-(10**300), 10**300), compile=st.booleans(), model=models,
-    optim=st.builds(Optim, lr=st.floats(0, 1e300, exclude_min=True), betas=st.tuples(numbers, numbers), schedule=schedules),
+    optim=st.builds(
+        Optim, lr=st.floats(0, 1e300, exclude_min=True), betas=st.tuples(numbers, numbers), schedule=schedules
+    ),
     sources=st.lists(st.builds(Source, path=words.map(Path), weight=numbers), max_size=3),
     limits=st.dictionaries(words, st.integers(-(10**9), 10**9), max_size=3), ema=st.none() | models,
 )  # fmt: skip
