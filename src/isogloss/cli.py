@@ -82,7 +82,7 @@ def generate(
     sampling = load_config(SamplingConfig, None, overrides)
     loaded = load_run(run, device, _warn)
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = _read_standard_input()
     sys.stdout.write(prompt)
     for piece in generate_text(loaded.model, loaded.tokenizer, prompt, sampling):
         sys.stdout.write(piece)
@@ -212,7 +212,7 @@ def init_plan(
 def tokenizer_train(
     folder: Annotated[Path, typer.Argument(help="Where to write tokenizer.json.")],
     texts: Annotated[list[Path], typer.Argument(help="Text files, or folders and .jsonl files of documents.")],
-    vocab_size: Annotated[int, typer.Option(help="Tokens, special ones included.", min=257)] = 2048,
+    vocab_size: Annotated[int, typer.Option(help="Tokens, special ones included.", min=257, max=2**31)] = 2048,
 ) -> None:
     """Train a byte-level BPE on any text."""
     from isogloss.data.sources import read_documents
@@ -253,6 +253,15 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+def _read_standard_input() -> str:
+    from isogloss.config.base import UserError
+
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"the prompt on standard input is not UTF-8 (byte {error.start})") from None
+
+
 def _warn(message: str) -> None:
     print(f"isogloss: warning: {message}", file=sys.stderr)
 
@@ -290,9 +299,12 @@ def _explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again"
-    unusable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+    unusable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
     if isinstance(error, OSError) and error.errno in unusable:
         return f"{error.filename}: {error.strerror}. Change its permissions, or choose another place"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, by name: torch may not have been imported
-        return f"the device is out of memory; lower train.micro_batch_size. ({str(error).splitlines()[0]})"
+    # PyTorch's, by name and text: it may not have been imported, and on a CPU it raises a bare RuntimeError.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or "can't allocate memory" in str(error):
+        first_line = str(error).partition("\n")[0]
+        return f"out of memory; lower train.micro_batch_size, data.seq_len or the model's size. ({first_line})"
     return None

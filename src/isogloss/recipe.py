@@ -25,11 +25,11 @@ DEFAULT = "stdlib-small"
 class Recipe(Config):
     """One complete run."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
-    """The run's name and the name of its folder."""
+    name: str = Field(max_length=100, pattern=r"^\w[\w.-]*$")
+    """The run's name and the name of its folder: letters, digits, and after the first also dots and dashes."""
     runs_dir: Path = Path("runs")
     """Where runs' folders stand."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Governs everything random: initial weights, the order of the data, samples."""
     data: DataConfig
     """The text."""
@@ -55,7 +55,7 @@ class Recipe(Config):
         if self.optim.schedule.warmup >= self.train.steps:
             raise ValueError(
                 f"optim.schedule.warmup ({self.optim.schedule.warmup}) must be below train.steps ({self.train.steps}): "
-                "the learning rate would never reach its peak"
+                "the learning rate would never reach its peak; set optim.schedule.warmup"
             )
         return self
 

@@ -72,8 +72,8 @@ def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], dis
     display.say(
         f"in {folder.path}: summary.json, loss.png, metrics.jsonl, samples.txt, checkpoints/\n"
         "next:\n"
-        f"  isogloss generate {folder.path} 'def main('\n"
-        f"  isogloss eval {folder.path} README.md\n"
+        f"  isogloss generate {folder.path} '{recipe.watch.prompts[0] if recipe.watch.prompts else ''}'\n"
+        f"  isogloss eval {folder.path} FILE.txt\n"
         f"  isogloss init plan {folder.recipe_file}\n"
-        f"  isogloss train {folder.recipe_file} name={recipe.name}-wider model.d_model={recipe.model.d_model * 2}"
+        f"  isogloss train {folder.recipe_file} name={recipe.name}-deeper model.n_layers={recipe.model.n_layers * 2}"
     )

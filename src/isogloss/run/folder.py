@@ -63,6 +63,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{error.filename} is a file where a folder is needed; move it, or set runs_dir") from None
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} cannot be made; set runs_dir to a folder that can hold runs") from None
         lock = FileLock(self.path / "lock")
         try:
             lock.acquire(timeout=0)
@@ -97,13 +99,15 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """The results, if the run has finished."""
         try:
-            return json.loads(self.summary_file.read_text())
-        except (FileNotFoundError, ValueError):
+            found = json.loads(self.summary_file.read_text())
+        except (OSError, ValueError):
             return None
+        whole = isinstance(found, dict) and isinstance(found.get("steps"), int) and "validation" in found
+        return found if whole else None
 
     def set_aside(self, say: Callable[[str], None]) -> None:
         """Rename the folder, so that a fresh run can begin in its place; nothing is deleted."""
-        if not self.recipe_file.exists():
+        if not self.path.is_dir() or all(entry.name == "lock" for entry in self.path.iterdir()):
             return
         number = next(n for n in range(1, 10_000) if not self.path.with_name(f"{self.path.name}.{n}").exists())
         old = self.path.with_name(f"{self.path.name}.{number}")

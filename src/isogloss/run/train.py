@@ -5,7 +5,7 @@ weights are functions of the recipe and the step. So a run that is killed and st
 """
 
 import shutil
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from isogloss.config.base import UserError
 from isogloss.data.loader import Loader
 from isogloss.data.prepare import prepare
 from isogloss.data.prepared import PreparedCorpus
+from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.durable import sync_folder, write_whole
 from isogloss.init.plan import Entry
 from isogloss.models.registry import create_model
@@ -70,13 +71,18 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
 def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None:
     """Everything ready for the next step; ``None`` if the run has finished."""
     saved = folder.saved_recipe()
+    if saved is None and folder.checkpoints.exists():
+        raise UserError(
+            f"{folder.path} has checkpoints but no recipe.yaml to say of what; put it back, or pass --fresh to set the "
+            "folder aside"
+        )
     changes = check_changes(saved, recipe) if saved is not None else []
     summary = folder.summary()
     if summary is not None and summary["steps"] >= recipe.train.steps:
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
-    corpus = prepare(recipe.data, recipe.tokenizer, display.say, verify=saved is None)
+    corpus = prepare(recipe.data, recipe.tokenizer, display.say, verify=True)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     plan = plan_model(recipe.model, recipe.init)
     expected = _estimate(recipe, plan)
@@ -96,8 +102,12 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
 
 def _keep_tokenizer(corpus: PreparedCorpus, folder: RunFolder) -> None:
     """Copy the tokenizer into the run's folder, whole or not at all."""
-    if folder.tokenizer.exists():
-        return
+    with suppress(UserError):  # a damaged one is written anew
+        if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
+            return
+    if folder.tokenizer.is_dir():
+        shutil.rmtree(folder.tokenizer)
+    folder.tokenizer.unlink(missing_ok=True)
     aside = folder.path / ".tokenizer.aside"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()

@@ -17,7 +17,9 @@ class Display:
 
     def start(self, step: int, steps: int) -> None:
         """Begin the live line, in a terminal."""
-        if self.console.is_terminal:
+        if not self.console.is_terminal:
+            self.say("first step: where blocks are compiled, it takes up to half a minute")
+        else:
             self._live = Progress(
                 TextColumn("step {task.completed}/{task.total}"),
                 BarColumn(bar_width=16),

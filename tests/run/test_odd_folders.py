@@ -1,0 +1,65 @@
+"""Run folders that were meddled with: noticed, mended, or refused in words."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from isogloss.config.base import UserError
+from isogloss.data.tokenizers.loading import load_tokenizer
+from isogloss.recipe import load_recipe
+from isogloss.run.train import train
+from isogloss.train.display import Display
+
+
+def run(recipe: Path, *overrides: str, fresh: bool = False) -> dict:
+    return train(load_recipe(str(recipe), overrides), Display(Console(quiet=True)), fresh=fresh)
+
+
+def test_checkpoints_without_a_recipe_are_refused_and_set_aside_by_fresh(tiny: Path) -> None:
+    run(tiny, "train.steps=3")
+    folder = tiny.parent / "runs/tiny"
+    (folder / "recipe.yaml").unlink()
+    with pytest.raises(UserError, match=r"no recipe\.yaml"):
+        run(tiny, "train.steps=3")
+    run(tiny, "train.steps=3", fresh=True)
+    assert (tiny.parent / "runs/tiny.1/checkpoints").is_dir()
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", '{"steps": "x"}', '{"steps": 3}', "\ud800"])
+def test_a_damaged_summary_is_written_anew(tiny: Path, damage: str) -> None:
+    first = run(tiny, "train.steps=3")
+    path = tiny.parent / "runs/tiny/summary.json"
+    path.write_bytes(damage.encode("utf-8", "surrogatepass"))
+    again = run(tiny, "train.steps=3")
+    assert again["validation"] == first["validation"]
+
+
+def test_damaged_metrics_do_not_stop_a_run(tiny: Path) -> None:
+    run(tiny, "train.steps=3")
+    (tiny.parent / "runs/tiny/metrics.jsonl").write_bytes(b"\xff\xfe\n\x00\n")
+    assert run(tiny, "train.steps=4")["steps"] == 4
+
+
+def test_a_damaged_tokenizer_is_written_anew(tiny: Path) -> None:
+    run(tiny, "train.steps=3")
+    folder = tiny.parent / "runs/tiny/tokenizer"
+    for file in folder.iterdir():
+        file.unlink()
+    run(tiny, "train.steps=4")
+    assert load_tokenizer(folder).n_tokens == 257
+
+
+def test_prepared_text_that_was_changed_is_prepared_again(tiny: Path) -> None:
+    whole = run(tiny, "name=whole")
+    run(tiny, "train.steps=6")
+    shard = next((tiny.parent / "prepared").glob("*/train-00000.bin"))
+    shard.write_bytes(bytes(shard.stat().st_size))
+    assert run(tiny, "train.steps=10")["validation"]["bytes"] == whole["validation"]["bytes"]
+    assert any(shard.read_bytes())
+
+
+@pytest.mark.parametrize("name", [".", "..", "-x", "a/b", "x" * 101])
+def test_names_that_are_no_folder_of_their_own_are_refused(tiny: Path, name: str) -> None:
+    with pytest.raises(UserError, match="name"):
+        load_recipe(str(tiny), [f"name={name}"])
