@@ -62,7 +62,7 @@ def isogloss(shape: Shape, compiled: bool, packed: bool = False) -> tuple[Step, 
         ffn=SwiGLUConfig(d_ff=shape.d_ff),
         vocab_size=shape.vocab_size,
     )
-    model = build_model(config, LinguaConfig(), seed=0, device=CPU, compiled=compiled).model
+    model = build_model(config, LinguaConfig(), seed=0, device=CPU, compiled=compiled)
     optimizer = create_optimizer(model, AdamWConfig())
 
     def step(rows: Tensor) -> None:

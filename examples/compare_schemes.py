@@ -8,7 +8,7 @@ from isogloss.init.schemes import LinguaBeforeConfig, LinguaConfig
 from isogloss.recipe import load_recipe
 
 model = load_recipe("stdlib-small").with_vocabulary(2048).model
-before, after = plan_model(model, LinguaBeforeConfig()), plan_model(model, LinguaConfig())
+before, after = (plan_model(model, scheme).plan for scheme in (LinguaBeforeConfig(), LinguaConfig()))
 for name, entry in after.items():
     if name.startswith(("embedding", "layers.0.", "head")):
         print(f"{name:34} {entry.site.role:14} {before[name].rule.text:22} -> {entry.rule.text}")

@@ -35,7 +35,7 @@ model = build_model(
     LinguaConfig(),
     seed=0,
     device=torch.device("cpu"),
-).model
+)
 
 optim = AdamWConfig(lr=3e-3, schedule=WSDSchedule(warmup=5))
 optimizer = create_optimizer(model, optim)

@@ -24,7 +24,7 @@ def make_decoder() -> MakeDecoder:
     def make(*, mixer: dict | None = None, seed: int = 0, **fields) -> Decoder:
         defaults = {"d_model": 32, "n_layers": 2, "vocab_size": 50, "ffn": {"type": "swiglu", "d_ff": 48}}
         config = DecoderConfig.model_validate({**defaults, **fields, "mixer": {"n_heads": 4, **(mixer or {})}})
-        model = build_model(config, LinguaConfig(), seed=seed, device=torch.device("cpu")).model
+        model = build_model(config, LinguaConfig(), seed=seed, device=torch.device("cpu"))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -135,10 +135,13 @@ VARIATIONS = {
     "watch.temperature": Vary("watch.temperature=0.0"),
     "checkpoint.every": Vary("checkpoint.every=4"),
     "checkpoint.keep_last": Vary("checkpoint.keep_last=1"),
+    "checkpoint.minutes": Vary("checkpoint.minutes=1e-9", ["checkpoint.every=100"]),
     "checkpoint.keep_every": Vary("checkpoint.keep_every=2", ["checkpoint.every=1"]),
     "trackers.tensorboard": Vary("trackers.tensorboard=true"),
     "trackers.wandb": Vary("trackers.wandb=project"),
 }
+# Whose change is meant to end the run here: no GPU, no account, too many steps skipped.
+ENDING = ("train.device", "trackers.wandb", "train.max_skipped")
 PATHS = [path for path in leaf_paths(Recipe) if not path.endswith("type")]
 
 
@@ -212,6 +215,7 @@ def test_varying_it_changes_something(observe, path: str) -> None:
     given = ["train.steps=6", *vary.given]
     plain, varied = observe(*given), observe(*given, vary.change)
     assert plain != varied, f"{path} is not read"
+    assert "error" not in varied or path in ENDING, f"{path}: the change was refused, which says nothing"
 
 
 def test_repeating_changes_nothing(observe) -> None:

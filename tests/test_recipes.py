@@ -55,7 +55,7 @@ def test_it_trains_when_made_tiny(name: str, tiny: Path) -> None:
         f"data={{type: files, train: [{root}/corpus], seq_len: 24, validation_bytes: 400, "
         f"prepared_dir: {root}/prepared, within_document: {json.dumps(recipe.data.within_document)}}}",
         "tokenizer={type: bytes}",
-        f"model.d_model={4 * recipe.model.mixer.n_heads}",
+        f"model.d_model={4 * recipe.model.mixer.heads(recipe.model.d_model).n_heads}",
         "model.mixer.head_dim=4",
         "model.n_layers=1",
         "model.ffn.d_ff=16",

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from isogloss.config.base import UserError
 from isogloss.init.apply import initialise
 from isogloss.init.plan import Entry, plan_init
 from isogloss.init.schemes import Scheme
@@ -14,49 +13,42 @@ from isogloss.nn.loss import chunk_loss
 
 
 @dataclass(frozen=True)
-class Built:
-    """A model with the plan that filled it."""
+class PlannedModel:
+    """A model on the meta device, without memory for its weights, and what will fill them."""
 
     model: Decoder
     plan: dict[str, Entry]
 
 
-def plan_model(config: ModelConfig, scheme: Scheme) -> dict[str, Entry]:
-    """The initialisation plan of a model, without memory for its weights."""
+def plan_model(config: ModelConfig, scheme: Scheme) -> PlannedModel:
+    """A model and its initialisation plan, without memory for its weights."""
     with torch.device("meta"):
-        return plan_init(create_model(config), scheme)
+        model = create_model(config)
+    return PlannedModel(model, plan_init(model, scheme))
 
 
 def build_model(
     config: ModelConfig, scheme: Scheme, *, seed: int, device: torch.device, compiled: bool = False
-) -> Built:
-    """A model with its first weights, float32, on ``device``.
+) -> Decoder:
+    """A model with its first weights: ``plan_model`` and ``materialise``, arguments as theirs."""
+    return materialise(plan_model(config, scheme), seed=seed, device=device, compiled=compiled)
+
+
+def materialise(planned: PlannedModel, *, seed: int, device: torch.device, compiled: bool = False) -> Decoder:
+    """Give a planned model its memory and its first weights, float32.
 
     Args:
-        config: the model, its vocabulary resolved.
-        scheme: the initialisation.
+        planned: used up by it.
         seed: the run's; weights derive theirs from it by name.
         device: where the weights live.
         compiled: compile each block, and the loss, on first use.
     """
-    with torch.device("meta"):
-        model = create_model(config)
-    plan = plan_init(model, scheme)
+    model = planned.model
     if compiled:
         compile_model(model)
     model.to_empty(device=device)
-    initialise(model, plan, seed)
-    return Built(model, plan)
-
-
-def check_backend(config: ModelConfig, device: str) -> None:
-    """Refuse an attention kernel that cannot train on a device.
-
-    Raises:
-        UserError: flex on a CPU, where its backward pass does not exist (torch 2.13).
-    """
-    if config.mixer.backend == "flex" and device == "cpu":
-        raise UserError("model.mixer.backend is flex, which trains on GPUs only; set it to auto, sdpa or plain")
+    initialise(model, planned.plan, seed)
+    return model
 
 
 def compile_model(model: Decoder) -> None:

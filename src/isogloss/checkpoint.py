@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from isogloss.config.base import Config, UserError
-from isogloss.durable import hash_file, sync, sync_folder
+from isogloss.durable import DISK_FULL, hash_file, sync, sync_folder
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{10})")
@@ -33,6 +33,8 @@ class CheckpointConfig(Config):
 
     every: int = Field(default=100, gt=0)
     """Steps between checkpoints; the last step always writes one."""
+    minutes: float = Field(default=10.0, gt=0)
+    """A checkpoint also after this long without one by time: a slow machine loses no more than that."""
     keep_last: int = Field(default=2, gt=0)
     """How many of the newest are kept."""
     keep_every: int | None = Field(default=None, gt=0)
@@ -203,7 +205,7 @@ def _delete(folder: Path) -> None:
 
 
 def _explain(error: OSError, root: Path, size: int) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in DISK_FULL:
         why = f"the disk is full; a checkpoint needs {size / 2**20:.1f} MiB. Free some space"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         why = "the folder cannot be written. Change its permissions, or choose another with runs_dir="

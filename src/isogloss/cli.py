@@ -5,6 +5,7 @@ message and exit code 2.
 """
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,14 +42,12 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Set a former run of that name aside and begin anew.")] = False,
 ) -> None:
     """Train a recipe (the default one if none is named), or go on where it stopped."""
-    from rich.console import Console
-
     from isogloss.recipe import load_recipe
     from isogloss.run.train import train as train_run
-    from isogloss.train.display import Display
+    from isogloss.train.display import Display, PipedConsole
 
     recipe = load_recipe(*_split(arguments))
-    train_run(recipe, Display(Console()), fresh=fresh)
+    train_run(recipe, Display(PipedConsole()), fresh=fresh)
 
 
 @app.command()
@@ -123,7 +122,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
     folder: Annotated[Path, typer.Argument(help="Where to write config.json, model.safetensors and the tokenizer.")],
 ) -> None:
-    """Write a trained model as Hugging Face's Llama, for transformers and what reads its files."""
+    """Write a trained model as Hugging Face's Llama or Qwen 3, for transformers and what reads its files."""
     from isogloss.interop.hf import export_hf
     from isogloss.run.load import load_run
 
@@ -182,11 +181,11 @@ def config_explain(
 @config_app.command("diff")
 def config_diff(a: str, b: str) -> None:
     """What differs between two recipes."""
-    from isogloss.config.describe import diff
+    from isogloss.config.describe import diff, in_words
     from isogloss.recipe import load_recipe
 
-    for key, left, right in diff(load_recipe(a), load_recipe(b)):
-        print(f"{key}: {left} -> {right}")
+    for change in diff(load_recipe(a), load_recipe(b)):
+        print(in_words(change))
 
 
 @init_app.command("plan")
@@ -279,6 +278,9 @@ def main() -> None:
     """Run the command line; exit 2 with one message for what a user can mend."""
     try:
         app()
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         message = _explain(error)
         if message is None:
@@ -294,10 +296,11 @@ def main() -> None:
 def _explain(error: Exception) -> str | None:
     """What to tell of an error that the user can mend; ``None`` for a defect of ours."""
     from isogloss.config.base import UserError
+    from isogloss.durable import DISK_FULL
 
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again"
     unusable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
     if isinstance(error, OSError) and error.errno in unusable:

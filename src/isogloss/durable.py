@@ -1,10 +1,14 @@
 """Files that are on the disk when we say so, and whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import os
 from pathlib import Path
 from typing import BinaryIO
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors that say there is no room: the disk's, the user's quota, the process's limit."""
 
 
 def sync(stream: BinaryIO) -> None:

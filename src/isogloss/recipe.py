@@ -1,6 +1,5 @@
 """A recipe: the config of a whole run, composed of its parts' own configs."""
 
-import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import Field, model_validator
 from isogloss.checkpoint import CheckpointConfig
 from isogloss.config.base import Config, UserError
 from isogloss.config.load import load_config
+from isogloss.config.problems import did_you_mean
 from isogloss.data.prepare import DataConfig
 from isogloss.data.tokenizers.config import TokenizerConfig
 from isogloss.init.schemes import LinguaConfig, SchemeConfig
@@ -95,7 +95,6 @@ def load_recipe(name: str = DEFAULT, overrides: Sequence[str] = ()) -> Recipe:
     shipped = shipped_recipes()
     path = shipped.get(name, Path(name))
     if name not in shipped and not path.exists():
-        close = difflib.get_close_matches(name, shipped, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"shipped recipes: {', '.join(shipped)}"
-        raise UserError(f"{name}: no such recipe or file; {hint}")
+        hint = did_you_mean(name, shipped) or f"; shipped recipes: {', '.join(shipped)}"
+        raise UserError(f"{name}: no such recipe or file{hint}")
     return load_config(Recipe, path, overrides)

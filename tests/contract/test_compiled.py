@@ -44,7 +44,7 @@ def make(fields: dict, compiled: bool) -> Decoder:
     defaults = {"d_model": 32, "n_layers": 2, "vocab_size": V, "ffn": {"type": "swiglu", "d_ff": 48}}
     mixer = {"n_heads": 4, **fields.get("mixer", {})}
     config = DecoderConfig.model_validate({**defaults, **fields, "mixer": mixer})
-    model = build_model(config, LinguaConfig(), seed=0, device=torch.device("cpu"), compiled=compiled).model
+    model = build_model(config, LinguaConfig(), seed=0, device=torch.device("cpu"), compiled=compiled)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -147,8 +147,8 @@ def test_paths_that_name_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for path, message in {
-        tmp_path / "shakespear" / "plays.txt": f"did you mean {tmp_path / 'shakespeare'}?",
-        tmp_path / "shakespeare" / "play.txt": f"did you mean {tmp_path / 'shakespeare' / 'plays.txt'}?",
+        tmp_path / "shakespear" / "plays.txt": f"{tmp_path} has no 'shakespear'; did you mean shakespeare?",
+        tmp_path / "shakespeare" / "play.txt": "has no 'play.txt'; did you mean plays.txt?",
         tmp_path / "shakespeare" / "plays.txt" / "x": "is a file",
         tmp_path / "wholly different": "has no 'wholly different'",
         tmp_path / "*.txt": "no file matches",

@@ -61,7 +61,7 @@ def test_initial_weights_are_the_cpus_to_one_unit_in_the_last_place() -> None:
         }
     )
     cpu, cuda = (
-        dict(build_model(config, LinguaConfig(), seed=5, device=torch.device(name)).model.named_parameters())
+        dict(build_model(config, LinguaConfig(), seed=5, device=torch.device(name)).named_parameters())
         for name in ("cpu", "cuda")
     )
     assert cpu.keys() == cuda.keys()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from isogloss.build import build_model, plan_model
+from isogloss.build import build_model, materialise, plan_model
 from isogloss.init.apply import fill, initialise
 from isogloss.init.plan import Entry, MissingRuleError, plan_init
 from isogloss.init.rules import Constant, Normal
@@ -25,7 +25,7 @@ CONFIG = DecoderConfig(
 
 
 def weights(config: DecoderConfig = CONFIG, seed: int = 0, **scheme) -> dict[str, torch.Tensor]:
-    model = build_model(config, LinguaConfig(**scheme), seed=seed, device=CPU).model
+    model = build_model(config, LinguaConfig(**scheme), seed=seed, device=CPU)
     return {site.name: t.detach().clone() for site, t in declared_tensors(model)}
 
 
@@ -33,9 +33,9 @@ def weights(config: DecoderConfig = CONFIG, seed: int = 0, **scheme) -> dict[str
     "scheme", [LinguaConfig(), LinguaBeforeConfig(), LinguaConfig(depth_factor="current", base_std=0.02)]
 )
 def test_every_std_is_the_planned_one(scheme) -> None:
-    built = build_model(CONFIG, scheme, seed=1, device=CPU)
-    for site, tensor in declared_tensors(built.model):
-        rule = built.plan[site.name].rule
+    planned = plan_model(CONFIG, scheme)
+    for site, tensor in declared_tensors(materialise(planned, seed=1, device=CPU)):
+        rule = planned.plan[site.name].rule
         if isinstance(rule, Constant):
             assert bool((tensor == rule.value).all())
             continue
@@ -63,7 +63,7 @@ def test_effective_std_of_known_cuts() -> None:
     ],
 )
 def test_only_writers_are_scaled_by_depth(factor: str, expected) -> None:
-    plan = plan_model(CONFIG, LinguaConfig(depth_factor=factor))
+    plan = plan_model(CONFIG, LinguaConfig(depth_factor=factor)).plan
     for entry in plan.values():
         site = entry.site
         if site.role in WRITERS:
@@ -74,7 +74,7 @@ def test_only_writers_are_scaled_by_depth(factor: str, expected) -> None:
 
 
 def test_before_the_correction_readers_were_scaled_too() -> None:
-    before, after = (plan_model(CONFIG, scheme) for scheme in (LinguaBeforeConfig(), LinguaConfig()))
+    before, after = (plan_model(CONFIG, scheme).plan for scheme in (LinguaBeforeConfig(), LinguaConfig()))
     for name, entry in before.items():
         ratio = entry.rule.std / after[name].rule.std if entry.rule.std else 1.0
         wrong = entry.site.role in READERS - {Role.HEAD}
@@ -82,9 +82,9 @@ def test_before_the_correction_readers_were_scaled_too() -> None:
 
 
 def test_base_std_reaches_embedding_and_head() -> None:
-    plan = plan_model(CONFIG, LinguaConfig(base_std=0.01))
+    plan = plan_model(CONFIG, LinguaConfig(base_std=0.01)).plan
     assert plan["embedding.weight"].rule.std == plan["head.weight"].rule.std == 0.01
-    own = plan_model(CONFIG, LinguaConfig(base_std=0.01, embedding_std=1.0))
+    own = plan_model(CONFIG, LinguaConfig(base_std=0.01, embedding_std=1.0)).plan
     assert own["embedding.weight"].rule.std == 1.0
     assert own["head.weight"].rule.std == 0.01
 
@@ -140,7 +140,7 @@ def test_names_are_free_of_wrappers() -> None:
 
 
 def test_meta_and_cpu_give_the_same_plan() -> None:
-    assert plan_init(create_model(CONFIG), LinguaConfig()) == plan_model(CONFIG, LinguaConfig())
+    assert plan_init(create_model(CONFIG), LinguaConfig()) == plan_model(CONFIG, LinguaConfig()).plan
 
 
 def test_a_parameter_without_a_role_is_an_error() -> None:

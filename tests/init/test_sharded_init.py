@@ -38,7 +38,7 @@ def check(rank: int, world_size: int, store: str) -> None:
     fully_shard(model, mesh=mesh)
     model.to_empty(device="cpu")
     initialise(model, plan, seed=5)
-    whole = build_model(CONFIG, LinguaConfig(), seed=5, device=torch.device("cpu")).model
+    whole = build_model(CONFIG, LinguaConfig(), seed=5, device=torch.device("cpu"))
     expected = {site.name: t for site, t in declared_tensors(whole)}
     for site, tensor in declared_tensors(model):
         assert isinstance(tensor, DTensor)

@@ -1,4 +1,4 @@
-"""Models go to Hugging Face's Llama and back with the same logits; what cannot go is refused by name."""
+"""Models go to Hugging Face's Llama or Qwen 3 and back with the same logits; what cannot go is refused by name."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from isogloss.config.base import UserError
 from isogloss.data.tokenizers.bytes import BytesTokenizer
-from isogloss.interop.hf import export_hf, import_hf, llama_name
-from isogloss.interop.llama_config import from_llama, to_llama
+from isogloss.interop.hf import export_hf, hf_name, import_hf
+from isogloss.interop.hf_config import from_hf, to_hf
 from isogloss.models.weights import load_weights
 
 transformers = pytest.importorskip("transformers")
@@ -30,6 +30,8 @@ VARIANTS = {
             "head_dim": 16,
         },
     },
+    "qk_norm": {"mixer": {"qk_norm": True}, "norm_eps": 1e-3},
+    "qk_norm, three wide heads": {"mixer": {"qk_norm": True, "n_heads": 3, "head_dim": 24, "n_kv_heads": 1}},
 }
 variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 TOKENS = torch.randint(0, 50, (2, 60), generator=torch.Generator().manual_seed(0))
@@ -45,7 +47,8 @@ def test_exported_logits_are_the_same(make_decoder, tmp_path, variant):
     model = make_decoder(**variant)
     export_hf(model, model.config, None, tmp_path / "out", seq_len=64)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert isinstance(theirs, transformers.LlamaForCausalLM)
+    expected = transformers.Qwen3ForCausalLM if model.config.mixer.qk_norm else transformers.LlamaForCausalLM
+    assert type(theirs) is expected
     assert theirs.dtype == torch.float32
     torch.testing.assert_close(logits_of(theirs).logits, logits_of(model), rtol=1e-4, atol=1e-4)
 
@@ -53,9 +56,10 @@ def test_exported_logits_are_the_same(make_decoder, tmp_path, variant):
 @variants
 def test_imported_logits_are_the_same(make_decoder, tmp_path, variant):
     ours = make_decoder(**variant)
-    values = to_llama(ours.config, 64, None)
+    values = to_hf(ours.config, 64, None)
     torch.manual_seed(0)
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**values, initializer_range=0.2)).eval()
+    their_config = transformers.AutoConfig.for_model(**values, initializer_range=0.2)
+    theirs = transformers.AutoModelForCausalLM.from_config(their_config, dtype=torch.float32).eval()
     theirs.save_pretrained(tmp_path)
     config, tensors = import_hf(tmp_path)
     assert config == ours.config
@@ -80,12 +84,12 @@ def test_round_trip_is_exact(make_decoder, tmp_path, variant):
 def test_config_files_of_transformers_4_and_5(make_decoder, variant, old):
     """Version 4 writes rope_theta and rope_scaling, version 5 rope_parameters."""
     config = make_decoder(**variant).config
-    values = to_llama(config, 64, None)
+    values = to_hf(config, 64, None)
     for key in ("rope_parameters",) if old else ("rope_theta", "rope_scaling"):
         del values[key]
     if old and values["rope_scaling"]:
         values["rope_scaling"]["type"] = values["rope_scaling"].pop("rope_type")
-    assert from_llama(values, "config.json") == config
+    assert from_hf(values, "config.json") == config
 
 
 def test_tokenizer(make_decoder, tmp_path):
@@ -106,7 +110,10 @@ def test_tokenizer(make_decoder, tmp_path):
 @pytest.mark.parametrize(
     ("variant", "words"),
     [
-        ({"mixer": {"qk_norm": True, "window": 4}}, "qk_norm is true; model.mixer.window is 4"),
+        (
+            {"mixer": {"qk_norm": True, "window": 4}, "logit_softcap": 2.0},
+            "Qwen3 cannot.*window is 4; model.logit_softcap",
+        ),
         ({"mixer": {"softcap": 2.0}}, "model.mixer.softcap is 2.0"),
         ({"logit_softcap": 3.0}, "model.logit_softcap is 3.0"),
         ({"ffn": {"type": "gelu", "d_ff": 8}}, "model.ffn.type is gelu"),
@@ -145,9 +152,9 @@ def test_what_llama_lacks_is_named(make_decoder, tmp_path, variant, words):
     ids=str,
 )
 def test_configs_we_cannot_build_are_refused(make_decoder, change, words):
-    values = to_llama(make_decoder().config, 64, None)
+    values = to_hf(make_decoder().config, 64, None)
     with pytest.raises(UserError, match=words):
-        from_llama({**values, **change}, "config.json")
+        from_hf({**values, **change}, "config.json")
 
 
 def exported(make_decoder, folder, **variant):
@@ -273,5 +280,5 @@ def test_folders_in_use_are_not_written_to(make_decoder, tmp_path):
 
 def test_every_name_is_llamas(make_decoder):
     model = make_decoder()
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**to_llama(model.config, 64, None)))
-    assert {llama_name(name) for name, _ in model.named_parameters()} == set(theirs.state_dict())
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**to_hf(model.config, 64, None)))
+    assert {hf_name(name) for name, _ in model.named_parameters()} == set(theirs.state_dict())

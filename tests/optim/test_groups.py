@@ -17,7 +17,7 @@ CONFIG = DecoderConfig(
 
 
 def model_and_optimizer(steps: int = 0):
-    model = build_model(CONFIG, LinguaConfig(), seed=0, device=torch.device("cpu")).model
+    model = build_model(CONFIG, LinguaConfig(), seed=0, device=torch.device("cpu"))
     optimizer = create_optimizer(model, AdamWConfig(lr=0.01, weight_decay=0.3))
     for _ in range(steps):
         model(torch.arange(8)[None]).logsumexp(-1).sum().backward()

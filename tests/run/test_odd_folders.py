@@ -63,3 +63,12 @@ def test_prepared_text_that_was_changed_is_prepared_again(tiny: Path) -> None:
 def test_names_that_are_no_folder_of_their_own_are_refused(tiny: Path, name: str) -> None:
     with pytest.raises(UserError, match="name"):
         load_recipe(str(tiny), [f"name={name}"])
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_refused_before_the_first_step(tiny: Path) -> None:
+    place = tiny.parent / "runs/tiny/checkpoints"
+    place.parent.mkdir(parents=True)
+    place.write_text("mine")
+    with pytest.raises(UserError, match="checkpoints is a file where a folder is needed"):
+        run(tiny)
+    assert place.read_text() == "mine"

@@ -171,7 +171,7 @@ def test_killed_at_random_moments(tiny: Path, times: int, settings: list[str]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_polite_signal_saves_and_says_so(tiny: Path, number: signal.Signals) -> None:
     process = start(tiny, "train.steps=100000", "checkpoint.every=100000", "watch.validate_every=100000")
     assert process.stdout is not None
@@ -182,4 +182,17 @@ def test_a_polite_signal_saves_and_says_so(tiny: Path, number: signal.Signals) -
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "the same command goes on from there" in output
+    assert list((tiny.parent / "runs/tiny/checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_ends_the_run_after_a_save(tiny: Path) -> None:
+    """``isogloss train | head -1``"""
+    process = start(tiny, "train.steps=100000", "checkpoint.every=100000", "watch.validate_every=100000")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.stdout.close()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert list((tiny.parent / "runs/tiny/checkpoints").iterdir())

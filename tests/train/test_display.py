@@ -16,6 +16,7 @@ def display_of(*, terminal: bool) -> tuple[Display, StringIO]:
 
 def show(display: Display) -> None:
     display.start(5, 20)
+    display.wait("compiling")
     display.step(6, "loss 2.500")
     display.say("resuming")
     display.step(7, "loss 2.400")
@@ -25,9 +26,7 @@ def show(display: Display) -> None:
 def test_plain_lines_elsewhere() -> None:
     display, file = display_of(terminal=False)
     show(display)
-    first, rest = file.getvalue().split("\n", 1)
-    assert first.startswith("first step: ")
-    assert rest == "step      6  loss 2.500\nresuming\nstep      7  loss 2.400\n"
+    assert file.getvalue() == "compiling\nstep      6  loss 2.500\nresuming\nstep      7  loss 2.400\n"
 
 
 def test_a_live_line_in_a_terminal() -> None:
@@ -35,7 +34,7 @@ def test_a_live_line_in_a_terminal() -> None:
     show(display)
     output = file.getvalue()
     assert "step 5/20" in output
-    assert "first step" in output
+    assert "compiling" in output
     assert re.search(r"step 7/20.*loss 2\.400", output)
     assert "step      7" not in output
     assert "resuming\n" in output

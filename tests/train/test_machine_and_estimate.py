@@ -57,7 +57,7 @@ def test_a_measured_peak_is_a_rate() -> None:
 
 def test_parts_add_up_and_memory_grows_with_rows() -> None:
     recipe = load_recipe().with_vocabulary(2048)
-    sites = [entry.site for entry in plan_model(recipe.model, recipe.init).values()]
+    sites = [entry.site for entry in plan_model(recipe.model, recipe.init).plan.values()]
     parts = parameters_by_part(sites)
     with torch.device("meta"):
         expected = sum(p.numel() for p in create_model(recipe.model).parameters())

@@ -22,15 +22,15 @@ class Recorder:
         assert not self.closed
         self.heard.append((step, values))
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
+        self.failed = failed
         self.closed += 1
 
 
 def write(path: Path, resumed_step: int, steps: list[int]) -> None:
-    metrics = Metrics(path, resumed_step)
-    for step in steps:
-        metrics.write("train", step, loss=float(step), run=resumed_step)
-    metrics.close()
+    with Metrics(path, resumed_step) as metrics:
+        for step in steps:
+            metrics.write("train", step, loss=float(step), run=resumed_step)
 
 
 def steps_of(path: Path) -> list[int]:
@@ -44,10 +44,9 @@ def test_no_file_no_records(tmp_path: Path) -> None:
 def test_every_record_is_in_the_file_as_soon_as_it_is_written(tmp_path: Path) -> None:
     """A killed run loses none."""
     path = tmp_path / "metrics.jsonl"
-    metrics = Metrics(path, 0)
-    metrics.write("train", 1, loss=1.5)
-    assert read_metrics(path) == [{"step": 1, "kind": "train", "loss": 1.5}]
-    metrics.close()
+    with Metrics(path, 0) as metrics:
+        metrics.write("train", 1, loss=1.5)
+        assert read_metrics(path) == [{"step": 1, "kind": "train", "loss": 1.5}]
 
 
 @pytest.mark.parametrize("cut", [1, 5, -1])
@@ -72,14 +71,13 @@ def test_records_past_the_resumed_step_are_cut_off(tmp_path_factory, written: in
 
 def test_a_later_record_of_a_step_replaces_the_former_in_its_place(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    metrics = Metrics(path, 0)
-    metrics.write("train", 4, loss=1.0)
-    metrics.write("validation", 4, loss=2.0)
-    metrics.write("sample", 4, prompt="a", text="old")
-    metrics.write("sample", 4, prompt="b", text="other")
-    metrics.write("validation", 4, loss=3.0)
-    metrics.write("sample", 4, prompt="a", text="new")
-    metrics.close()
+    with Metrics(path, 0) as metrics:
+        metrics.write("train", 4, loss=1.0)
+        metrics.write("validation", 4, loss=2.0)
+        metrics.write("sample", 4, prompt="a", text="old")
+        metrics.write("sample", 4, prompt="b", text="other")
+        metrics.write("validation", 4, loss=3.0)
+        metrics.write("sample", 4, prompt="a", text="new")
     found = [(r["kind"], r.get("loss", r.get("text"))) for r in read_metrics(path)]
     assert found == [("train", 1.0), ("validation", 3.0), ("sample", "new"), ("sample", "other")]
 
@@ -87,28 +85,25 @@ def test_a_later_record_of_a_step_replaces_the_former_in_its_place(tmp_path: Pat
 @pytest.mark.parametrize("text", ["two\nlines", "a\u2028b\x85c", '"quotes" \\', "\ud7ff ÿ 文"])
 def test_text_is_kept(tmp_path: Path, text: str) -> None:
     path = tmp_path / "metrics.jsonl"
-    metrics = Metrics(path, 0)
-    metrics.write("sample", 1, prompt="", text=text)
-    metrics.close()
+    with Metrics(path, 0) as metrics:
+        metrics.write("sample", 1, prompt="", text=text)
     assert [record["text"] for record in read_metrics(path)] == [text]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_null(tmp_path: Path, value: float) -> None:
     path, tracker = tmp_path / "metrics.jsonl", Recorder()
-    metrics = Metrics(path, 0, [tracker])
-    metrics.write("train", 1, loss=value, lr=0.5)
-    metrics.close()
+    with Metrics(path, 0, [tracker]) as metrics:
+        metrics.write("train", 1, loss=value, lr=0.5)
     assert read_metrics(path) == [{"step": 1, "kind": "train", "loss": None, "lr": 0.5}]
     assert tracker.heard == [(1, {"train/lr": 0.5})]
 
 
 def test_trackers_hear_numbers_only_and_are_closed(tmp_path: Path) -> None:
     trackers = [Recorder(), Recorder()]
-    metrics = Metrics(tmp_path / "metrics.jsonl", 0, trackers)
-    metrics.write("validation", 3, loss=1.0, targets=7)
-    metrics.write("sample", 3, prompt="p", text="t")
-    metrics.close()
+    with Metrics(tmp_path / "metrics.jsonl", 0, trackers) as metrics:
+        metrics.write("validation", 3, loss=1.0, targets=7)
+        metrics.write("sample", 3, prompt="p", text="t")
     for tracker in trackers:
         assert [heard for heard in tracker.heard if heard[1]] == [
             (3, {"validation/loss": 1.0, "validation/targets": 7})

@@ -49,10 +49,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_the_cause(make_deco
     assert not all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer), strict=True))
 
 
-def steps(model: Decoder, progress: Progress, n: int = 6, **config) -> list[StepInfo]:
+def steps(model: Decoder, progress: Progress, n: int = 6, compiled: bool = False, **config) -> list[StepInfo]:
     optim = AdamWConfig(lr=0.01, schedule=LinearSchedule(warmup=2, final=0.5))
     settings = TrainConfig(steps=n, batch_size=4, **config)
-    return list(training_steps(model, create_optimizer(model, optim), Rows(), settings, optim, progress, "fp32"))
+    optimizer = create_optimizer(model, optim)
+    return list(training_steps(model, optimizer, Rows(), settings, optim, progress, "fp32", compiled))
 
 
 def test_the_loop_counts_and_follows_the_schedule(make_decoder) -> None:
@@ -114,9 +115,23 @@ def test_a_window_weighs_by_targets_and_leaves_skipped_steps_out() -> None:
     values = window.empty()
     assert values["loss"] == pytest.approx((2 * 10 + 5 * 30) / 40)
     assert values["grad_norm"] == 3.0
-    assert values["tokens"] == 50
-    assert values["seconds"] == 3.0
-    assert math.isnan(window.empty()["loss"])
+    assert values["tokens_per_second"] == pytest.approx(50 / 3)
+
+
+def test_a_window_s_rate_leaves_warming_steps_out_where_it_can() -> None:
+    window = Window()
+    warming = StepInfo(1, 2.0, 1.0, 0.1, 10, 5.0, "", False, warming=True)
+    window.add(warming)
+    window.add(StepInfo(2, 2.0, 1.0, 0.1, 10, 1.0, "", False))
+    assert window.empty()["tokens_per_second"] == 10
+    window.add(warming)
+    assert window.empty()["tokens_per_second"] == 2
+
+
+@pytest.mark.parametrize(("compiled", "begun", "warming"), [(False, 0, 1), (True, 0, 2), (False, 2, 1), (True, 2, 1)])
+def test_the_first_steps_of_a_session_are_warming(make_decoder, compiled: bool, begun: int, warming: int) -> None:
+    infos = steps(make_decoder(), Progress(step=begun), compiled=compiled)
+    assert [info.warming for info in infos] == [True] * warming + [False] * (len(infos) - warming)
 
 
 def test_decay_reaches_matrices_only(make_decoder) -> None:

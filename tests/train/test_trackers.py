@@ -27,8 +27,9 @@ class FakeRun:
         assert not self.finished, "logged after the end"
         self.logged.append((step, values))
 
-    def finish(self) -> None:
+    def finish(self, exit_code: int) -> None:
         self.finished += 1
+        self.exit_code = exit_code
 
 
 @pytest.fixture

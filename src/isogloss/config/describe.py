@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from isogloss.config.base import Config, UserError
 from isogloss.config.draft import to_data
-from isogloss.config.problems import did_you_mean
+from isogloss.config.problems import did_you_mean, show
 from isogloss.config.shape import Option, Shape, places
 from isogloss.config.wording import unknown_key
 from isogloss.config.yaml import write_value
@@ -48,6 +48,13 @@ def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     pairs = [(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in {**left, **right}]
     # By text, so that nan equals nan and 1 differs from true.
     return [(key, old, new) for key, old, new in pairs if repr(old) != repr(new)]
+
+
+def in_words(change: tuple[str, Any, Any]) -> str:
+    """An item of ``diff`` as ``key: old -> new``, with YAML's words for nothing, true and false."""
+    key, old, new = change
+    old, new = (show(value) if value is None or isinstance(value, bool) else value for value in (old, new))
+    return f"{key}: {old} -> {new}"
 
 
 def explain(model: type[Config], key: str = "", current: Config | None = None) -> str:

@@ -39,7 +39,7 @@ from isogloss.data.split import Source, Split, choose_split, survey
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
-from isogloss.durable import hash_file, sync, sync_folder
+from isogloss.durable import DISK_FULL, hash_file, sync, sync_folder
 
 FORMAT = 1
 """Raised whenever the same inputs and settings would give other files."""
@@ -207,6 +207,8 @@ def _make(
         partial.rename(folder)
         sync_folder(folder.parent)
     except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise  # told by `prepare`
         # A tokenizer makes at most a token of each byte, and each document has one that opens it and a start.
         n_bytes = 4 * int(documents.size[documents.kept].sum()) + 12 * int(documents.kept.sum())
         raise UserError(

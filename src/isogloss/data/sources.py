@@ -8,7 +8,6 @@ lines is one (its field ``text``, or else ``content``).
 The order is that of the paths given, and within each of them that of the files' names.
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -22,6 +21,8 @@ from typing import Any
 import zstandard
 
 from isogloss.config.base import UserError
+from isogloss.config.problems import did_you_mean
+from isogloss.durable import hash_file, write_whole
 
 CHUNK_BYTES = 1 << 16
 TEXT_FIELDS = ("text", "content")
@@ -111,14 +112,15 @@ def fingerprint_inputs(paths: Sequence[str | Path], cache: Path | None = None) -
     fresh: dict[str, list[int | str]] = {}
     total = hashlib.sha256()
     for file in find_files(paths):
+        key = str(file.path.absolute())
+        entry = known.get(key)
         try:
             status = file.path.stat()
+            stamp = [status.st_size, status.st_mtime_ns]
+            if entry is None or entry[:2] != stamp:
+                entry = [*stamp, hash_file(file.path)]
         except OSError as error:
             raise _rejection(str(file.path), f"cannot be read ({error.strerror})") from error
-        key, stamp = str(file.path.absolute()), [status.st_size, status.st_mtime_ns]
-        entry = known.get(key)
-        if entry is None or entry[:2] != stamp:
-            entry = [*stamp, _hash_file(file.path)]
         fresh[key] = entry
         total.update(json.dumps([file.name, entry[2]]).encode())
     if cache is not None and known | fresh != known:
@@ -183,9 +185,9 @@ def _suggest(path: Path) -> str:
     while not missing.parent.exists():
         missing = missing.parent
     if not missing.parent.is_dir():
-        return f" ({missing.parent} is a file)"
-    close = difflib.get_close_matches(missing.name, [other.name for other in missing.parent.iterdir()], n=1)
-    return f" (did you mean {missing.parent / close[0]}?)" if close else f" ({missing.parent} has no '{missing.name}')"
+        return f"; {missing.parent} is a file"
+    near = did_you_mean(missing.name, [other.name for other in missing.parent.iterdir()])
+    return f"; {missing.parent} has no '{missing.name}'{near}"
 
 
 def _endings(path: Path) -> tuple[str, str]:
@@ -306,13 +308,6 @@ def _parse(line: bytes) -> str:
 # --- hashes of contents -----------------------------------------------------------------------------------------------
 
 
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    for block in _read_blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def _load_hashes(cache: Path | None) -> dict[str, list[int | str]]:
     if cache is None:
         return {}
@@ -325,11 +320,6 @@ def _load_hashes(cache: Path | None) -> dict[str, list[int | str]]:
 
 
 def _save_hashes(cache: Path, hashes: dict[str, list[int | str]]) -> None:
-    written = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")
-    try:
+    with suppress(OSError):  # a full disk or a read-only folder: it only saves time
         cache.parent.mkdir(parents=True, exist_ok=True)
-        written.write_text(json.dumps(hashes))
-        written.replace(cache)
-    except OSError:  # a full disk or a read-only folder: it only saves time
-        with suppress(OSError):
-            written.unlink()
+        write_whole(cache, json.dumps(hashes).encode())

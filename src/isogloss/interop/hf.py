@@ -1,4 +1,4 @@
-"""Models to and from folders in Hugging Face's Llama layout, without transformers.
+"""Models to and from folders in the layout of Hugging Face's Llama and Qwen 3, without transformers.
 
 Weights keep their values and, but for the names of the rooms around them, their names: ``layers.0.mixer.q_proj.weight``
 is ``model.layers.0.self_attn.q_proj.weight`` there. Both sides turn channels ``(i, i + C/2)``, so nothing is permuted.
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from isogloss.config.base import UserError
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.durable import write_whole
-from isogloss.interop.llama_config import from_llama, to_llama
+from isogloss.interop.hf_config import from_hf, to_hf
 from isogloss.models.decoder import DecoderConfig
 from isogloss.models.registry import create_model
 from isogloss.models.weights import model_tensors
@@ -38,8 +38,8 @@ IN_A_LAYER = {
 }
 
 
-def llama_name(name: str) -> str:
-    """What Hugging Face's Llama calls a parameter of ours."""
+def hf_name(name: str) -> str:
+    """What Hugging Face calls a parameter of ours, in Llama and Qwen 3 alike."""
     if name in OUTSIDE_LAYERS:
         return OUTSIDE_LAYERS[name]
     layers, index, part, rest = name.split(".", 3)
@@ -65,12 +65,12 @@ def export_hf(
         them.
 
     Raises:
-        UserError: Llama lacks something that the model has, or the folder holds something.
+        UserError: the layout lacks something that the model has, or the folder holds something.
     """
-    values = to_llama(config, seq_len, None if tokenizer is None else tokenizer.end_of_text)
+    values = to_hf(config, seq_len, None if tokenizer is None else tokenizer.end_of_text)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
-    tensors = {llama_name(name): t.detach().cpu().contiguous() for name, t in model_tensors(model).items()}
+    tensors = {hf_name(name): t.detach().cpu().contiguous() for name, t in model_tensors(model).items()}
     folder.mkdir(parents=True, exist_ok=True)
     try:
         written = [_write_json(folder / "config.json", values), folder / "model.safetensors"]
@@ -82,18 +82,18 @@ def export_hf(
 
 
 def import_hf(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
-    """A decoder's config and weights from a folder of Hugging Face's Llama; ``load_weights`` puts them into a model.
+    """A decoder's config and weights from a folder of Hugging Face's; ``load_weights`` puts them into a model.
 
     Returns:
-        The config, and the weights under our names, in the type they are stored in. A tensor that Llama does not know
-        keeps its name, so that ``load_weights`` names it.
+        The config, and the weights under our names, in the type they are stored in. A tensor that the layout does
+        not know keeps its name, so that ``load_weights`` names it.
 
     Raises:
         UserError: a file is missing or damaged, or the model has something that our decoder has not.
     """
-    config = from_llama(_read_json(folder / "config.json"), str(folder / "config.json"))
+    config = from_hf(_read_json(folder / "config.json"), str(folder / "config.json"))
     with torch.device("meta"):
-        names = {llama_name(name): name for name in model_tensors(create_model(config))}
+        names = {hf_name(name): name for name in model_tensors(create_model(config))}
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder):
         try:

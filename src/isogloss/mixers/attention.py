@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from isogloss.config.base import Config
+from isogloss.config.base import Config, UserError
 from isogloss.nn.attention import Backend, attend, create_mask
 from isogloss.nn.linear import Linear
 from isogloss.nn.norm import RMSNorm
@@ -27,12 +27,12 @@ class AttentionConfig(Config):
     """Causal self-attention."""
 
     type: Literal["attention"] = "attention"
-    n_heads: int = Field(gt=0)
-    """Query heads."""
+    n_heads: int | None = Field(default=None, gt=0)
+    """Query heads; d_model / head_dim if not given."""
     n_kv_heads: int | None = Field(default=None, gt=0)
     """Key and value heads, dividing n_heads; as many as n_heads if not given."""
     head_dim: int | None = Field(default=None, gt=0)
-    """Channels of a head, even; d_model / n_heads if not given."""
+    """Channels of a head, even; d_model / n_heads if not given, and 64 if neither is."""
     rotary: RotaryConfig = RotaryConfig()
     """Rotary position embedding."""
     qk_norm: bool = False
@@ -47,27 +47,44 @@ class AttentionConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "AttentionConfig":
-        if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_kv_heads ({self.n_kv_heads}) must divide n_heads ({self.n_heads})")
         if self.head_dim is not None and self.head_dim % 2:
             raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary positions turn pairs of channels")
         if self.softcap is not None and self.backend == "sdpa":
             raise ValueError("backend sdpa cannot cap logits; set backend to plain or flex, or softcap to null")
         return self
 
-    def width_of_head(self, d_model: int) -> int:
-        """Channels of a head in a model of this width.
+    def heads(self, d_model: int) -> "Heads":
+        """The heads in a model of this width.
 
         Raises:
-            ValueError: d_model does not divide into heads of an even width.
+            ValueError: d_model does not divide into heads of an even width, or n_kv_heads does not divide the heads.
         """
-        if self.head_dim is not None:
-            return self.head_dim
-        if d_model % self.n_heads or (d_model // self.n_heads) % 2:
-            raise ValueError(
-                f"d_model ({d_model}) must be an even multiple of n_heads ({self.n_heads}), or head_dim be given"
-            )
-        return d_model // self.n_heads
+        n_heads, head_dim = self.n_heads, self.head_dim
+        if n_heads is None:
+            head_dim = head_dim or 64
+            if d_model % head_dim:
+                raise ValueError(
+                    f"d_model ({d_model}) must be a multiple of head_dim ({head_dim}), or n_heads be given"
+                )
+            n_heads = d_model // head_dim
+        elif head_dim is None:
+            if d_model % n_heads or (d_model // n_heads) % 2:
+                raise ValueError(
+                    f"d_model ({d_model}) must be an even multiple of n_heads ({n_heads}), or head_dim be given"
+                )
+            head_dim = d_model // n_heads
+        n_kv_heads = self.n_kv_heads or n_heads
+        if n_heads % n_kv_heads:
+            raise ValueError(f"n_kv_heads ({n_kv_heads}) must divide n_heads ({n_heads})")
+        return Heads(n_heads, n_kv_heads, head_dim)
+
+
+class Heads(NamedTuple):
+    """How many query heads, how many key and value heads, and the channels of one."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
 
 
 class Prepared(NamedTuple):
@@ -102,8 +119,7 @@ class Attention(nn.Module):
     def __init__(self, config: AttentionConfig, d_model: int, norm_eps: float) -> None:
         super().__init__()
         self.config = config
-        self.head_dim = config.width_of_head(d_model)
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
+        self.n_heads, self.n_kv_heads, self.head_dim = config.heads(d_model)
         self.q_proj = Linear(d_model, self.n_heads * self.head_dim, Role.QUERY)
         self.k_proj = Linear(d_model, self.n_kv_heads * self.head_dim, Role.KEY)
         self.v_proj = Linear(d_model, self.n_kv_heads * self.head_dim, Role.VALUE)
@@ -111,6 +127,11 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, norm_eps) if config.qk_norm else nn.Identity()
         self.compiled = False
+
+    def check_device(self, device: str) -> None:
+        """Flex attention has no backward pass on a CPU (torch 2.13)."""
+        if self.config.backend == "flex" and device == "cpu":
+            raise UserError("model.mixer.backend is flex, which trains on GPUs only; set it to auto, sdpa or plain")
 
     def backend(self, device: str, n_keys: int, has_documents: bool, decoding: bool) -> Backend:
         """The kernel for queries that read ``n_keys`` tokens."""

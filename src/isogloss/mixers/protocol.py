@@ -18,6 +18,14 @@ class Mixer(Protocol):
     config: Any
     compiled: bool
 
+    def check_device(self, device: str) -> None:
+        """Refuse to train on a device (``cpu``, ``cuda``) where a kernel that the config names cannot.
+
+        Raises:
+            UserError: with what to set instead.
+        """
+        ...
+
     def prepare(
         self, positions: Int[Tensor, " T"], n_keys: int, documents: Int[Tensor, "B T"] | None, decoding: bool
     ) -> Any:

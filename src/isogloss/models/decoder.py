@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from isogloss.config.base import Config
+from isogloss.mixers.attention import AttentionConfig
 from isogloss.mixers.registry import MixerConfig
 from isogloss.models.block import Block
 from isogloss.models.protocol import IGNORED, Batch, LossOutput
-from isogloss.nn.feed_forward import FeedForwardConfig
+from isogloss.nn.feed_forward import FeedForwardConfig, SwiGLUConfig
 from isogloss.nn.linear import Embedding, Linear
 from isogloss.nn.loss import chunk_loss, linear_cross_entropy
 from isogloss.nn.norm import RMSNorm
@@ -32,9 +33,9 @@ class DecoderConfig(Config):
     """Width of the residual stream."""
     n_layers: int = Field(gt=0)
     """How many blocks."""
-    mixer: MixerConfig
+    mixer: MixerConfig = AttentionConfig()
     """How a block mixes positions."""
-    ffn: FeedForwardConfig
+    ffn: FeedForwardConfig = SwiGLUConfig()
     """What a block does at each position."""
     vocab_size: int | None = Field(default=None, gt=0)
     """Rows of the embedding, at least the tokenizer's tokens; exactly those if not given."""
@@ -49,7 +50,7 @@ class DecoderConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "DecoderConfig":
-        self.mixer.width_of_head(self.d_model)
+        self.mixer.heads(self.d_model)
         return self
 
 

@@ -1,11 +1,10 @@
 """A model's weights as named tensors, and back, strictly."""
 
-import difflib
-
 import torch
 from torch import Tensor, nn
 
 from isogloss.config.base import UserError
+from isogloss.config.problems import did_you_mean
 from isogloss.nn.roles import declared_tensors
 
 
@@ -25,8 +24,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     problems = [f"{name} is missing" for name in own if name not in tensors]
     for name, tensor in tensors.items():
         if name not in own:
-            close = difflib.get_close_matches(name, own, n=1)
-            problems.append(f"{name} is unexpected" + (f" (did you mean {close[0]}?)" if close else ""))
+            problems.append(f"{name} is unexpected{did_you_mean(name, own)}")
         elif own[name].shape != tensor.shape:
             problems.append(f"{name} has shape {tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}")
     if problems:

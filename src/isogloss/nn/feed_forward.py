@@ -20,16 +20,25 @@ class SwiGLUConfig(Config):
     """A gated feed-forward network with SiLU."""
 
     type: Literal["swiglu"] = "swiglu"
-    d_ff: int = Field(gt=0)
-    """Hidden width; about 8/3 d_model gives the parameters of an ungated network of 4 d_model."""
+    d_ff: int | None = Field(default=None, gt=0)
+    """Hidden width; if not given 8/3 d_model, up to a multiple of 64: an ungated network of 4 d_model has as many
+    parameters."""
+
+    def width(self, d_model: int) -> int:
+        """The hidden width in a model of this width."""
+        return self.d_ff or -(-8 * d_model // (3 * 64)) * 64
 
 
 class PlainConfig(Config):
     """An ungated feed-forward network."""
 
     type: Literal["gelu", "relu2"]
-    d_ff: int = Field(gt=0)
-    """Hidden width; 4 d_model is usual."""
+    d_ff: int | None = Field(default=None, gt=0)
+    """Hidden width; 4 d_model if not given."""
+
+    def width(self, d_model: int) -> int:
+        """The hidden width in a model of this width."""
+        return self.d_ff or 4 * d_model
 
 
 FeedForwardConfig = Annotated[SwiGLUConfig | PlainConfig, Field(discriminator="type")]
@@ -40,9 +49,10 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: SwiGLUConfig, d_model: int) -> None:
         super().__init__()
-        self.gate_proj = Linear(d_model, config.d_ff, Role.FFN_GATE)
-        self.up_proj = Linear(d_model, config.d_ff, Role.FFN_UP)
-        self.down_proj = Linear(config.d_ff, d_model, Role.FFN_DOWN)
+        d_ff = config.width(d_model)
+        self.gate_proj = Linear(d_model, d_ff, Role.FFN_GATE)
+        self.up_proj = Linear(d_model, d_ff, Role.FFN_UP)
+        self.down_proj = Linear(d_ff, d_model, Role.FFN_DOWN)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Apply to each position alone."""
@@ -54,9 +64,10 @@ class Plain(nn.Module):
 
     def __init__(self, config: PlainConfig, d_model: int) -> None:
         super().__init__()
+        d_ff = config.width(d_model)
         self.activation = F.gelu if config.type == "gelu" else _relu2
-        self.up_proj = Linear(d_model, config.d_ff, Role.FFN_UP)
-        self.down_proj = Linear(config.d_ff, d_model, Role.FFN_DOWN)
+        self.up_proj = Linear(d_model, d_ff, Role.FFN_UP)
+        self.down_proj = Linear(d_ff, d_model, Role.FFN_DOWN)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Apply to each position alone."""

@@ -55,9 +55,11 @@ def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], dis
     rows = [("validation loss", "not finite: the run has diverged")]
     if validation["loss"] is not None:
         share = validation["bits_per_byte"] / baselines["xz"]
+        # A compressor needs some 100 kB before it has learnt anything; on less, the ratio flatters the model.
+        beside = f", {share:.2f} of what xz needs" if validation["bytes"] >= 100_000 else ""
         rows = [
             ("validation loss", f"{validation['loss']:.4f} nats a token"),
-            ("validation bits per byte", f"{validation['bits_per_byte']:.4f}, {share:.2f} of what xz needs"),
+            ("validation bits per byte", f"{validation['bits_per_byte']:.4f}{beside}"),
         ]
     rows += [
         ("  gzip -9 on the same bytes", f"{baselines['gzip']:.4f}"),

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from isogloss.config.base import UserError
-from isogloss.config.describe import diff
+from isogloss.config.describe import diff, in_words
 from isogloss.config.load import dump_config, load_config
 from isogloss.durable import write_whole
 from isogloss.recipe import Recipe
@@ -124,10 +124,10 @@ def check_changes(saved: Recipe, asked: Recipe) -> list[str]:
     if asked.model.vocab_size is None and saved.model.vocab_size is not None:
         asked = asked.with_vocabulary(saved.model.vocab_size)
     changes = diff(saved, asked)
-    fixed = [f"{key}: {a} -> {b}" for key, a, b in changes if not key.startswith(CHANGEABLE)]
+    fixed = [in_words(change) for change in changes if not change[0].startswith(CHANGEABLE)]
     if fixed:
         raise UserError(
             f"{asked.folder} holds a run with another recipe ({'; '.join(fixed)}). Give this one a name of its own "
             "(name=...), or pass --fresh to set the former run aside"
         )
-    return [f"{key}: {a} -> {b}" for key, a, b in changes]
+    return [in_words(change) for change in changes]

@@ -50,6 +50,6 @@ def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = prin
     checkpoint: Checkpoint | None = load_checkpoint(given) if given else newest_checkpoint(folder.checkpoints, warn)
     if checkpoint is None:
         raise UserError(f"{path} has no checkpoint yet; train it for checkpoint.every={recipe.checkpoint.every} steps")
-    model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device(device)).model
+    model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device(device))
     load_weights(model, checkpoint.tensors("model"))
     return LoadedRun(recipe, model.eval(), load_tokenizer(folder.tokenizer), checkpoint.step)

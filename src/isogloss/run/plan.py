@@ -20,7 +20,7 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> list[dict[str, Any]
         tokenizer = recipe.tokenizer
         n_tokens = tokenizer.vocab_size if tokenizer.type == "bpe" else build_tokenizer(tokenizer, tuple).n_tokens
         recipe = recipe.with_vocabulary(n_tokens)
-    return [entry.row() for entry in plan_model(recipe.model, recipe.init).values()]
+    return [entry.row() for entry in plan_model(recipe.model, recipe.init).plan.values()]
 
 
 def plan_table(rows: list[dict[str, Any]]) -> Table:

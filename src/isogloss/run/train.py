@@ -5,12 +5,12 @@ weights are functions of the recipe and the step. So a run that is killed and st
 """
 
 import shutil
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
 
-from isogloss.build import build_model, check_backend, plan_model
+from isogloss.build import PlannedModel, materialise, plan_model
 from isogloss.checkpoint import newest_checkpoint, save_checkpoint
 from isogloss.config.base import UserError
 from isogloss.data.loader import Loader
@@ -18,8 +18,6 @@ from isogloss.data.prepare import prepare
 from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.durable import sync_folder, write_whole
-from isogloss.init.plan import Entry
-from isogloss.models.registry import create_model
 from isogloss.models.weights import load_weights, model_tensors
 from isogloss.optim.groups import create_optimizer
 from isogloss.optim.state import load_optimizer_tensors, optimizer_tensors
@@ -30,8 +28,8 @@ from isogloss.run.session import Session
 from isogloss.run.watch import Watch
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
-from isogloss.train.hooks import Window, every
-from isogloss.train.loop import Progress, training_steps
+from isogloss.train.hooks import Window, every, every_seconds
+from isogloss.train.loop import Progress, StepInfo, training_steps
 from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
 from isogloss.train.metrics import Metrics
 from isogloss.train.signals import Interrupted, stop_requests
@@ -61,7 +59,7 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
             assert summary is not None
             display.say(f"{recipe.name} has finished its {summary['steps']} steps; --fresh would train it anew")
         else:
-            with closing(_open_metrics(session)) as metrics:
+            with _open_metrics(session) as metrics:
                 _run_steps(session, metrics, display)
                 summary = finish(session, metrics, display)
         show_results(folder, recipe, summary, display)
@@ -71,6 +69,8 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
 def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None:
     """Everything ready for the next step; ``None`` if the run has finished."""
     saved = folder.saved_recipe()
+    if folder.checkpoints.exists() and not folder.checkpoints.is_dir():
+        raise UserError(f"{folder.checkpoints} is a file where a folder is needed; move it")
     if saved is None and folder.checkpoints.exists():
         raise UserError(
             f"{folder.path} has checkpoints but no recipe.yaml to say of what; put it back, or pass --fresh to set the "
@@ -84,18 +84,20 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
         display.say(f"going on with a changed recipe: {change}")
     corpus = prepare(recipe.data, recipe.tokenizer, display.say, verify=True)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
-    plan = plan_model(recipe.model, recipe.init)
-    expected = _estimate(recipe, plan)
+    planned = plan_model(recipe.model, recipe.init)
+    expected = _estimate(recipe, planned)
     machine = _choose_machine(recipe, folder, expected, changes, display)
     peak = measure_peak(torch.device(machine.device), machine.precision)
     rows = recipe.train.batch_size * recipe.data.seq_len
-    display.say(banner(recipe.name, str(folder.path), expected, machine, peak, recipe.train.steps, rows))
-    check_backend(recipe.model, machine.device)
-    session = _build(recipe, folder, corpus, machine, expected)
+    n_tokens = corpus.manifest.train.n_tokens
+    display.say(banner(recipe.name, str(folder.path), expected, machine, peak, recipe.train.steps, rows, n_tokens))
+    for block in planned.model.blocks():
+        block.mixer.check_device(machine.device)
+    session = _build(recipe, folder, corpus, machine, expected, planned)
     _resume(session, display)
     folder.save_recipe(recipe)
     folder.save_json("machine.json", machine.as_dict())
-    folder.save_json("init.json", [entry.row() for entry in plan.values()])
+    folder.save_json("init.json", [entry.row() for entry in planned.plan.values()])
     _keep_tokenizer(corpus, folder)
     return session
 
@@ -123,11 +125,10 @@ def _open_metrics(session: Session) -> Metrics:
     return Metrics(folder.metrics_file, session.progress.step, trackers)
 
 
-def _estimate(recipe: Recipe, plan: dict[str, Entry]) -> Estimate:
-    with torch.device("meta"):
-        flops = create_model(recipe.model).flops_per_token(recipe.data.seq_len)
+def _estimate(recipe: Recipe, planned: PlannedModel) -> Estimate:
+    flops = planned.model.flops_per_token(recipe.data.seq_len)
     micro = min(recipe.train.micro_batch_size or recipe.train.batch_size, recipe.train.batch_size)
-    sites = [entry.site for entry in plan.values()]
+    sites = [entry.site for entry in planned.plan.values()]
     return estimate(sites, flops, recipe.train.batch_size, micro, recipe.data.seq_len, recipe.train.steps)
 
 
@@ -153,9 +154,16 @@ def _choose_machine(
     return here
 
 
-def _build(recipe: Recipe, folder: RunFolder, corpus: PreparedCorpus, machine: Machine, expected: Estimate) -> Session:
+def _build(
+    recipe: Recipe,
+    folder: RunFolder,
+    corpus: PreparedCorpus,
+    machine: Machine,
+    expected: Estimate,
+    planned: PlannedModel,
+) -> Session:
     device = torch.device(machine.device)
-    built = build_model(recipe.model, recipe.init, seed=recipe.seed, device=device, compiled=machine.compiled)
+    model = materialise(planned, seed=recipe.seed, device=device, compiled=machine.compiled)
     loader = Loader(
         corpus.split("train"),
         recipe.data.seq_len,
@@ -164,8 +172,8 @@ def _build(recipe: Recipe, folder: RunFolder, corpus: PreparedCorpus, machine: M
         with_documents=recipe.data.within_document,
         pad_token=corpus.tokenizer.end_of_text,
     )
-    optimizer = create_optimizer(built.model, recipe.optim)
-    return Session(recipe, folder, corpus, machine, built.model, optimizer, loader, Progress(), Window(), expected)
+    optimizer = create_optimizer(model, recipe.optim)
+    return Session(recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected)
 
 
 def _resume(session: Session, display: Display) -> None:
@@ -209,14 +217,22 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
     if progress.step == recipe.train.steps:
         return
     watch = Watch(session, metrics, display)
+
+    # Not in a row of steps that are not finite: it would push the last good checkpoint out.
+    def save(info: StepInfo) -> None:
+        if info.last or not info.nonfinite:
+            _save(session)
+
     hooks = [
         watch.log,
         every(recipe.watch.validate_every, watch.validate, at_end=False),
         every(recipe.watch.sample_every, watch.sample, at_end=False),
-        # Not in a row of steps that are not finite: it would push the last good checkpoint out.
-        every(recipe.checkpoint.every, lambda info: None if info.nonfinite and not info.last else _save(session)),
+        every(recipe.checkpoint.every, save),
+        every_seconds(60 * recipe.checkpoint.minutes, save),
     ]
     display.start(progress.step, recipe.train.steps)
+    if progress.step and session.machine.compiled:
+        display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
     try:
         with stop_requests() as request:
             for info in training_steps(
@@ -227,6 +243,7 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
                 recipe.optim,
                 progress,
                 session.machine.precision,
+                session.machine.compiled,
             ):
                 for hook in hooks:
                     hook(info)

@@ -26,14 +26,14 @@ class Watch:
         self._peak = measure_peak(next(session.model.parameters()).device, session.machine.precision)
 
     def log(self, info: StepInfo) -> None:
-        """Every step is counted; every ``log_every`` of them make a line."""
+        """Every step is counted; the first and every ``log_every`` of them make a line."""
         self._session.window.add(info)
         if info.nonfinite:
             self._display.say(f"step {info.step}: {info.nonfinite} is not finite; the step is skipped")
-        if info.step % self._session.recipe.watch.log_every and not info.last:
+        if info.step != 1 and info.step % self._session.recipe.watch.log_every and not info.last:
             return
         values = self._session.window.empty()
-        rate = values["tokens"] / values["seconds"]
+        rate = values["tokens_per_second"]
         share = rate * self._flops_per_token / self._peak
         bits = values["loss"] / math.log(2) / self._bytes_per_token
         progress = self._session.progress
@@ -57,6 +57,8 @@ class Watch:
             f"loss {values['loss']:.3f}  {bits:.3f} bits/byte  lr {info.lr:.2e}  grad {values['grad_norm']:.2f}  "
             f"{rate:,.0f} tok/s  {share:.0%} of peak  {duration(left)} left",
         )
+        if info.step == 1 and self._session.machine.compiled:
+            self._display.wait("compiling the blocks, once for each shape: up to half a minute")
 
     def validate(self, info: StepInfo) -> None:
         """Read the first rows of the validation split."""

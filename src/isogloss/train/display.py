@@ -1,11 +1,24 @@
 """What a person sees while a run trains: a live line in a terminal, plain lines elsewhere."""
 
+import signal
+from contextlib import suppress
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from isogloss.train.estimate import Estimate
 from isogloss.train.machine import TYPICAL_SHARE_OF_PEAK, Machine
+
+
+class PipedConsole(Console):
+    """A console that asks the run to save and stop when whoever read it has gone (``| head``)."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich's own way is to exit in the middle of a step, without a word."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()  # what is printed from here on goes nowhere
+        signal.raise_signal(signal.SIGTERM)
 
 
 class Display:
@@ -17,9 +30,7 @@ class Display:
 
     def start(self, step: int, steps: int) -> None:
         """Begin the live line, in a terminal."""
-        if not self.console.is_terminal:
-            self.say("first step: where blocks are compiled, it takes up to half a minute")
-        else:
+        if self.console.is_terminal:
             self._live = Progress(
                 TextColumn("step {task.completed}/{task.total}"),
                 BarColumn(bar_width=16),
@@ -28,9 +39,7 @@ class Display:
                 console=self.console,
                 transient=True,
             )
-            self._task = self._live.add_task(
-                "", total=steps, completed=step, line="first step (compiling takes a while)"
-            )
+            self._task = self._live.add_task("", total=steps, completed=step, line="")
             self._live.start()
 
     def stop(self) -> None:
@@ -46,13 +55,27 @@ class Display:
         else:
             self.say(f"step {step:>6}  {line}")
 
+    def wait(self, why: str) -> None:
+        """Say why nothing will move for a while."""
+        if self._live is not None:
+            self._live.update(self._task, line=why, refresh=True)
+        else:
+            self.say(why)
+
     def say(self, text: str) -> None:
         """Print a line that stays."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def banner(
-    name: str, folder: str, estimate: Estimate, machine: Machine, peak: float, steps: int, tokens_per_step: int
+    name: str,
+    folder: str,
+    estimate: Estimate,
+    machine: Machine,
+    peak: float,
+    steps: int,
+    tokens_per_step: int,
+    corpus_tokens: int,
 ) -> str:
     """What a run is about to do, before its first step."""
     parts = ", ".join(f"{part} {_count(n)}" for part, n in estimate.parameters.items())
@@ -61,7 +84,7 @@ def banner(
         [
             f"{name}: {_count(estimate.n_parameters)} parameters ({parts})",
             f"  training {steps} steps of {tokens_per_step:,} tokens = {_count(steps * tokens_per_step)} tokens,"
-            f" {estimate.flops:.2e} operations",
+            f" {steps * tokens_per_step / corpus_tokens:.2g} times the text, {estimate.flops:.2e} operations",
             f"  on {machine.name} ({machine.device}, {machine.threads} threads): products in {machine.precision},"
             f" measured peak {peak / 1e12:.2f} Tflop/s, {'compiled' if machine.compiled else 'eager'}",
             f"  about {estimate.memory / 2**30:.1f} GiB for weights, optimizer and activations;"

@@ -1,5 +1,6 @@
 """What happens beside the steps: logging, validation, samples, checkpoints. A hook is any function of a step's info."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -7,6 +8,19 @@ from typing import Any
 from isogloss.train.loop import StepInfo
 
 Hook = Callable[[StepInfo], None]
+
+
+def every_seconds(seconds: float, hook: Hook) -> Hook:
+    """Call ``hook`` when so much time has passed since it was last called, or since now."""
+    called = time.monotonic()
+
+    def sometimes(info: StepInfo) -> None:
+        nonlocal called
+        if time.monotonic() - called >= seconds:
+            hook(info)
+            called = time.monotonic()
+
+    return sometimes
 
 
 def every(n: int, hook: Hook, *, at_end: bool = True) -> Hook:
@@ -38,14 +52,17 @@ class Window:
         self._infos = [StepInfo(**info) for info in state]
 
     def empty(self) -> dict[str, float]:
-        """Mean loss of the steps that were made, largest gradient norm, all tokens and seconds; then forget them."""
+        """Mean loss and largest gradient norm of the steps that were made, targets a second; then forget them.
+
+        The rate leaves out warming steps, unless there are no others.
+        """
         made = [info for info in self._infos if not info.nonfinite]
         targets = sum(info.n_targets for info in made)
+        timed = [info for info in self._infos if not info.warming] or self._infos
         values = {
             "loss": sum(info.loss * info.n_targets for info in made) / targets if targets else float("nan"),
             "grad_norm": max((info.grad_norm for info in made), default=float("nan")),
-            "tokens": float(sum(info.n_targets for info in self._infos)),
-            "seconds": sum(info.seconds for info in self._infos),
+            "tokens_per_second": sum(info.n_targets for info in timed) / sum(info.seconds for info in timed),
         }
         self._infos = []
         return values

@@ -7,6 +7,7 @@ for info in training_steps(model, optimizer, loader, config, optim, progress, pr
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -67,7 +68,10 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What hooks hear of a step: its number from 1, loss in nats a target, seconds of its own."""
+    """What hooks hear of a step: its number from 1, loss in nats a target, seconds of its own.
+
+    ``warming`` marks steps that also compiled, or met cold caches: their time says nothing of the speed.
+    """
 
     step: int
     loss: float
@@ -77,6 +81,7 @@ class StepInfo:
     seconds: float
     nonfinite: str
     last: bool
+    warming: bool = False
 
 
 @runtime_checkable
@@ -96,25 +101,31 @@ def training_steps(
     optim: AdamWConfig,
     progress: Progress,
     precision: str,
+    compiled: bool = False,
 ) -> Iterator[StepInfo]:
     """Train from ``progress.step`` to ``config.steps``, updating ``progress``; yields after each step.
+
+    Step 1 of a compiled model runs eagerly: the loss of the initial weights, or an error in the model, shows in seconds
+    and in plain Python, before half a minute of compiling. The number of the step alone decides, so resuming is exact.
 
     Raises:
         DivergedError: ``config.max_skipped`` steps in a row were not finite.
     """
+    warm = progress.step + (2 if compiled and progress.step == 0 else 1)
     while progress.step < config.steps:
         start = time.perf_counter()
         step = progress.step + 1
         lr = optim.lr * optim.schedule.multiplier(step, config.steps)
         set_learning_rate(optimizer, lr)
-        result = train_step(
-            model,
-            optimizer,
-            loader.batch(progress.step),
-            micro_batch_size=config.micro_batch_size or config.batch_size,
-            clip=optim.clip,
-            precision=precision,
-        )
+        with torch.compiler.set_stance("force_eager") if compiled and step == 1 else nullcontext():
+            result = train_step(
+                model,
+                optimizer,
+                loader.batch(progress.step),
+                micro_batch_size=config.micro_batch_size or config.batch_size,
+                clip=optim.clip,
+                precision=precision,
+            )
         progress.step = step
         progress.tokens += 0 if result.nonfinite else result.n_targets
         progress.skipped += bool(result.nonfinite)
@@ -128,4 +139,6 @@ def training_steps(
                 "train.max_skipped."
             )
         last = step == config.steps
-        yield StepInfo(step, result.loss, result.grad_norm, lr, result.n_targets, seconds, result.nonfinite, last)
+        yield StepInfo(
+            step, result.loss, result.grad_norm, lr, result.n_targets, seconds, result.nonfinite, last, step <= warm
+        )

@@ -21,8 +21,8 @@ class Tracker(Protocol):
         """Take the numbers of a step."""
         ...
 
-    def close(self) -> None:
-        """The run ends here, for now or for good."""
+    def close(self, failed: bool) -> None:
+        """The run ends here, for now or for good; ``failed``: by an error or a signal."""
         ...
 
 
@@ -42,11 +42,14 @@ class Metrics:
         for tracker in self._trackers:
             tracker.log(step, {f"{kind}/{key}": v for key, v in recorded.items() if isinstance(v, int | float)})
 
-    def close(self) -> None:
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Close the file and the trackers."""
         self._file.close()
         for tracker in self._trackers:
-            tracker.close()
+            tracker.close(failed=kind is not None)
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM end a run between two steps, after a checkpoint; a second one ends it at once."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run between two steps, after a checkpoint; a second signal at once."""
 
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -24,11 +25,14 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Within it, the first signal is only noted; the former handlers are put back at the end."""
     request = StopRequest()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    # A terminal that is closed sends SIGHUP; Windows has none.
+    signals = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
     former = {number: signal.getsignal(number) for number in signals}
 
     def note(number: int, frame: FrameType | None) -> None:
         request.signal_number = number
+        with suppress(OSError):  # no printing here: the signal may have come in the middle of a print
+            os.write(2, b"\nstopping after this step, to save; once more ends at once\n")
         for other in signals:
             signal.signal(other, former[other])
 

@@ -30,8 +30,8 @@ class TensorBoard:
         for key, value in values.items():
             self._writer.add_scalar(key, value, step)
 
-    def close(self) -> None:
-        """Write what is not yet written."""
+    def close(self, failed: bool) -> None:
+        """Write what is not yet written; event files know no failure."""
         self._writer.close()
 
 
@@ -51,9 +51,9 @@ class WeightsAndBiases:
         """Send the values."""
         self._run.log(values, step=step)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """End the run on their side."""
-        self._run.finish()
+        self._run.finish(exit_code=int(failed))
 
 
 def create_trackers(config: TrackersConfig, folder: Path, name: str, recipe: dict[str, Any]) -> list[Tracker]:

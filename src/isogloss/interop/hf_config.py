@@ -1,4 +1,4 @@
-"""A decoder's config as the ``config.json`` of Hugging Face's Llama, and back.
+"""A decoder's config as the ``config.json`` of Hugging Face's Llama, or with QK-norm of its Qwen 3, and back.
 
 Rotary positions stand in the file twice: transformers 5 reads ``rope_parameters``, version 4 ``rope_theta`` and
 ``rope_scaling``. What one side has and the other lacks is refused, never left out.
@@ -28,7 +28,7 @@ SCALING_KEYS = {
 WHOLE_NUMBERS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
-def to_llama(config: DecoderConfig, seq_len: int, end_of_text: int | None) -> dict[str, Any]:
+def to_hf(config: DecoderConfig, seq_len: int, end_of_text: int | None) -> dict[str, Any]:
     """The content of ``config.json``.
 
     The z-loss is not in it: it belongs to training and changes no output.
@@ -42,9 +42,9 @@ def to_llama(config: DecoderConfig, seq_len: int, end_of_text: int | None) -> di
         UserError: the model has something that Llama has not; all of it is listed.
     """
     mixer = config.mixer
+    heads = mixer.heads(config.d_model)
+    layout = "Qwen3" if mixer.qk_norm else "Llama"
     refused = []
-    if mixer.qk_norm:
-        refused.append("model.mixer.qk_norm is true")
     if mixer.window is not None:
         refused.append(f"model.mixer.window is {mixer.window}")
     if mixer.softcap is not None:
@@ -53,11 +53,11 @@ def to_llama(config: DecoderConfig, seq_len: int, end_of_text: int | None) -> di
         refused.append(f"model.logit_softcap is {config.logit_softcap}")
     if not isinstance(config.ffn, SwiGLUConfig):
         refused.append(f"model.ffn.type is {config.ffn.type}, not swiglu")
-    if config.d_model % mixer.n_heads:
-        refused.append(f"model.d_model ({config.d_model}) is not a multiple of model.mixer.n_heads ({mixer.n_heads})")
+    if config.d_model % heads.n_heads and layout == "Llama":
+        refused.append(f"model.d_model ({config.d_model}) is not a multiple of model.mixer.n_heads ({heads.n_heads})")
     if refused:
         raise UserError(
-            f"Hugging Face's Llama cannot express this model: {'; '.join(refused)}. "
+            f"Hugging Face's {layout} cannot express this model: {'; '.join(refused)}. "
             "Only a model trained without it can be exported"
         )
     scaling = mixer.rotary.scaling
@@ -67,15 +67,15 @@ def to_llama(config: DecoderConfig, seq_len: int, end_of_text: int | None) -> di
     # Transformers before 4.50 takes YaRN's original length from max_position_embeddings; later ones accept that.
     max_len = scaling.original_seq_len if isinstance(scaling, YarnScaling) else seq_len
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [f"{layout}ForCausalLM"],
+        "model_type": layout.lower(),
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
-        "intermediate_size": config.ffn.d_ff,
+        "intermediate_size": config.ffn.width(config.d_model),
         "num_hidden_layers": config.n_layers,
-        "num_attention_heads": mixer.n_heads,
-        "num_key_value_heads": mixer.n_kv_heads or mixer.n_heads,
-        "head_dim": mixer.width_of_head(config.d_model),
+        "num_attention_heads": heads.n_heads,
+        "num_key_value_heads": heads.n_kv_heads,
+        "head_dim": heads.head_dim,
         "hidden_act": "silu",
         "max_position_embeddings": max_len,
         "rms_norm_eps": config.norm_eps,
@@ -92,7 +92,7 @@ def to_llama(config: DecoderConfig, seq_len: int, end_of_text: int | None) -> di
     }
 
 
-def from_llama(values: dict[str, Any], origin: str) -> DecoderConfig:
+def from_hf(values: dict[str, Any], origin: str) -> DecoderConfig:
     """The decoder that a ``config.json`` describes.
 
     Args:
@@ -100,10 +100,10 @@ def from_llama(values: dict[str, Any], origin: str) -> DecoderConfig:
         origin: where it was read, for messages.
 
     Raises:
-        UserError: it is not a Llama, lacks something, or has what our decoder has not; all of it is listed.
+        UserError: it is neither Llama nor Qwen 3, lacks something, or has what our decoder has not; all is listed.
     """
-    if (kind := values.get("model_type")) != "llama":
-        raise UserError(f"{origin}: model_type is {kind!r}; only 'llama' can be imported")
+    if (kind := values.get("model_type")) not in ("llama", "qwen3"):
+        raise UserError(f"{origin}: model_type is {kind!r}; only 'llama' and 'qwen3' can be imported")
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     sizes = {key: values.get(key) for key in WHOLE_NUMBERS}
     problems = [f"{key} must be a positive whole number" for key, n in sizes.items() if type(n) is not int or n < 1]
@@ -111,7 +111,9 @@ def from_llama(values: dict[str, Any], origin: str) -> DecoderConfig:
     if problems:
         raise UserError(f"{origin}: {'; '.join(problems)}")
     d_model, n_heads = values["hidden_size"], values["num_attention_heads"]
-    head_dim, n_kv_heads = values.get("head_dim"), values.get("num_key_value_heads")
+    # What a file of Qwen 3 leaves out has its own defaults.
+    head_dim = values.get("head_dim", 128 if kind == "qwen3" else None)
+    n_kv_heads = values.get("num_key_value_heads", 32 if kind == "qwen3" else None)
     theta = rope.get("rope_theta") or values.get("rope_theta") or 10_000.0
     try:
         config = DecoderConfig.model_validate(
@@ -125,6 +127,7 @@ def from_llama(values: dict[str, Any], origin: str) -> DecoderConfig:
                     "n_heads": n_heads,
                     "n_kv_heads": None if n_kv_heads == n_heads else n_kv_heads,
                     "head_dim": None if head_dim == d_model / n_heads else head_dim,
+                    "qk_norm": kind == "qwen3",
                     "rotary": {"theta": theta, "scaling": _scaling(rope, values.get("max_position_embeddings", 2048))},
                 },
                 "ffn": {"type": "swiglu", "d_ff": values["intermediate_size"]},
@@ -133,7 +136,7 @@ def from_llama(values: dict[str, Any], origin: str) -> DecoderConfig:
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UserError(f"{origin} describes no decoder we can build: {found}") from error
-    sharpening = frequencies(config.mixer.rotary, config.mixer.width_of_head(d_model))[1]
+    sharpening = frequencies(config.mixer.rotary, config.mixer.heads(d_model).head_dim)[1]
     if _rope_type(rope) == "yarn" and (asked := rope.get("attention_factor")) not in (None, sharpening):
         raise UserError(f"{origin}: YaRN's attention_factor is {asked}; only its default, {sharpening}, is supported")
     return config
@@ -145,7 +148,8 @@ def _rope_type(rope: dict[str, Any]) -> str:
 
 def _unsupported(values: dict[str, Any], rope: dict[str, Any]) -> list[str]:
     """What our decoder has not."""
-    found = [f"{key} is set, which is not supported" for key in ("attention_bias", "mlp_bias") if values.get(key)]
+    switches = ("attention_bias", "mlp_bias", "use_sliding_window")
+    found = [f"{key} is set, which is not supported" for key in switches if values.get(key)]
     if (activation := values.get("hidden_act", "silu")) not in ("silu", "swish"):
         found.append(f"hidden_act is {activation}; only silu is supported")
     if values.get("quantization_config"):
