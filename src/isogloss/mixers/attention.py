@@ -20,7 +20,7 @@ from isogloss.nn.roles import Role
 from isogloss.nn.rotary import RotaryConfig, rotate, rotations
 
 # At and below this row length the compiled plain kernel trains faster than sdpa on CPU (benchmarks/attention.py).
-PLAIN_IS_FASTER_UP_TO = 512
+PLAIN_IS_FASTER_UP_TO = 256
 
 
 class AttentionConfig(Config):
