@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from isogloss.build import build_model
+from isogloss.build import materialise, plan_model
 from isogloss.init.schemes import LinguaConfig
 from isogloss.mixers.attention import AttentionConfig
 from isogloss.models.decoder import DecoderConfig
@@ -62,8 +62,9 @@ def isogloss(shape: Shape, compiled: bool, packed: bool = False) -> tuple[Step, 
         ffn=SwiGLUConfig(d_ff=shape.d_ff),
         vocab_size=shape.vocab_size,
     )
-    model = build_model(config, LinguaConfig(), seed=0, device=CPU, compiled=compiled)
-    optimizer = create_optimizer(model, AdamWConfig())
+    planned = plan_model(config, LinguaConfig())
+    model = materialise(planned, seed=0, device=CPU, compiled=compiled)
+    optimizer = create_optimizer(model, AdamWConfig(), planned.plan)
 
     def step(rows: Tensor) -> None:
         documents = torch.arange(shape.seq_len) // (shape.seq_len // 3) if packed else None

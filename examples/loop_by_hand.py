@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from isogloss.build import build_model
+from isogloss.build import materialise, plan_model
 from isogloss.data.loader import Loader
 from isogloss.data.prepare import FilesConfig, prepare
 from isogloss.data.tokenizers.config import BytesConfig
@@ -24,7 +24,7 @@ from isogloss.train.loop import Progress, TrainConfig, training_steps
 corpus = prepare(FilesConfig(train=tuple(sys.argv[1:]), prepared_dir=Path("prepared")), BytesConfig(), print)
 tokenizer = corpus.tokenizer
 
-model = build_model(
+planned = plan_model(
     DecoderConfig(
         d_model=64,
         n_layers=2,
@@ -33,12 +33,11 @@ model = build_model(
         vocab_size=tokenizer.n_tokens,
     ),
     LinguaConfig(),
-    seed=0,
-    device=torch.device("cpu"),
 )
+model = materialise(planned, seed=0, device=torch.device("cpu"))
 
 optim = AdamWConfig(lr=3e-3, schedule=WSDSchedule(warmup=5))
-optimizer = create_optimizer(model, optim)
+optimizer = create_optimizer(model, optim, planned.plan)
 loader = Loader(corpus.split("train"), 128, 4, seed=0, with_documents=True, pad_token=tokenizer.end_of_text)
 
 hooks = [every(5, lambda info: print(f"step {info.step}: loss {info.loss:.3f}, gradient norm {info.grad_norm:.2f}"))]

@@ -6,7 +6,7 @@ import torch
 
 from isogloss.init.apply import initialise
 from isogloss.init.plan import Entry, plan_init
-from isogloss.init.schemes import Scheme
+from isogloss.init.scheme import Scheme
 from isogloss.models.decoder import Decoder
 from isogloss.models.registry import ModelConfig, create_model
 from isogloss.nn.loss import chunk_loss
@@ -23,8 +23,8 @@ class PlannedModel:
 def plan_model(config: ModelConfig, scheme: Scheme) -> PlannedModel:
     """A model and its initialisation plan, without memory for its weights."""
     with torch.device("meta"):
-        model = create_model(config)
-    return PlannedModel(model, plan_init(model, scheme))
+        model = create_model(config, scheme.multipliers(config))
+    return PlannedModel(model, plan_init(model, scheme, config))
 
 
 def build_model(

@@ -7,10 +7,14 @@ message and exit code 2.
 import errno
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(
     name="isogloss",
@@ -32,6 +36,16 @@ RecipeArguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="A shipped recipe's name or a YAML file, then overrides."),
 ]
+
+
+class PlanFormat(StrEnum):
+    """How a plan is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
 
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; in float32.")]
 
@@ -127,7 +141,7 @@ def export(
     from isogloss.run.load import load_run
 
     loaded = load_run(run, "cpu", _warn)
-    written = export_hf(loaded.model, loaded.recipe.model, loaded.tokenizer, folder, loaded.recipe.data.seq_len)
+    written = export_hf(loaded.model, loaded.tokenizer, folder, loaded.recipe.data.seq_len)
     print(f"wrote {', '.join(path.name for path in written)} to {folder}")
     print(f"AutoModelForCausalLM.from_pretrained({str(folder)!r}) reads it")
     if not (folder / "tokenizer.json").exists():
@@ -191,20 +205,33 @@ def config_diff(a: str, b: str) -> None:
 @init_app.command("plan")
 def init_plan(
     arguments: RecipeArguments = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    diff: Annotated[
+        list[str] | None,
+        typer.Option(help="Show what differs from this recipe, or with this KEY=VALUE; may be repeated."),
+    ] = None,
+    form: Annotated[PlanFormat, typer.Option("--format", help="How it is printed.")] = PlanFormat.TABLE,
 ) -> None:
-    """The rule and the scale that every weight of a recipe's model starts from; nothing is allotted."""
+    """The rule and the scale that every weight of a recipe's model starts from, and the signals they will give."""
     import json
+    from dataclasses import asdict
 
-    from isogloss.run.plan import plan_recipe, plan_table
+    from isogloss.run.plan import as_csv, as_markdown, diff_table, plan_recipe, plan_table, signal_lines
 
-    rows = plan_recipe(*_split(arguments))
-    if as_json:
-        print(json.dumps(rows, indent=1))
+    name, overrides = _split(arguments)
+    plan = plan_recipe(name, overrides)
+    if diff:
+        other, changes = _split(diff)
+        other = name if "=" in diff[0] else other
+        _print_table(diff_table(plan, plan_recipe(other, [*overrides, *changes])))
+    elif form == PlanFormat.JSON:
+        print(json.dumps({"parameters": plan.rows, "signals": asdict(plan.signals)}, indent=1))
+    elif form == PlanFormat.CSV:
+        print(as_csv(plan), end="")
+    elif form == PlanFormat.MARKDOWN:
+        print(as_markdown(plan), end="")
     else:
-        from rich.console import Console
-
-        Console(width=None if sys.stdout.isatty() else 140).print(plan_table(rows))
+        _print_table(plan_table(plan))
+        print("\n".join(signal_lines(plan)))
 
 
 @tokenizer_app.command("train")
@@ -250,6 +277,12 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
         print(__version__)
         raise typer.Exit
+
+
+def _print_table(table: "Table") -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def _read_standard_input() -> str:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from isogloss.init.plan import plan_init
+from isogloss.init.schemes import LinguaConfig
 from isogloss.mixers.registry import MIXERS
 from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.protocol import IGNORED, Batch, LanguageModel
@@ -131,7 +133,7 @@ def test_flops_are_those_that_torch_counts_over_the_whole_row_whatever_the_windo
 
 
 def one_step(model: Decoder, batch: Batch, micro_batch_size: int):
-    optimizer = create_optimizer(model, AdamWConfig(eps=1e-3))
+    optimizer = create_optimizer(model, AdamWConfig(eps=1e-3), plan_init(model, LinguaConfig(), model.config))
     result = train_step(model, optimizer, batch, micro_batch_size=micro_batch_size, clip=0.5, precision="fp32")
     return result, dict(model.named_parameters())
 
@@ -167,7 +169,7 @@ def test_a_step_that_is_not_finite_changes_nothing(make_decoder):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_overfits_one_batch(make_decoder, precision):
     model = make_decoder()
-    optimizer = create_optimizer(model, AdamWConfig())
+    optimizer = create_optimizer(model, AdamWConfig(), plan_init(model, LinguaConfig(), model.config))
     set_learning_rate(optimizer, 1e-2)
     batch = Batch(tokens_of(4), tokens_of(4, seed=1))
     for _ in range(60):

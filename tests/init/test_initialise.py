@@ -16,6 +16,7 @@ from isogloss.models.decoder import DecoderConfig
 from isogloss.models.registry import create_model
 from isogloss.nn.feed_forward import SwiGLUConfig
 from isogloss.nn.linear import Linear
+from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.roles import READERS, WRITERS, Role, Site, UndeclaredParameterError, declared_tensors
 
 CPU = torch.device("cpu")
@@ -91,8 +92,8 @@ def test_base_std_reaches_embedding_and_head() -> None:
 
 def test_weights_do_not_depend_on_the_order_of_filling() -> None:
     with torch.device("meta"):
-        model = create_model(CONFIG)
-    plan = plan_init(model, LinguaConfig())
+        model = create_model(CONFIG, Multipliers())
+    plan = plan_init(model, LinguaConfig(), CONFIG)
     model.to_empty(device=CPU)
     for site, tensor in reversed(list(declared_tensors(model))):
         fill(tensor, plan[site.name], seed=0)
@@ -126,13 +127,13 @@ def test_seeds_and_parameters_differ() -> None:
 
 
 def test_names_are_free_of_wrappers() -> None:
-    model = create_model(CONFIG)
+    model = create_model(CONFIG, Multipliers())
     names = {site.name for site, _ in declared_tensors(model)}
     for index in range(3):
         model.layers[index] = torch.compile(model.layers[index])
     assert {site.name for site, _ in declared_tensors(nn.Sequential())} == set()
     assert {site.name for site, _ in declared_tensors(model)} == names
-    plan = plan_init(model, LinguaConfig())
+    plan = plan_init(model, LinguaConfig(), CONFIG)
     initialise(model, plan, seed=0)
     expected = weights()
     for site, tensor in declared_tensors(model):
@@ -140,26 +141,29 @@ def test_names_are_free_of_wrappers() -> None:
 
 
 def test_meta_and_cpu_give_the_same_plan() -> None:
-    assert plan_init(create_model(CONFIG), LinguaConfig()) == plan_model(CONFIG, LinguaConfig()).plan
+    assert (
+        plan_init(create_model(CONFIG, Multipliers()), LinguaConfig(), CONFIG)
+        == plan_model(CONFIG, LinguaConfig()).plan
+    )
 
 
 def test_a_parameter_without_a_role_is_an_error() -> None:
-    model = create_model(CONFIG)
+    model = create_model(CONFIG, Multipliers())
     model.register_parameter("extra", nn.Parameter(torch.zeros(3)))
     with pytest.raises(UndeclaredParameterError, match="extra"):
-        plan_init(model, LinguaConfig())
+        plan_init(model, LinguaConfig(), CONFIG)
 
 
 def test_a_buffer_without_a_role_is_an_error() -> None:
-    model = create_model(CONFIG)
+    model = create_model(CONFIG, Multipliers())
     model.layers[1].register_buffer("table", torch.zeros(3), persistent=False)
     with pytest.raises(UndeclaredParameterError, match=r"layers\.1\.table"):
-        plan_init(model, LinguaConfig())
+        plan_init(model, LinguaConfig(), CONFIG)
 
 
 def test_a_role_without_a_rule_is_an_error() -> None:
     with pytest.raises(MissingRuleError, match="router"):
-        plan_init(nn.Sequential(Linear(4, 8, Role.ROUTER)), LinguaConfig())
+        plan_init(nn.Sequential(Linear(4, 8, Role.ROUTER)), LinguaConfig(), CONFIG)
 
 
 def test_stacked_matrices_equal_separate_ones() -> None:

@@ -18,6 +18,7 @@ from isogloss.mixers.attention import AttentionConfig
 from isogloss.models.decoder import DecoderConfig
 from isogloss.models.registry import create_model
 from isogloss.nn.feed_forward import SwiGLUConfig
+from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.roles import declared_tensors
 
 # Odd sizes: no dimension divides evenly.
@@ -31,8 +32,8 @@ def check(rank: int, world_size: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     mesh = init_device_mesh("cpu", (world_size,))
     with torch.device("meta"):
-        model = create_model(CONFIG)
-    plan = plan_init(model, LinguaConfig())
+        model = create_model(CONFIG, Multipliers())
+    plan = plan_init(model, LinguaConfig(), CONFIG)
     for layer in model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -12,6 +12,7 @@ from isogloss.data.tokenizers.bytes import BytesTokenizer
 from isogloss.interop.hf import export_hf, hf_name, import_hf
 from isogloss.interop.hf_config import from_hf, to_hf
 from isogloss.models.weights import load_weights
+from isogloss.nn.multipliers import Multipliers
 
 transformers = pytest.importorskip("transformers")
 
@@ -45,7 +46,7 @@ def logits_of(model):
 @variants
 def test_exported_logits_are_the_same(make_decoder, tmp_path, variant):
     model = make_decoder(**variant)
-    export_hf(model, model.config, None, tmp_path / "out", seq_len=64)
+    export_hf(model, None, tmp_path / "out", seq_len=64)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     expected = transformers.Qwen3ForCausalLM if model.config.mixer.qk_norm else transformers.LlamaForCausalLM
     assert type(theirs) is expected
@@ -56,7 +57,7 @@ def test_exported_logits_are_the_same(make_decoder, tmp_path, variant):
 @variants
 def test_imported_logits_are_the_same(make_decoder, tmp_path, variant):
     ours = make_decoder(**variant)
-    values = to_hf(ours.config, 64, None)
+    values = to_hf(ours.config, Multipliers(), 64, None)
     torch.manual_seed(0)
     their_config = transformers.AutoConfig.for_model(**values, initializer_range=0.2)
     theirs = transformers.AutoModelForCausalLM.from_config(their_config, dtype=torch.float32).eval()
@@ -71,7 +72,7 @@ def test_imported_logits_are_the_same(make_decoder, tmp_path, variant):
 @variants
 def test_round_trip_is_exact(make_decoder, tmp_path, variant):
     model = make_decoder(**variant)
-    export_hf(model, model.config, None, tmp_path / "out", seq_len=64)
+    export_hf(model, None, tmp_path / "out", seq_len=64)
     config, tensors = import_hf(tmp_path / "out")
     assert config == model.config
     again = make_decoder(**config.model_dump(), seed=9)
@@ -84,7 +85,7 @@ def test_round_trip_is_exact(make_decoder, tmp_path, variant):
 def test_config_files_of_transformers_4_and_5(make_decoder, variant, old):
     """Version 4 writes rope_theta and rope_scaling, version 5 rope_parameters."""
     config = make_decoder(**variant).config
-    values = to_hf(config, 64, None)
+    values = to_hf(config, Multipliers(), 64, None)
     for key in ("rope_parameters",) if old else ("rope_theta", "rope_scaling"):
         del values[key]
     if old and values["rope_scaling"]:
@@ -94,7 +95,7 @@ def test_config_files_of_transformers_4_and_5(make_decoder, variant, old):
 
 def test_tokenizer(make_decoder, tmp_path):
     model = make_decoder(vocab_size=257)
-    written = export_hf(model, model.config, BytesTokenizer(), tmp_path / "out", seq_len=64)
+    written = export_hf(model, BytesTokenizer(), tmp_path / "out", seq_len=64)
     assert sorted(path.name for path in written) == sorted(path.name for path in (tmp_path / "out").iterdir())
     for kind in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
         theirs = kind.from_pretrained(tmp_path / "out")
@@ -124,7 +125,7 @@ def test_tokenizer(make_decoder, tmp_path):
 def test_what_llama_lacks_is_named(make_decoder, tmp_path, variant, words):
     model = make_decoder(**variant)
     with pytest.raises(UserError, match=words):
-        export_hf(model, model.config, None, tmp_path / "out", seq_len=64)
+        export_hf(model, None, tmp_path / "out", seq_len=64)
     assert not (tmp_path / "out").exists()
 
 
@@ -152,14 +153,14 @@ def test_what_llama_lacks_is_named(make_decoder, tmp_path, variant, words):
     ids=str,
 )
 def test_configs_we_cannot_build_are_refused(make_decoder, change, words):
-    values = to_hf(make_decoder().config, 64, None)
+    values = to_hf(make_decoder().config, Multipliers(), 64, None)
     with pytest.raises(UserError, match=words):
         from_hf({**values, **change}, "config.json")
 
 
 def exported(make_decoder, folder, **variant):
     model = make_decoder(**variant)
-    export_hf(model, model.config, None, folder, seq_len=64)
+    export_hf(model, None, folder, seq_len=64)
     return model
 
 
@@ -280,5 +281,5 @@ def test_folders_in_use_are_not_written_to(make_decoder, tmp_path):
 
 def test_every_name_is_llamas(make_decoder):
     model = make_decoder()
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**to_hf(model.config, 64, None)))
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**to_hf(model.config, Multipliers(), 64, None)))
     assert {hf_name(name) for name, _ in model.named_parameters()} == set(theirs.state_dict())

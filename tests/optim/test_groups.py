@@ -3,6 +3,7 @@
 import torch
 
 from isogloss.build import build_model
+from isogloss.init.plan import plan_init
 from isogloss.init.schemes import LinguaConfig
 from isogloss.mixers.attention import AttentionConfig
 from isogloss.models.decoder import DecoderConfig
@@ -18,7 +19,9 @@ CONFIG = DecoderConfig(
 
 def model_and_optimizer(steps: int = 0):
     model = build_model(CONFIG, LinguaConfig(), seed=0, device=torch.device("cpu"))
-    optimizer = create_optimizer(model, AdamWConfig(lr=0.01, weight_decay=0.3))
+    optimizer = create_optimizer(
+        model, AdamWConfig(lr=0.01, weight_decay=0.3), plan_init(model, LinguaConfig(), model.config)
+    )
     for _ in range(steps):
         model(torch.arange(8)[None]).logsumexp(-1).sum().backward()
         optimizer.step()

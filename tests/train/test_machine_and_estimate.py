@@ -6,6 +6,7 @@ import torch
 from isogloss.build import plan_model
 from isogloss.config.base import UserError
 from isogloss.models.registry import create_model
+from isogloss.nn.multipliers import Multipliers
 from isogloss.recipe import load_recipe
 from isogloss.train import machine as module
 from isogloss.train.display import duration
@@ -60,7 +61,7 @@ def test_parts_add_up_and_memory_grows_with_rows() -> None:
     sites = [entry.site for entry in plan_model(recipe.model, recipe.init).plan.values()]
     parts = parameters_by_part(sites)
     with torch.device("meta"):
-        expected = sum(p.numel() for p in create_model(recipe.model).parameters())
+        expected = sum(p.numel() for p in create_model(recipe.model, Multipliers()).parameters())
     assert sum(parts.values()) == expected
     small, large = (estimate(sites, 10, 8, rows, 256, 100) for rows in (4, 8))
     assert small.memory < large.memory

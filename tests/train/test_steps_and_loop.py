@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from isogloss.init.plan import plan_init
+from isogloss.init.schemes import LinguaConfig
 from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import Batch
 from isogloss.optim.groups import AdamWConfig, create_optimizer
@@ -34,7 +36,7 @@ def one_step(model: Decoder, optimizer: torch.optim.Optimizer, step: int = 0):
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_changes_nothing_and_names_the_cause(make_decoder, poison: float) -> None:
     model = make_decoder()
-    optimizer = create_optimizer(model, AdamWConfig())
+    optimizer = create_optimizer(model, AdamWConfig(), plan_init(model, LinguaConfig(), model.config))
     assert one_step(model, optimizer).nonfinite == ""
     before = snapshot(model, optimizer)
     handle = model.layers[1].ffn.up_proj.weight.register_hook(lambda g: g * poison)
@@ -52,7 +54,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_the_cause(make_deco
 def steps(model: Decoder, progress: Progress, n: int = 6, compiled: bool = False, **config) -> list[StepInfo]:
     optim = AdamWConfig(lr=0.01, schedule=LinearSchedule(warmup=2, final=0.5))
     settings = TrainConfig(steps=n, batch_size=4, **config)
-    optimizer = create_optimizer(model, optim)
+    optimizer = create_optimizer(model, optim, plan_init(model, LinguaConfig(), model.config))
     return list(training_steps(model, optimizer, Rows(), settings, optim, progress, "fp32", compiled))
 
 
@@ -138,7 +140,7 @@ def test_decay_reaches_matrices_only(make_decoder) -> None:
     """With no gradient to speak of, decay alone moves weights: matrices shrink, gains stay."""
     model = make_decoder()
     optim = AdamWConfig(lr=0.1, weight_decay=0.5, schedule=ConstantSchedule())
-    optimizer = create_optimizer(model, optim)
+    optimizer = create_optimizer(model, optim, plan_init(model, LinguaConfig(), model.config))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -7,7 +7,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from isogloss.init.plan import Entry
 from isogloss.init.rng import stream_key, uniform
-from isogloss.init.rules import Constant, Normal
+from isogloss.init.rules import Constant, Normal, Uniform
 from isogloss.nn.roles import declared_tensors
 
 # Elements drawn at a time: the float64 temporaries stay near 40 MB whatever the parameter's size.
@@ -36,24 +36,30 @@ def fill(tensor: Tensor, entry: Entry, seed: int) -> None:
     match entry.rule:
         case Constant(value=value):
             tensor.fill_(value)
-        case Normal() as rule:
-            _fill_normal(tensor, rule, seed, entry.site.name, offset)
+        case Normal() | Uniform() as rule:
+            _fill_random(tensor, rule, seed, entry.site.name, offset)
 
 
-def _fill_normal(tensor: Tensor, rule: Normal, seed: int, name: str, offset: tuple[int, ...]) -> None:
+def _fill_random(tensor: Tensor, rule: Normal | Uniform, seed: int, name: str, offset: tuple[int, ...]) -> None:
     if tensor.ndim > 2:
         # Leading indices (experts, convolution taps) have streams of their own: stacked equals unstacked.
         for index, part in enumerate(tensor):
-            _fill_normal(part, rule, seed, f"{name}[{offset[0] + index}]", offset[1:])
+            _fill_random(part, rule, seed, f"{name}[{offset[0] + index}]", offset[1:])
         return
     matrix = tensor if tensor.ndim == 2 else tensor[:, None]
     first_row, first_column = (*offset, 0)[:2]
-    below = 0.0 if rule.cut is None else float(torch.special.ndtr(torch.tensor(-rule.cut, dtype=torch.float64)))
     key = stream_key(seed, name)
     rows = max(1, CHUNK // max(1, matrix.shape[1]))
     columns = (first_column, first_column + matrix.shape[1])
     for start in range(0, matrix.shape[0], rows):
         stop = min(start + rows, matrix.shape[0])
         u = uniform(key, (first_row + start, first_row + stop), columns, matrix.device)
-        # By the inverse distribution function: no rejection, so every element depends on its own place alone.
-        matrix[start:stop] = torch.special.ndtri(below + (1 - 2 * below) * u) * rule.std
+        matrix[start:stop] = _quantile(rule, u)
+
+
+def _quantile(rule: Normal | Uniform, u: Tensor) -> Tensor:
+    """By the inverse distribution function: no rejection, so every element depends on its own place alone."""
+    if isinstance(rule, Uniform):
+        return (2 * u - 1) * rule.bound
+    below = 0.0 if rule.cut is None else float(torch.special.ndtr(torch.tensor(-rule.cut, dtype=torch.float64)))
+    return torch.special.ndtri(below + (1 - 2 * below) * u) * rule.drawn_std

@@ -1,13 +1,14 @@
-"""The plan: which rule fills each parameter, known before any memory is allotted."""
+"""The plan: which rule fills each parameter and how it will be updated, known before any memory is allotted."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
 
-from isogloss.init.rules import Rule
-from isogloss.init.schemes import Scheme
+from isogloss.init.rules import Constant, Normal, Rule, Update
+from isogloss.init.scheme import Scheme
+from isogloss.models.registry import ModelConfig
 from isogloss.nn.roles import Site, declared_tensors
 
 
@@ -17,37 +18,46 @@ class MissingRuleError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter and the rule that fills it."""
+    """One parameter, the rule that fills it, and the factors of its optimizer's settings."""
 
     site: Site
     rule: Rule
+    update: Update = field(default_factory=Update)
 
     def row(self) -> dict[str, Any]:
         """What a table or JSON shows of the entry; std and cut as nominal numbers, cut in units of std."""
         site = asdict(self.site)
         return {key: site[key] for key in ("name", "role", "shape", "fan_in", "fan_out", "layer")} | {
             "rule": self.rule.text,
+            "distribution": type(self.rule).__name__.lower(),
             "std": self.rule.std,
-            "cut": self.rule.cut,
+            "cut": self.rule.cut if isinstance(self.rule, Normal) else None,
             "effective_std": self.rule.effective_std,
+            "value": self.rule.value if isinstance(self.rule, Constant) else None,
+            "lr": self.update.lr,
+            "weight_decay": self.update.weight_decay,
+            "eps": self.update.eps,
             "why": self.rule.why,
         }
 
 
-def plan_init(model: nn.Module, scheme: Scheme) -> dict[str, Entry]:
+def plan_init(model: nn.Module, scheme: Scheme, config: ModelConfig) -> dict[str, Entry]:
     """The rule of every parameter and buffer, by canonical name; the model may live on the meta device.
 
     Raises:
         UndeclaredParameterError: a parameter or buffer has no role.
         MissingRuleError: a role has no rule in the scheme, or two parameters share a name.
+        UserError: the scheme is for another kind of model.
     """
-    rules = scheme.rules()
+    rules = scheme.rules(config)
     sites = [site for site, _ in declared_tensors(model)]
     missing = Counter(site.role for site in sites if site.role not in rules)
     if missing:
         named = ", ".join(f"{role} ({next(s.name for s in sites if s.role == role)})" for role in missing)
-        raise MissingRuleError(f"the scheme {scheme.type} has no rule for the role {named}; add one in init/schemes.py")
-    plan = {site.name: Entry(site, rules[site.role](site)) for site in sites}
+        raise MissingRuleError(
+            f"the scheme {type(scheme).__name__} has no rule for the role {named}; add one in init/schemes.py"
+        )
+    plan = {site.name: Entry(site, rules[site.role](site), scheme.update(site, config)) for site in sites}
     if len(plan) != len(sites):
         twice = [name for name, n in Counter(site.name for site in sites).items() if n > 1]
         raise MissingRuleError(f"two parameters share the canonical name {twice[0]}: they would get the same weights")

@@ -15,15 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers.processors import TemplateProcessing
-from torch import Tensor, nn
+from torch import Tensor
 
 from isogloss.config.base import UserError
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.durable import write_whole
 from isogloss.interop.hf_config import from_hf, to_hf
-from isogloss.models.decoder import DecoderConfig
+from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.registry import create_model
 from isogloss.models.weights import model_tensors
+from isogloss.nn.multipliers import Multipliers
 
 OUTSIDE_LAYERS = {
     "embedding.weight": "model.embed_tokens.weight",
@@ -46,16 +47,13 @@ def hf_name(name: str) -> str:
     return f"model.{layers}.{index}.{IN_A_LAYER[part]}.{rest}"
 
 
-def export_hf(
-    model: nn.Module, config: DecoderConfig, tokenizer: Tokenizer | None, folder: Path, seq_len: int
-) -> list[Path]:
+def export_hf(model: Decoder, tokenizer: Tokenizer | None, folder: Path, seq_len: int) -> list[Path]:
     """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load.
 
     The exported tokenizer puts ``end_of_text`` before every text, as in training.
 
     Args:
         model: the decoder, in any mode.
-        config: its config, vocabulary resolved.
         tokenizer: the one it was trained with.
         folder: new, or empty.
         seq_len: the row length the model is meant for, in tokens.
@@ -67,7 +65,7 @@ def export_hf(
     Raises:
         UserError: the layout lacks something that the model has, or the folder holds something.
     """
-    values = to_hf(config, seq_len, None if tokenizer is None else tokenizer.end_of_text)
+    values = to_hf(model.config, model.multipliers, seq_len, None if tokenizer is None else tokenizer.end_of_text)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
     tensors = {hf_name(name): t.detach().cpu().contiguous() for name, t in model_tensors(model).items()}
@@ -93,7 +91,7 @@ def import_hf(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
     """
     config = from_hf(_read_json(folder / "config.json"), str(folder / "config.json"))
     with torch.device("meta"):
-        names = {hf_name(name): name for name in model_tensors(create_model(config))}
+        names = {hf_name(name): name for name in model_tensors(create_model(config, Multipliers()))}
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder):
         try:

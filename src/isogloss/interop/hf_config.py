@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from isogloss.config.base import UserError
 from isogloss.models.decoder import DecoderConfig
 from isogloss.nn.feed_forward import SwiGLUConfig
+from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.rotary import YarnScaling, frequencies
 
 # Our name -> Hugging Face's, for what every scaling may hold.
@@ -28,13 +29,14 @@ SCALING_KEYS = {
 WHOLE_NUMBERS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
-def to_hf(config: DecoderConfig, seq_len: int, end_of_text: int | None) -> dict[str, Any]:
+def to_hf(config: DecoderConfig, multipliers: Multipliers, seq_len: int, end_of_text: int | None) -> dict[str, Any]:
     """The content of ``config.json``.
 
     The z-loss is not in it: it belongs to training and changes no output.
 
     Args:
         config: with its vocabulary resolved.
+        multipliers: of the scheme that it was trained with.
         seq_len: the row length the model is meant for, in tokens.
         end_of_text: the token that opens and closes documents, where there is a tokenizer.
 
@@ -45,6 +47,10 @@ def to_hf(config: DecoderConfig, seq_len: int, end_of_text: int | None) -> dict[
     heads = mixer.heads(config.d_model)
     layout = "Qwen3" if mixer.qk_norm else "Llama"
     refused = []
+    if not multipliers.all_one:
+        refused.append("its initialisation puts multipliers into the forward pass")
+    if config.norm != "pre":
+        refused.append(f"model.norm is {config.norm}")
     if mixer.window is not None:
         refused.append(f"model.mixer.window is {mixer.window}")
     if mixer.softcap is not None:

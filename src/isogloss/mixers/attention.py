@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from isogloss.config.base import Config, UserError
 from isogloss.nn.attention import Backend, attend, create_mask
 from isogloss.nn.linear import Linear
+from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.norm import RMSNorm
 from isogloss.nn.roles import Role
 from isogloss.nn.rotary import RotaryConfig, rotate, rotations
@@ -116,7 +117,7 @@ class KeyValueCache:
 class Attention(nn.Module):
     """Causal self-attention over (B, T, D)."""
 
-    def __init__(self, config: AttentionConfig, d_model: int, norm_eps: float) -> None:
+    def __init__(self, config: AttentionConfig, d_model: int, norm_eps: float, multipliers: Multipliers) -> None:
         super().__init__()
         self.config = config
         self.n_heads, self.n_kv_heads, self.head_dim = config.heads(d_model)
@@ -126,6 +127,7 @@ class Attention(nn.Module):
         self.o_proj = Linear(self.n_heads * self.head_dim, d_model, Role.ATTENTION_OUT)
         self.q_norm = RMSNorm(self.head_dim, norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, norm_eps) if config.qk_norm else nn.Identity()
+        self.scale = multipliers.attention * self.head_dim**-0.5
         self.compiled = False
 
     def check_device(self, device: str) -> None:
@@ -174,7 +176,7 @@ class Attention(nn.Module):
             v,
             prepared.mask,
             backend=prepared.backend,
-            scale=self.head_dim**-0.5,
+            scale=self.scale,
             cap=self.config.softcap,
         )
         return self.o_proj(y.transpose(1, 2).flatten(-2))

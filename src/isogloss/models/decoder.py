@@ -1,6 +1,7 @@
-"""The decoder-only language model: embedding, pre-norm blocks, final norm, linear head.
+"""The decoder-only language model: embedding, residual blocks, final norm, linear head.
 
-``logits = cap(norm(x_L) W_head^T)``, ``x_0 = E[tokens]``; the head is the embedding itself where it is tied.
+``logits = cap(c norm(x_L) W_head^T)``, ``x_0 = e E[tokens]``, c and e the scheme's multipliers (mostly 1); the
+head is the embedding itself where it is tied.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from isogloss.config.base import Config
 from isogloss.mixers.attention import AttentionConfig
 from isogloss.mixers.registry import MixerConfig
-from isogloss.models.block import Block
+from isogloss.models.block import Block, NormPlacement
 from isogloss.models.protocol import IGNORED, Batch, LossOutput
 from isogloss.nn.feed_forward import FeedForwardConfig, SwiGLUConfig
 from isogloss.nn.linear import Embedding, Linear
 from isogloss.nn.loss import chunk_loss, linear_cross_entropy
+from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.norm import RMSNorm
 from isogloss.nn.roles import Role
 from isogloss.nn.softcap import softcap
@@ -41,6 +43,8 @@ class DecoderConfig(Config):
     """Rows of the embedding, at least the tokenizer's tokens; exactly those if not given."""
     tied_head: bool = False
     """Whether the head is the embedding."""
+    norm: NormPlacement = "pre"
+    """Where a block norms: pre, post, output (of a branch), or sandwich (before and after); see models/block.py."""
     norm_eps: float = Field(default=1e-5, gt=0)
     """Added to the mean square in every norm of the stream."""
     logit_softcap: float | None = Field(default=None, gt=0)
@@ -66,13 +70,22 @@ class DecoderState:
 class Decoder(nn.Module):
     """A decoder whose config says its vocabulary."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, multipliers: Multipliers) -> None:
         super().__init__()
         assert config.vocab_size is not None, "the recipe resolves the vocabulary before the model is made"
-        self.config = config
+        self.config, self.multipliers = config, multipliers
         self.embedding = Embedding(config.vocab_size, config.d_model)
         blocks = [
-            Block(config.mixer, config.ffn, config.d_model, config.norm_eps, index, config.n_layers)
+            Block(
+                config.mixer,
+                config.ffn,
+                config.d_model,
+                config.norm_eps,
+                config.norm,
+                multipliers,
+                index,
+                config.n_layers,
+            )
             for index in range(config.n_layers)
         ]
         self.layers = nn.ModuleList(blocks)
@@ -83,7 +96,7 @@ class Decoder(nn.Module):
     def trunk(
         self, tokens: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None, state: DecoderState | None = None
     ) -> Float[Tensor, "B T D"]:
-        """The normed residual stream that the head reads."""
+        """The normed residual stream, times its multiplier: what the head reads."""
         start = 0 if state is None else state.length
         end = start + tokens.shape[1]
         if state is not None and end > state.max_len:
@@ -93,12 +106,12 @@ class Decoder(nn.Module):
         mixers = {block.mixer.config: block.mixer for block in blocks}
         decoding = state is not None
         prepared = {config: mixer.prepare(positions, end, documents, decoding) for config, mixer in mixers.items()}
-        x = self.embedding(tokens)
+        x = _times(self.multipliers.embedding, self.embedding(tokens))
         for index, block in enumerate(blocks):
             x = block(x, prepared[block.mixer.config], None if state is None else state.caches[index])
         if state is not None:
             state.length = end
-        return self.norm(x)
+        return _times(self.multipliers.logits, self.norm(x))
 
     @property
     def vocab_size(self) -> int:
@@ -148,3 +161,7 @@ class Decoder(nn.Module):
         """An empty state for ``batch_size`` rows of up to ``max_len`` tokens."""
         caches = [block.mixer.new_cache(batch_size, max_len) for block in self.blocks()]
         return DecoderState(0, max_len, caches)
+
+
+def _times(multiplier: float, x: Tensor) -> Tensor:
+    return x if multiplier == 1.0 else multiplier * x

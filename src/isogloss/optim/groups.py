@@ -1,5 +1,10 @@
-"""The optimizer and its parameter groups, from roles: matrices decay, gains, biases and other vectors do not."""
+"""The optimizer and its parameter groups, from roles and from the plan.
 
+Matrices decay, gains, biases and other vectors do not; a parametrisation's factors (`isogloss.init.rules.Update`) make
+further groups.
+"""
+
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -7,6 +12,8 @@ from pydantic import Field
 from torch import nn
 
 from isogloss.config.base import Config
+from isogloss.init.plan import Entry
+from isogloss.init.rules import Update
 from isogloss.nn.roles import Role, declared_tensors
 from isogloss.optim.schedules import CosineSchedule, ScheduleConfig
 
@@ -33,25 +40,35 @@ class AdamWConfig(Config):
     """How the learning rate goes."""
 
 
-def create_optimizer(model: nn.Module, config: AdamWConfig) -> torch.optim.AdamW:
-    """AdamW over two groups, ``decayed`` and ``undecayed``, each parameter in exactly one, in the model's order."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+def create_optimizer(model: nn.Module, config: AdamWConfig, plan: Mapping[str, Entry]) -> torch.optim.AdamW:
+    """AdamW over groups of equal decay and equal factors, each parameter in exactly one, in the model's order.
+
+    Args:
+        model: with its weights.
+        config: the settings that the plan's factors multiply.
+        plan: of the model, by canonical name.
+    """
+    groups: dict[tuple[bool, Update], list[nn.Parameter]] = {}
     for site, tensor in declared_tensors(model):
         if isinstance(tensor, nn.Parameter):
-            groups[site.role not in UNDECAYED].append(tensor)
+            groups.setdefault((site.role not in UNDECAYED, plan[site.name].update), []).append(tensor)
     return torch.optim.AdamW(
         [
-            {"name": "decayed", "params": groups[True], "weight_decay": config.weight_decay},
-            {"name": "undecayed", "params": groups[False], "weight_decay": 0.0},
+            {
+                "params": parameters,
+                "lr_factor": update.lr,
+                "weight_decay": config.weight_decay * update.weight_decay if decayed else 0.0,
+                "eps": config.eps * update.eps,
+            }
+            for (decayed, update), parameters in groups.items()
         ],
         lr=config.lr,
         betas=(config.beta1, config.beta2),
-        eps=config.eps,
         fused=True,
     )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of the next step, for every group."""
+    """The rate of the next step, for every group by its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]

@@ -172,7 +172,7 @@ def _build(
         with_documents=recipe.data.within_document,
         pad_token=corpus.tokenizer.end_of_text,
     )
-    optimizer = create_optimizer(model, recipe.optim)
+    optimizer = create_optimizer(model, recipe.optim, planned.plan)
     return Session(recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected)
 
 

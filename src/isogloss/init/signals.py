@@ -1,0 +1,37 @@
+"""The signals of a model at its initialisation: what is predicted and what is measured, in the same words."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Root-mean-square sizes per component, layer by layer.
+
+    Args:
+        stream: of the residual stream: after the embedding, then after each layer; n_layers + 1 numbers.
+        mixer_write: of what each layer's mixer adds to the stream, multiplier included.
+        ffn_write: of what each layer's feed-forward network adds.
+        gradient: of the loss's gradient with respect to ``stream``, over that at the last layer.
+        attention_logit_std: of each layer's attention logits.
+        logit_std: of the output's logits.
+        loss: the mean over positions of log-sum-exp of the logits less their mean, nats: the expected loss at
+            initialisation, without the noise of the targets.
+    """
+
+    stream: tuple[float, ...]
+    mixer_write: tuple[float, ...]
+    ffn_write: tuple[float, ...]
+    gradient: tuple[float, ...]
+    attention_logit_std: tuple[float, ...]
+    logit_std: float
+    loss: float
+
+    @property
+    def embedding_share(self) -> float:
+        """How much of the last stream's power is the embedding's own."""
+        return min(1.0, (self.stream[0] / self.stream[-1]) ** 2)
+
+    @property
+    def gradient_ratio(self) -> float:
+        """The gradient at the embedding over that at the last layer."""
+        return self.gradient[0]
