@@ -161,11 +161,36 @@ def test_recipes_are_listed_and_the_default_is_marked(isogloss) -> None:
 
 
 def test_plan_says_each_rule_with_its_numbers(isogloss, tiny: Path) -> None:
-    rows = {row["name"]: row for row in json.loads(isogloss("init", "plan", tiny, "--json")[1])}
-    assert rows["layers.1.ffn.down_proj.weight"]["rule"] == "24^-0.5/sqrt(2*(2+1))"
-    assert rows["layers.1.mixer.q_proj.weight"]["rule"] == "16^-0.5"
-    before = isogloss("init", "plan", tiny, "--json", "init.type=lingua_before")[1]
-    assert {r["name"]: r for r in json.loads(before)}["layers.1.mixer.q_proj.weight"]["rule"] == "16^-0.5/sqrt(2*(2+1))"
+    def rules(*overrides: str) -> dict[str, str]:
+        found = json.loads(isogloss("init", "plan", tiny, "--format", "json", *overrides)[1])
+        assert found["signals"]["loss"] > 5
+        return {row["name"]: row["rule"] for row in found["parameters"]}
+
+    assert rules()["layers.1.ffn.down_proj.weight"] == "24^-0.5/sqrt(2*(2+1))"
+    assert rules()["layers.1.mixer.q_proj.weight"] == "16^-0.5"
+    assert rules("init.type=lingua_before")["layers.1.mixer.q_proj.weight"] == "16^-0.5/sqrt(2*(2+1))"
+
+
+def test_plan_in_its_forms(isogloss, tiny: Path) -> None:
+    table = isogloss("init", "plan", tiny)[1]
+    assert "layers.0-1.mixer.q_proj.weight" in table
+    assert "predicted on random tokens: stream" in table
+    assert "lr, decay, eps" not in table
+    assert "lr, decay, eps" in isogloss("init", "plan", tiny, "init.type=mup", "model.mixer.head_dim=8")[1]
+    lines = isogloss("init", "plan", tiny, "--format", "csv")[1].splitlines()
+    assert lines[0].startswith("name,role,shape")
+    assert sum(line.startswith("layers.1.") for line in lines) == 9
+    assert "| `layers.0-1.mixer.q_proj.weight` | query |" in isogloss("init", "plan", tiny, "--format", "markdown")[1]
+
+
+def test_plan_shows_what_differs(isogloss, tiny: Path) -> None:
+    table = isogloss("init", "plan", tiny, "--diff", "init.type=lingua_before")[1]
+    assert "layers.0-1.ffn.gate_proj.weight" in table
+    assert "0.4082" in table  # 1/sqrt(6)
+    assert "down_proj" not in table
+    assert "predicted: last ffn write" in table
+    changes = ["--diff", "model.n_layers=1", "--diff", "init.base_std=1.0"]
+    assert "layers.1.mixer.q_proj.weight" in isogloss("init", "plan", tiny, *changes)[1]
 
 
 def test_tokenizer_train_and_show(isogloss, tiny: Path) -> None:

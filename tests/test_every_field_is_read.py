@@ -94,14 +94,39 @@ VARIATIONS = {
     "model.ffn[relu2].d_ff": Vary("model.ffn.d_ff=32", ["model.ffn.type=relu2"]),
     "model.vocab_size": Vary("model.vocab_size=300"),
     "model.tied_head": Vary("model.tied_head=true"),
+    "model.norm": Vary("model.norm=sandwich"),
     "model.norm_eps": Vary("model.norm_eps=0.1"),
     "model.logit_softcap": Vary("model.logit_softcap=1.0"),
     "model.z_loss": Vary("model.z_loss=0.1"),
     **{
         f"init[{scheme}].{name}": Vary(f"init.{name}={value}", [f"init.type={scheme}"])
         for scheme in ("lingua", "lingua_before")
-        for name, value in {"depth_factor": "current", "base_std": 0.1, "embedding_std": 0.5}.items()
+        for name, value in {
+            "depth_factor": "current",
+            "base_std": 0.1,
+            "embedding_std": 0.5,
+            "cut": 2.0,
+            "compensated": "true",
+        }.items()
     },
+    "init[megatron].std": Vary("init.std=0.1", ["init.type=megatron"]),
+    "init[megatron].embedding_std": Vary("init.embedding_std=0.1", ["init.type=megatron"]),
+    **{
+        f"init[{scheme}].{name}": Vary(f"init.{name}={value}", [f"init.type={scheme}"])
+        for scheme in ("mup", "mup_depth", "completep")
+        for name, value in {
+            "base_width": 32,
+            "base_head_dim": 4,
+            "base_std": 0.1,
+            "embedding_std": 0.5,
+            "output_multiplier": 2.0,
+            "zero_head": "true",
+            "base_layers": 1,
+            "alpha": 0.5,
+        }.items()
+        if (name != "base_layers" or scheme != "mup") and (name != "alpha" or scheme == "completep")
+    },
+    "init[u_mup].residual_ratio": Vary("init.residual_ratio=2.0", ["init.type=u_mup"]),
     "optim.lr": Vary("optim.lr=0.02"),
     "optim.beta1": Vary("optim.beta1=0.5"),
     "optim.beta2": Vary("optim.beta2=0.5"),

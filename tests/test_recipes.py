@@ -38,7 +38,7 @@ def test_its_first_line_says_what_it_is_and_no_other_says_the_same(name: str) ->
 
 @recipes
 def test_its_weights_can_be_planned(name: str) -> None:
-    rows = plan_recipe(name)
+    rows = plan_recipe(name).rows
     layers = {row["layer"] for row in rows} - {None}
     assert layers == set(range(load_recipe(name).model.n_layers))
     assert all(row["effective_std"] > 0 for row in rows if len(row["shape"]) == 2)

@@ -44,6 +44,7 @@ def materialise(planned: PlannedModel, *, seed: int, device: torch.device, compi
         compiled: compile each block, and the loss, on first use.
     """
     model = planned.model
+    assert all(p.is_meta for p in model.parameters()), "planned models are materialised once"
     if compiled:
         compile_model(model)
     model.to_empty(device=device)

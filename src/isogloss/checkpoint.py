@@ -34,7 +34,7 @@ class CheckpointConfig(Config):
     every: int = Field(default=100, gt=0)
     """Steps between checkpoints; the last step always writes one."""
     minutes: float = Field(default=10.0, gt=0)
-    """A checkpoint also after this long without one by time: a slow machine loses no more than that."""
+    """Also after this many minutes without one: a slow machine loses no more than that and a step."""
     keep_last: int = Field(default=2, gt=0)
     """How many of the newest are kept."""
     keep_every: int | None = Field(default=None, gt=0)
@@ -183,8 +183,19 @@ def sweep(root: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def has_checkpoints(root: Path) -> bool:
+    """Whether there are any, whole or not.
+
+    Raises:
+        UserError: there is something else in the folder's place.
+    """
+    return bool(_steps(root))
+
+
 def _steps(root: Path) -> dict[int, Path]:
     if not root.is_dir():
+        if root.exists() or root.is_symlink():
+            raise UserError(f"{root} is not a folder, where the checkpoints should be; move it away")
         return {}
     return {int(match[1]): path for path in root.iterdir() if (match := _NAME.fullmatch(path.name)) and path.is_dir()}
 

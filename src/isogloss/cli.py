@@ -5,7 +5,6 @@ message and exit code 2.
 """
 
 import errno
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -56,12 +55,14 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Set a former run of that name aside and begin anew.")] = False,
 ) -> None:
     """Train a recipe (the default one if none is named), or go on where it stopped."""
+    from rich.console import Console
+
     from isogloss.recipe import load_recipe
     from isogloss.run.train import train as train_run
-    from isogloss.train.display import Display, PipedConsole
+    from isogloss.train.display import Display
 
     recipe = load_recipe(*_split(arguments))
-    train_run(recipe, Display(PipedConsole()), fresh=fresh)
+    train_run(recipe, Display(Console()), fresh=fresh)
 
 
 @app.command()
@@ -143,7 +144,7 @@ def export(
     loaded = load_run(run, "cpu", _warn)
     written = export_hf(loaded.model, loaded.tokenizer, folder, loaded.recipe.data.seq_len)
     print(f"wrote {', '.join(path.name for path in written)} to {folder}")
-    print(f"AutoModelForCausalLM.from_pretrained({str(folder)!r}) reads it")
+    print(f"AutoModelForCausalLM.from_pretrained({str(folder)!r}) reads it (pip install transformers)")
     if not (folder / "tokenizer.json").exists():
         print("no tokenizer was written: this one has no tokenizer.json; bring its own file along")
 
@@ -247,7 +248,8 @@ def tokenizer_train(
     tokenizer = train_bpe((document.text for document in read_documents(texts)), vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
-    print(f"{folder}: {tokenizer.n_tokens} tokens")
+    short = "; the text has no more pairs to merge" if tokenizer.n_tokens < vocab_size else ""
+    print(f"{folder}: {tokenizer.n_tokens} tokens{short}")
 
 
 @tokenizer_app.command("show")
@@ -311,9 +313,6 @@ def main() -> None:
     """Run the command line; exit 2 with one message for what a user can mend."""
     try:
         app()
-    except BrokenPipeError:  # whoever read the output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except Exception as error:
         message = _explain(error)
         if message is None:

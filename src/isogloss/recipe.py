@@ -87,13 +87,15 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def load_recipe(name: str = DEFAULT, overrides: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe by name, or a YAML file by path, with ``a.b=c`` overrides.
+    """A shipped recipe by name, a YAML file or a run's folder by path, with ``a.b=c`` overrides.
 
     Raises:
         UserError: there is no such recipe, or something in it is wrong.
     """
     shipped = shipped_recipes()
     path = shipped.get(name, Path(name))
+    if (path / "recipe.yaml").is_file():  # a run's folder
+        path /= "recipe.yaml"
     if name not in shipped and not path.exists():
         hint = did_you_mean(name, shipped) or f"; shipped recipes: {', '.join(shipped)}"
         raise UserError(f"{name}: no such recipe or file{hint}")

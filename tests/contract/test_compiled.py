@@ -13,9 +13,13 @@ import torch
 from torch._dynamo.utils import counters
 
 from isogloss.build import build_model
+from isogloss.init.plan import plan_init
 from isogloss.init.schemes import LinguaConfig
 from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.protocol import IGNORED, Batch
+from isogloss.optim.groups import AdamWConfig, create_optimizer
+from isogloss.optim.schedules import ConstantSchedule
+from isogloss.train.loop import Progress, TrainConfig, training_steps
 
 T, V = 16, 50
 # Few, since compiling each takes seconds: together they have both kernels, masks of documents and none, a window, a
@@ -78,15 +82,39 @@ def compare(fields: dict, with_documents: bool) -> None:
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
+class Rows:
+    """The same batch at every step."""
+
+    def batch(self, step: int) -> Batch:
+        return make_batch(False)
+
+
+def check_first_step() -> None:
+    """Step 1 of a compiled model compiles nothing, step 2 does."""
+    torch.compiler.reset()
+    counters.clear()
+    model = make({}, True)
+    optim = AdamWConfig(schedule=ConstantSchedule())
+    optimizer = create_optimizer(model, optim, plan_init(model, LinguaConfig(), model.config))
+    config = TrainConfig(steps=2, batch_size=2)
+    graphs = [
+        counters["stats"]["unique_graphs"]
+        for _ in training_steps(model, optimizer, Rows(), config, optim, Progress(), "fp32", compiled=True)
+    ]
+    assert graphs == [0, 2], graphs
+
+
 @pytest.mark.slow
 def test_compiled_equals_eager() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == list(VARIANTS)
+    assert done.stdout.splitlines() == [*VARIANTS, "first step"]
 
 
 if __name__ == "__main__":
     for name, (fields, with_documents) in VARIANTS.items():
         print(name, flush=True)
         compare(fields, with_documents)
+    print("first step", flush=True)
+    check_first_step()

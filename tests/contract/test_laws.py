@@ -23,6 +23,9 @@ VARIANTS = {
     "grouped, window, norms": {"mixer": {"n_kv_heads": 2, "window": 6, "qk_norm": True}},
     "caps, tied": {"mixer": {"softcap": 2.0, "n_kv_heads": 1}, "logit_softcap": 3.0, "tied_head": True},
     "wide heads, gelu": {"mixer": {"head_dim": 24}, "ffn": {"type": "gelu", "d_ff": 40}, "z_loss": 1e-2},
+    "post": {"norm": "post"},
+    "output": {"norm": "output"},
+    "sandwich": {"norm": "sandwich"},
     "yarn, relu2": {
         "mixer": {"rotary": {"scaling": {"type": "yarn", "factor": 2.0, "original_seq_len": 8}}},
         "ffn": {"type": "relu2", "d_ff": 40},

@@ -1,15 +1,17 @@
 """The optimizer's groups and its state as tensors."""
 
+import pytest
 import torch
 
-from isogloss.build import build_model
+from isogloss.build import build_model, materialise, plan_model
+from isogloss.init.parametrisations import MuPConfig
 from isogloss.init.plan import plan_init
 from isogloss.init.schemes import LinguaConfig
 from isogloss.mixers.attention import AttentionConfig
 from isogloss.models.decoder import DecoderConfig
 from isogloss.nn.feed_forward import SwiGLUConfig
 from isogloss.nn.roles import Role, declared_tensors
-from isogloss.optim.groups import AdamWConfig, create_optimizer
+from isogloss.optim.groups import AdamWConfig, create_optimizer, set_learning_rate
 from isogloss.optim.state import load_optimizer_tensors, optimizer_tensors
 
 CONFIG = DecoderConfig(
@@ -49,3 +51,18 @@ def test_state_goes_out_and_back() -> None:
         o.step()
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_parametrisation_s_factors_reach_the_optimizer() -> None:
+    scheme = MuPConfig(type="mup", base_width=CONFIG.d_model // 4)
+    planned = plan_model(CONFIG, scheme)
+    model = materialise(planned, seed=0, device=torch.device("cpu"))
+    optimizer = create_optimizer(model, AdamWConfig(lr=0.01, weight_decay=0.3), planned.plan)
+    set_learning_rate(optimizer, 0.02)
+    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    chosen = (model.layers[0].mixer.q_proj.weight, model.head.weight, model.norm.weight)
+    hidden, head, gain = (of[id(p)] for p in chosen)
+    assert (hidden["lr"], hidden["weight_decay"]) == pytest.approx((0.005, 1.2))
+    assert (head["lr"], head["weight_decay"]) == pytest.approx((0.02, 0.3))
+    assert (gain["lr"], gain["weight_decay"]) == (0.02, 0.0)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))

@@ -101,3 +101,9 @@ def test_a_former_run_is_set_aside_whole(tmp_path: Path, tiny: Path) -> None:
 def test_a_damaged_machine_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "machine.json").write_text(text)
     assert RunFolder(tmp_path).saved_machine() is None
+
+
+def test_a_size_that_was_derived_may_be_written_out(tiny: Path) -> None:
+    plain = ["model={type: decoder, d_model: 64, n_layers: 1}"]
+    spelled = [*plain, "model.mixer={type: attention, n_heads: 1}", "model.ffn={type: swiglu, d_ff: 192}"]
+    assert check_changes(load_recipe(str(tiny), plain), load_recipe(str(tiny), spelled)) == []

@@ -69,6 +69,14 @@ def test_a_file_in_the_place_of_the_checkpoints_is_refused_before_the_first_step
     place = tiny.parent / "runs/tiny/checkpoints"
     place.parent.mkdir(parents=True)
     place.write_text("mine")
-    with pytest.raises(UserError, match="checkpoints is a file where a folder is needed"):
+    with pytest.raises(UserError, match="checkpoints is not a folder"):
         run(tiny)
     assert place.read_text() == "mine"
+
+
+def test_a_link_to_nowhere_in_the_place_of_the_checkpoints_too(tiny: Path) -> None:
+    place = tiny.parent / "runs/tiny/checkpoints"
+    place.parent.mkdir(parents=True)
+    place.symlink_to("/nonexistent/place")
+    with pytest.raises(UserError, match="checkpoints is not a folder"):
+        run(tiny)

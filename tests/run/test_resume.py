@@ -146,6 +146,8 @@ def complete(recipe: Path, *overrides: str) -> str:
 
 
 KILLS = {
+    # Step 1 is eager, the others are not: the number of the step decides, not the session.
+    "once, compiled": (1, ["train.steps=120", "checkpoint.every=2", "train.compile='on'", "train.batch_size=3"]),
     # Most often while it writes a checkpoint, which it does at every step.
     "five times, saving every step": (5, ["train.steps=120", "checkpoint.every=1"]),
     # A line of metrics is the mean of steps on both sides of a kill.
@@ -194,5 +196,53 @@ def test_a_reader_that_goes_away_ends_the_run_after_a_save(tiny: Path) -> None:
         if line.startswith("step"):
             break
     process.stdout.close()
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE
     assert list((tiny.parent / "runs/tiny/checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_a_signal_whose_reader_dies_with_it_saves_all_the_same(tiny: Path) -> None:
+    """Ctrl-C on ``isogloss train | tee log`` ends both."""
+    process = start(tiny, "train.steps=100000", "checkpoint.every=100000", "watch.log_every=1", "train.batch_size=64")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGINT)
+    process.stdout.close()
+    assert process.wait(timeout=60) in (128 + signal.SIGINT, 128 + signal.SIGPIPE)
+    assert list((tiny.parent / "runs/tiny/checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_ends_the_run_after_a_save(tiny: Path) -> None:
+    main, terminal = os.openpty()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    settings = ["train.steps=100000", "checkpoint.every=100000", "watch.validate_every=5"]
+    command = [sys.executable, "-m", "isogloss", "train", str(tiny), *settings]
+    process = subprocess.Popen(
+        command, env=environment, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    )
+    os.close(terminal)
+    seen = b""
+    while b"validation loss" not in seen:
+        seen += os.read(main, 4096)
+    os.close(main)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) in (128 + signal.SIGHUP, 128 + signal.SIGPIPE)
+    assert list((tiny.parent / "runs/tiny/checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_an_ignored_hangup_stays_ignored(tiny: Path) -> None:
+    """``nohup isogloss train``"""
+    command = f"trap '' HUP; exec {sys.executable} -m isogloss train {tiny} train.steps=60 checkpoint.every=1000"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(["sh", "-c", command], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=100)
+    assert process.returncode == 0

@@ -105,6 +105,7 @@ def test_trackers_hear_numbers_only_and_are_closed(tmp_path: Path) -> None:
         metrics.write("validation", 3, loss=1.0, targets=7)
         metrics.write("sample", 3, prompt="p", text="t")
     for tracker in trackers:
+        assert (tracker.closed, tracker.failed) == (1, False)
         assert [heard for heard in tracker.heard if heard[1]] == [
             (3, {"validation/loss": 1.0, "validation/targets": 7})
         ]

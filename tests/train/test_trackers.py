@@ -57,6 +57,7 @@ def test_metrics_reach_wandb_and_the_last_is_the_final_validation(tiny: Path, wa
     assert tracked.settings["name"] == "tiny"
     assert tracked.settings["config"]["model"]["d_model"] == 16
     assert tracked.finished == 1
+    assert tracked.exit_code == 0
     records = read_metrics(tiny.parent / "runs/tiny/metrics.jsonl")
     expected = [
         (r["step"], {f"{r['kind']}/{k}": v for k, v in r.items() if isinstance(v, int | float) and k != "step"})
@@ -95,6 +96,7 @@ def test_it_is_finished_when_the_run_is_cut_short(tiny: Path, wandb_runs: list[F
     with pytest.raises(UserError, match="disk is full"):
         run(tiny)
     assert [tracked.finished for tracked in wandb_runs] == [1]
+    assert wandb_runs[0].exit_code == 1
     monkeypatch.undo()
 
 

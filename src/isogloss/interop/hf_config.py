@@ -41,7 +41,7 @@ def to_hf(config: DecoderConfig, multipliers: Multipliers, seq_len: int, end_of_
         end_of_text: the token that opens and closes documents, where there is a tokenizer.
 
     Raises:
-        UserError: the model has something that Llama has not; all of it is listed.
+        UserError: the model has something that the layout has not; all of it is listed.
     """
     mixer = config.mixer
     heads = mixer.heads(config.d_model)
@@ -120,6 +120,7 @@ def from_hf(values: dict[str, Any], origin: str) -> DecoderConfig:
     # What a file of Qwen 3 leaves out has its own defaults.
     head_dim = values.get("head_dim", 128 if kind == "qwen3" else None)
     n_kv_heads = values.get("num_key_value_heads", 32 if kind == "qwen3" else None)
+    max_len = values.get("max_position_embeddings", 32_768 if kind == "qwen3" else 2048)
     theta = rope.get("rope_theta") or values.get("rope_theta") or 10_000.0
     try:
         config = DecoderConfig.model_validate(
@@ -134,7 +135,10 @@ def from_hf(values: dict[str, Any], origin: str) -> DecoderConfig:
                     "n_kv_heads": None if n_kv_heads == n_heads else n_kv_heads,
                     "head_dim": None if head_dim == d_model / n_heads else head_dim,
                     "qk_norm": kind == "qwen3",
-                    "rotary": {"theta": theta, "scaling": _scaling(rope, values.get("max_position_embeddings", 2048))},
+                    "rotary": {
+                        "theta": theta,
+                        "scaling": _scaling(rope, max_len),
+                    },
                 },
                 "ffn": {"type": "swiglu", "d_ff": values["intermediate_size"]},
             }

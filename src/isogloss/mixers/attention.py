@@ -48,6 +48,8 @@ class AttentionConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "AttentionConfig":
+        if self.n_heads is not None and self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads ({self.n_kv_heads}) must divide n_heads ({self.n_heads})")
         if self.head_dim is not None and self.head_dim % 2:
             raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary positions turn pairs of channels")
         if self.softcap is not None and self.backend == "sdpa":
@@ -65,7 +67,8 @@ class AttentionConfig(Config):
             head_dim = head_dim or 64
             if d_model % head_dim:
                 raise ValueError(
-                    f"d_model ({d_model}) must be a multiple of head_dim ({head_dim}), or n_heads be given"
+                    f"d_model ({d_model}) must be a multiple of head_dim ({head_dim}"
+                    f"{'' if self.head_dim else ' where none is given'}); set mixer.n_heads or mixer.head_dim"
                 )
             n_heads = d_model // head_dim
         elif head_dim is None:

@@ -57,6 +57,13 @@ class DecoderConfig(Config):
         self.mixer.heads(self.d_model)
         return self
 
+    def written_out(self) -> "DecoderConfig":
+        """The same model with the sizes given that follow from others."""
+        heads = self.mixer.heads(self.d_model)
+        mixer = self.mixer.model_copy(update=heads._asdict())
+        ffn = self.ffn.model_copy(update={"d_ff": self.ffn.width(self.d_model)})
+        return self.model_copy(update={"mixer": mixer, "ffn": ffn})
+
 
 @dataclass
 class DecoderState:

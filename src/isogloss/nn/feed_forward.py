@@ -21,8 +21,8 @@ class SwiGLUConfig(Config):
 
     type: Literal["swiglu"] = "swiglu"
     d_ff: int | None = Field(default=None, gt=0)
-    """Hidden width; if not given 8/3 d_model, up to a multiple of 64: an ungated network of 4 d_model has as many
-    parameters."""
+    """Hidden width; if not given 8/3 d_model, up to a multiple of 64: about the parameters of an ungated network
+    of 4 d_model."""
 
     def width(self, d_model: int) -> int:
         """The hidden width in a model of this width."""

@@ -70,7 +70,7 @@ def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], dis
         ("time in steps", duration(summary["seconds"])),
         ("tokens a second", f"{summary['tokens_per_second']:,.0f}"),
     ]
-    display.console.print(results_table(rows, title=f"results of {recipe.name}"))
+    display.show(results_table(rows, title=f"results of {recipe.name}"))
     display.say(
         f"in {folder.path}: summary.json, loss.png, metrics.jsonl, samples.txt, checkpoints/\n"
         "next:\n"

@@ -123,7 +123,7 @@ def check_changes(saved: Recipe, asked: Recipe) -> list[str]:
     """
     if asked.model.vocab_size is None and saved.model.vocab_size is not None:
         asked = asked.with_vocabulary(saved.model.vocab_size)
-    changes = diff(saved, asked)
+    changes = diff(*(recipe.model_copy(update={"model": recipe.model.written_out()}) for recipe in (saved, asked)))
     fixed = [in_words(change) for change in changes if not change[0].startswith(CHANGEABLE)]
     if fixed:
         raise UserError(

@@ -5,13 +5,15 @@ weights are functions of the recipe and the step. So a run that is killed and st
 """
 
 import shutil
+import signal
+import time
 from contextlib import suppress
 from typing import Any
 
 import torch
 
 from isogloss.build import PlannedModel, materialise, plan_model
-from isogloss.checkpoint import newest_checkpoint, save_checkpoint
+from isogloss.checkpoint import has_checkpoints, newest_checkpoint, save_checkpoint
 from isogloss.config.base import UserError
 from isogloss.data.loader import Loader
 from isogloss.data.prepare import prepare
@@ -28,7 +30,7 @@ from isogloss.run.session import Session
 from isogloss.run.watch import Watch
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
-from isogloss.train.hooks import Window, every, every_seconds
+from isogloss.train.hooks import Window, every
 from isogloss.train.loop import Progress, StepInfo, training_steps
 from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
 from isogloss.train.metrics import Metrics
@@ -69,9 +71,7 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
 def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None:
     """Everything ready for the next step; ``None`` if the run has finished."""
     saved = folder.saved_recipe()
-    if folder.checkpoints.exists() and not folder.checkpoints.is_dir():
-        raise UserError(f"{folder.checkpoints} is a file where a folder is needed; move it")
-    if saved is None and folder.checkpoints.exists():
+    if saved is None and has_checkpoints(folder.checkpoints):
         raise UserError(
             f"{folder.path} has checkpoints but no recipe.yaml to say of what; put it back, or pass --fresh to set the "
             "folder aside"
@@ -217,18 +217,22 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
     if progress.step == recipe.train.steps:
         return
     watch = Watch(session, metrics, display)
+    saved_at = time.monotonic()
 
-    # Not in a row of steps that are not finite: it would push the last good checkpoint out.
     def save(info: StepInfo) -> None:
-        if info.last or not info.nonfinite:
+        nonlocal saved_at
+        late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
+        due = info.step % recipe.checkpoint.every == 0 or late
+        # Not in a row of steps that are not finite: it would push the last good checkpoint out.
+        if info.last or (due and not info.nonfinite):
             _save(session)
+            saved_at = time.monotonic()
 
     hooks = [
         watch.log,
         every(recipe.watch.validate_every, watch.validate, at_end=False),
         every(recipe.watch.sample_every, watch.sample, at_end=False),
-        every(recipe.checkpoint.every, save),
-        every_seconds(60 * recipe.checkpoint.minutes, save),
+        save,
     ]
     display.start(progress.step, recipe.train.steps)
     if progress.step and session.machine.compiled:
@@ -247,9 +251,10 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
             ):
                 for hook in hooks:
                     hook(info)
-                if request.signal_number is not None and not info.last:
+                asked = request.signal_number or (signal.SIGPIPE if display.lost else None)
+                if asked is not None and not info.last:
                     _save(session)
                     display.say(f"stopped after step {info.step}, saved; the same command goes on from there")
-                    raise Interrupted(request.signal_number)
+                    raise Interrupted(asked)
     finally:
         display.stop()

@@ -52,12 +52,13 @@ class Watch:
         )
         train, seq_len = self._session.recipe.train, self._session.recipe.data.seq_len
         left = (train.steps - info.step) * train.batch_size * seq_len / rate
+        # What matters least comes last: a narrow terminal cuts it off. A warming step's time says nothing.
+        speed = "" if info.warming else f"{duration(left)} left  {rate:,.0f} tok/s  {share:.0%} of peak  "
         self._display.step(
             info.step,
-            f"loss {values['loss']:.3f}  {bits:.3f} bits/byte  lr {info.lr:.2e}  grad {values['grad_norm']:.2f}  "
-            f"{rate:,.0f} tok/s  {share:.0%} of peak  {duration(left)} left",
+            f"loss {values['loss']:.3f}  {bits:.3f} bits/byte  {speed}lr {info.lr:.2e}  grad {values['grad_norm']:.2f}",
         )
-        if info.step == 1 and self._session.machine.compiled:
+        if info.step == 1 and self._session.machine.compiled and not info.last:
             self._display.wait("compiling the blocks, once for each shape: up to half a minute")
 
     def validate(self, info: StepInfo) -> None:

@@ -1,70 +1,88 @@
 """What a person sees while a run trains: a live line in a terminal, plain lines elsewhere."""
 
-import signal
-from contextlib import suppress
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import Progress, TextColumn
+from rich.table import Column, Table
 
 from isogloss.train.estimate import Estimate
 from isogloss.train.machine import TYPICAL_SHARE_OF_PEAK, Machine
 
 
-class PipedConsole(Console):
-    """A console that asks the run to save and stop when whoever read it has gone (``| head``)."""
-
-    def on_broken_pipe(self) -> None:
-        """Rich's own way is to exit in the middle of a step, without a word."""
-        with suppress(SystemExit):
-            super().on_broken_pipe()  # what is printed from here on goes nowhere
-        signal.raise_signal(signal.SIGTERM)
-
-
 class Display:
-    """Prints to one console; ``start`` and ``stop`` bracket the live line."""
+    """Prints to one console; ``start`` and ``stop`` bracket the live line.
+
+    When whoever read it has gone (``| head``, a closed terminal), nothing is raised in the middle of a step: ``lost``
+    says so, and what is printed from then on goes nowhere.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.lost = False
         self._live: Progress | None = None
+
+    @contextmanager
+    def _reader_may_go(self) -> Iterator[None]:
+        try:
+            yield
+        except SystemExit:  # rich's answer to a broken pipe, after it has sent all further output to nowhere
+            self.lost = True
+        except OSError as error:  # a closed terminal's
+            if error.errno != errno.EIO:
+                raise
+            self.lost = self.console.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def start(self, step: int, steps: int) -> None:
         """Begin the live line, in a terminal."""
         if self.console.is_terminal:
             self._live = Progress(
-                TextColumn("step {task.completed}/{task.total}"),
-                BarColumn(bar_width=16),
-                TextColumn("{task.fields[line]}"),
-                TimeElapsedColumn(),
+                TextColumn("step {task.completed}/{task.total}", table_column=Column(no_wrap=True, min_width=15)),
+                TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=self.console,
                 transient=True,
             )
             self._task = self._live.add_task("", total=steps, completed=step, line="")
-            self._live.start()
+            with self._reader_may_go():
+                self._live.start()
 
     def stop(self) -> None:
         """End the live line."""
         if self._live is not None:
-            self._live.stop()
+            with self._reader_may_go():
+                self._live.stop()
             self._live = None
 
     def step(self, step: int, line: str) -> None:
         """Show a logged step: in the live line, or as a line of its own."""
         if self._live is not None:
-            self._live.update(self._task, completed=step, line=line)
+            with self._reader_may_go():
+                self._live.update(self._task, completed=step, line=line)
         else:
             self.say(f"step {step:>6}  {line}")
 
     def wait(self, why: str) -> None:
         """Say why nothing will move for a while."""
         if self._live is not None:
-            self._live.update(self._task, line=why, refresh=True)
+            with self._reader_may_go():
+                self._live.update(self._task, line=why, refresh=True)
         else:
             self.say(why)
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with self._reader_may_go():
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, table: Table) -> None:
+        """Print a table."""
+        with self._reader_may_go():
+            self.console.print(table)
 
 
 def banner(
@@ -79,12 +97,14 @@ def banner(
 ) -> str:
     """What a run is about to do, before its first step."""
     parts = ", ".join(f"{part} {_count(n)}" for part, n in estimate.parameters.items())
+    passes = steps * tokens_per_step / corpus_tokens
+    by_heart = " (it will be learnt by heart: lower train.steps, or bring more text)" if passes > 20 else ""
     seconds = estimate.flops / (TYPICAL_SHARE_OF_PEAK * peak)
     return "\n".join(
         [
             f"{name}: {_count(estimate.n_parameters)} parameters ({parts})",
             f"  training {steps} steps of {tokens_per_step:,} tokens = {_count(steps * tokens_per_step)} tokens,"
-            f" {steps * tokens_per_step / corpus_tokens:.2g} times the text, {estimate.flops:.2e} operations",
+            f" {passes:,.1f} times the text{by_heart}, {estimate.flops:.2e} operations",
             f"  on {machine.name} ({machine.device}, {machine.threads} threads): products in {machine.precision},"
             f" measured peak {peak / 1e12:.2f} Tflop/s, {'compiled' if machine.compiled else 'eager'}",
             f"  about {estimate.memory / 2**30:.1f} GiB for weights, optimizer and activations;"

@@ -1,6 +1,5 @@
 """What happens beside the steps: logging, validation, samples, checkpoints. A hook is any function of a step's info."""
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -8,19 +7,6 @@ from typing import Any
 from isogloss.train.loop import StepInfo
 
 Hook = Callable[[StepInfo], None]
-
-
-def every_seconds(seconds: float, hook: Hook) -> Hook:
-    """Call ``hook`` when so much time has passed since it was last called, or since now."""
-    called = time.monotonic()
-
-    def sometimes(info: StepInfo) -> None:
-        nonlocal called
-        if time.monotonic() - called >= seconds:
-            hook(info)
-            called = time.monotonic()
-
-    return sometimes
 
 
 def every(n: int, hook: Hook, *, at_end: bool = True) -> Hook:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from isogloss.config.base import Config, UserError
 from isogloss.models.protocol import Batch, LanguageModel
@@ -105,19 +106,22 @@ def training_steps(
 ) -> Iterator[StepInfo]:
     """Train from ``progress.step`` to ``config.steps``, updating ``progress``; yields after each step.
 
-    Step 1 of a compiled model runs eagerly: the loss of the initial weights, or an error in the model, shows in seconds
-    and in plain Python, before half a minute of compiling. The number of the step alone decides, so resuming is exact.
+    Step 1 of a compiled model runs eagerly on a CPU: the loss of the initial weights, or an error in the model, shows
+    in seconds and in plain Python, before half a minute of compiling. The step's number alone decides, so resuming is
+    exact. Not on a GPU, where flex attention would need memory for all scores.
 
     Raises:
         DivergedError: ``config.max_skipped`` steps in a row were not finite.
     """
-    warm = progress.step + (2 if compiled and progress.step == 0 else 1)
+    assert isinstance(model, nn.Module)
+    eager_first = compiled and next(model.parameters()).device.type == "cpu"
+    warm = progress.step + (2 if eager_first and progress.step == 0 else 1)
     while progress.step < config.steps:
         start = time.perf_counter()
         step = progress.step + 1
         lr = optim.lr * optim.schedule.multiplier(step, config.steps)
         set_learning_rate(optimizer, lr)
-        with torch.compiler.set_stance("force_eager") if compiled and step == 1 else nullcontext():
+        with torch.compiler.set_stance("force_eager") if eager_first and step == 1 else nullcontext():
             result = train_step(
                 model,
                 optimizer,

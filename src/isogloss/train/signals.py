@@ -28,6 +28,8 @@ def stop_requests() -> Iterator[StopRequest]:
     # A terminal that is closed sends SIGHUP; Windows has none.
     signals = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
     former = {number: signal.getsignal(number) for number in signals}
+    # What is ignored stays so: nohup runs on after a logout.
+    signals = tuple(number for number in signals if former[number] not in (signal.SIG_IGN, None))
 
     def note(number: int, frame: FrameType | None) -> None:
         request.signal_number = number
@@ -41,5 +43,5 @@ def stop_requests() -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        for number in signals:
+            signal.signal(number, former[number])
