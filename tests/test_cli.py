@@ -183,6 +183,13 @@ def test_plan_in_its_forms(isogloss, tiny: Path) -> None:
     assert "| `layers.0-1.mixer.q_proj.weight` | query |" in isogloss("init", "plan", tiny, "--format", "markdown")[1]
 
 
+def test_verify_passes_a_clean_recipe(isogloss, tiny: Path) -> None:
+    code, out, _ = isogloss("init", "verify", tiny, "model.d_model=64", "model.mixer.n_heads=4")
+    assert code == 0
+    assert "parameters are as planned" in out
+    assert "attention logits" in out
+
+
 def test_plan_shows_what_differs(isogloss, tiny: Path) -> None:
     table = isogloss("init", "plan", tiny, "--diff", "init.type=lingua_before")[1]
     assert "layers.0-1.ffn.gate_proj.weight" in table

@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(help="Look at recipes and their settings.", no_args_is_help=True)
-init_app = typer.Typer(help="Plan the initial weights.", no_args_is_help=True)
+init_app = typer.Typer(help="Plan and verify the initial weights.", no_args_is_help=True)
 tokenizer_app = typer.Typer(help="Train and look at tokenizers.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(init_app, name="init")
@@ -233,6 +233,26 @@ def init_plan(
     else:
         _print_table(plan_table(plan))
         print("\n".join(signal_lines(plan)))
+
+
+@init_app.command("verify")
+def init_verify(arguments: RecipeArguments = None) -> None:
+    """Make a recipe's model; check its weights against the plan and its first batch against the prediction.
+
+    Exit code 1 where something fails.
+    """
+    from rich.console import Console
+
+    from isogloss.init.verify import Status
+    from isogloss.recipe import load_recipe
+    from isogloss.run.verify import show_verification, verify_recipe
+    from isogloss.train.display import Display
+
+    display = Display(Console(width=None if sys.stdout.isatty() else 140))
+    found = verify_recipe(load_recipe(*_split(arguments)), display)
+    show_verification(found, display)
+    if found.status == Status.FAIL:
+        raise typer.Exit(1)
 
 
 @tokenizer_app.command("train")

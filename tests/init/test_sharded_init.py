@@ -14,6 +14,7 @@ from isogloss.build import build_model
 from isogloss.init.apply import fill, initialise
 from isogloss.init.plan import plan_init
 from isogloss.init.schemes import LinguaConfig
+from isogloss.init.verify import verify_weights
 from isogloss.mixers.attention import AttentionConfig
 from isogloss.models.decoder import DecoderConfig
 from isogloss.models.registry import create_model
@@ -44,6 +45,14 @@ def check(rank: int, world_size: int, store: str) -> None:
     for site, tensor in declared_tensors(model):
         assert isinstance(tensor, DTensor)
         assert torch.equal(tensor.full_tensor(), expected[site.name]), f"{site.name} by rows on {world_size}"
+    assert verify_weights(model, plan) == []
+    # What PyTorch's own initialisation does: every rank draws the same numbers, of the right std.
+    name = "layers.0.mixer.q_proj.weight"
+    std = plan[name].rule.std
+    torch.manual_seed(0)
+    torch.nn.init.trunc_normal_(model.layers[0].mixer.q_proj.weight.to_local(), std=std, a=-3 * std, b=3 * std)
+    found = {(f.parameter, f.test) for f in verify_weights(model, plan)}
+    assert found == ({(name, "shards")} if world_size > 1 else set())
     # Split by columns, as tensor parallelism splits writers.
     name = "layers.0.ffn.down_proj.weight"
     sharded = distribute_tensor(torch.zeros_like(expected[name]), mesh, [Shard(1)])

@@ -27,17 +27,22 @@ def initialise(model: nn.Module, plan: dict[str, Entry], seed: int) -> None:
 @torch.no_grad()
 def fill(tensor: Tensor, entry: Entry, seed: int) -> None:
     """Fill one parameter by its rule."""
-    offset: tuple[int, ...] = (0,) * tensor.ndim
-    if isinstance(tensor, DTensor):
-        shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-        local = tensor.to_local()
-        assert tuple(local.shape) == tuple(shape), f"{entry.site.name}: unexpected local shape {tuple(local.shape)}"
-        tensor = local
+    tensor, offset = local_part(tensor)
     match entry.rule:
         case Constant(value=value):
             tensor.fill_(value)
         case Normal() | Uniform() as rule:
             _fill_random(tensor, rule, seed, entry.site.name, offset)
+
+
+def local_part(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """What this rank holds of a tensor, and where in the whole it begins: all of it and zeros, if it is not sharded."""
+    if not isinstance(tensor, DTensor):
+        return tensor, (0,) * tensor.ndim
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    local = tensor.to_local()
+    assert tuple(local.shape) == tuple(shape), f"unexpected local shape {tuple(local.shape)}, not {tuple(shape)}"
+    return local, tuple(offset)
 
 
 def _fill_random(tensor: Tensor, rule: Normal | Uniform, seed: int, name: str, offset: tuple[int, ...]) -> None:

@@ -1,0 +1,267 @@
+"""Weights against their plan, by test, and measured signals against predicted ones.
+
+Per random parameter, with n elements, effective std s and kurtosis k of its rule: its std
+(``z = (std/s - 1) / sqrt((k-1)/4n)``), mean (``sqrt(n) mean / s``) and kurtosis (``sqrt(n/24)`` times the difference), bounds
+and finiteness; equal rows; equal shards at different places, and unequal ones at the same; correlation with other
+parameters (``sqrt(n) r``), which is how a reused key or seed shows. Constants are compared. All z share one threshold, by
+Sidak over all tests of the model, so that a clean model is called suspicious once in a thousand.
+
+Works on sharded models without gathering them: each rank sends sums and hashes. Standard deviations alone would not
+do: ``manual_seed`` and ``nn.init`` on a sharded CPU model give every rank the same numbers, of the right std.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import NormalDist
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from isogloss.init.apply import local_part
+from isogloss.init.plan import Entry
+from isogloss.init.rules import Constant
+from isogloss.init.signals import Signals
+from isogloss.nn.roles import declared_tensors
+
+FAMILY_WISE_ERROR = 1e-3
+SKETCH = 4096
+"""Elements of each parameter whose correlation with the others' is taken."""
+CHUNK = 2**22
+
+
+class Status(StrEnum):
+    """How bad it is."""
+
+    PASS = "pass"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a parameter that the plan does not say.
+
+    Args:
+        parameter: its name.
+        test: which test found it.
+        what: in words, with the number found and the one expected.
+    """
+
+    parameter: str
+    test: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one rank knows of its part of a parameter."""
+
+    offset: tuple[int, ...]
+    n: int
+    n_bad: int
+    sums: tuple[float, float, float]
+    largest: float
+    smallest: float
+    digest: bytes
+    rows: Tensor
+    sketch: Tensor
+
+
+@torch.no_grad()
+def verify_weights(model: nn.Module, plan: Mapping[str, Entry]) -> list[Finding]:
+    """Everything about the weights that does not agree with the plan; empty for a clean model.
+
+    A collective call where the model is sharded: every rank gets the same findings.
+    """
+    tensors = {site.name: tensor for site, tensor in declared_tensors(model)}
+    mine = {name: _piece(tensor) for name, tensor in tensors.items()}
+    sharded = any(isinstance(tensor, DTensor) for tensor in tensors.values())
+    everyone: list[dict[str, Piece]] = [mine]
+    if sharded:
+        everyone = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(everyone, mine)
+    findings: list[Finding] = []
+    random = [name for name in tensors if not isinstance(plan[name].rule, Constant)]
+    n_tests = 3 * len(random) + len(random) * (len(random) - 1) // 2
+    threshold = NormalDist().inv_cdf(1 - (1 - (1 - FAMILY_WISE_ERROR) ** (1 / max(n_tests, 1))) / 2)
+    whole: dict[str, list[Piece]] = {}
+    for name, tensor in tensors.items():
+        pieces = [ranks[name] for ranks in everyone if ranks[name].n]
+        findings += _replicas(name, pieces)
+        whole[name] = list({piece.offset: piece for piece in pieces}.values())
+        findings += _moments(plan[name], whole[name], threshold, torch.finfo(tensor.dtype).eps)
+    for name in random:
+        findings += _repetitions(name, whole[name], plan[name].rule.effective_std)
+    findings += _correlations({name: whole[name][0].sketch for name in random}, threshold)
+    return findings
+
+
+def _piece(tensor: Tensor) -> Piece:
+    local, offset = local_part(tensor)
+    flat = local.detach().reshape(-1)
+    n_bad, s1, s2, s4, largest, smallest = 0, 0.0, 0.0, 0.0, -math.inf, math.inf
+    digest = hashlib.blake2b(digest_size=16)
+    for chunk in flat.split(CHUNK):
+        finite = torch.isfinite(chunk)
+        n_bad += int((~finite).sum())
+        x = torch.where(finite, chunk, 0).double()
+        s1, s2, s4 = s1 + float(x.sum()), s2 + float(x.square().sum()), s4 + float(x.square().square().sum())
+        largest, smallest = max(largest, float(x.max())), min(smallest, float(x.min()))
+        digest.update(chunk.float().cpu().numpy().tobytes())
+    return Piece(
+        offset,
+        flat.numel(),
+        n_bad,
+        (s1, s2, s4),
+        largest,
+        smallest,
+        digest.digest(),
+        _row_hashes(local),
+        flat[:SKETCH].float().cpu(),
+    )
+
+
+def _row_hashes(local: Tensor) -> Tensor:
+    """A 64-bit hash of each row of a matrix; none for what has too few columns to be told apart."""
+    if local.ndim < 2 or local.numel() == 0 or local.shape[-1] < 4:
+        return torch.empty(0, dtype=torch.int64)
+    rows = local.detach().flatten(0, -2)
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**63), 2**63 - 1, (rows.shape[1],), generator=generator).to(rows.device)
+    hashes = [
+        (part.float().contiguous().view(torch.int32).long() * factors).sum(1)
+        for part in rows.split(max(1, CHUNK // rows.shape[1]))
+    ]
+    return torch.cat(hashes).cpu()
+
+
+def _replicas(name: str, pieces: Sequence[Piece]) -> Iterator[Finding]:
+    seen: dict[tuple[int, ...], bytes] = {}
+    for piece in pieces:
+        if seen.setdefault(piece.offset, piece.digest) != piece.digest:
+            yield Finding(name, "replicas", f"ranks that hold the same part (at {piece.offset}) hold different numbers")
+            return
+
+
+def _moments(entry: Entry, pieces: Sequence[Piece], threshold: float, eps: float) -> Iterator[Finding]:
+    name, rule, n = entry.site.name, entry.rule, sum(piece.n for piece in pieces)
+    if n_bad := sum(piece.n_bad for piece in pieces):
+        yield Finding(name, "finite", f"{n_bad} of {n} elements are not finite")
+        return
+    largest, smallest = max(piece.largest for piece in pieces), min(piece.smallest for piece in pieces)
+    if isinstance(rule, Constant):
+        if not largest == smallest == rule.value:
+            yield Finding(name, "constant", f"between {smallest:g} and {largest:g}, planned {rule.value:g} everywhere")
+        return
+    s1, s2, s4 = (sum(piece.sums[i] for piece in pieces) for i in range(3))
+    std = math.sqrt(s2 / n)
+    if rule.effective_std == 0:
+        if largest != 0 or smallest != 0:
+            yield Finding(name, "std", f"std {std:.4g}, planned 0")
+        return
+    if std == 0:
+        yield Finding(name, "std", f"all zero, planned std {rule.effective_std:.4g} ({rule.text})")
+        return
+    z = (std / rule.effective_std - 1) / math.sqrt((rule.kurtosis - 1) / (4 * n))
+    if abs(z) > threshold:
+        ratio = std / rule.effective_std
+        yield Finding(
+            name,
+            "std",
+            f"std {std:.5g}, planned {rule.effective_std:.5g} ({rule.text}): {ratio:.4g} of it, z = {z:.1f}",
+        )
+    z = s1 / n / (std / math.sqrt(n))
+    if abs(z) > threshold:
+        yield Finding(name, "mean", f"mean {s1 / n:.3g} with std {std:.3g}, planned 0: z = {z:.1f}")
+    kurtosis = n * s4 / s2**2
+    z = (kurtosis - rule.kurtosis) / math.sqrt(24 / n)
+    if abs(z) > threshold:
+        yield Finding(
+            name, "kurtosis", f"kurtosis {kurtosis:.3f}, planned {rule.kurtosis:.3f}: another distribution, z = {z:.1f}"
+        )
+    if (found := max(largest, -smallest)) > rule.bound * (1 + 2 * eps):
+        yield Finding(name, "bounds", f"an element of {found:.5g}, planned within {rule.bound:.5g}")
+
+
+def _repetitions(name: str, pieces: Sequence[Piece], std: float) -> Iterator[Finding]:
+    if std == 0:
+        return
+    places: dict[bytes, tuple[int, ...]] = {}
+    for piece in pieces:
+        if (other := places.setdefault(piece.digest, piece.offset)) != piece.offset:
+            yield Finding(name, "shards", f"the parts at {other} and {piece.offset} hold the same numbers")
+            return
+    by_column: dict[tuple[int, ...], list[Tensor]] = {}
+    for piece in pieces:
+        by_column.setdefault(piece.offset[-1:], []).append(piece.rows)
+    for parts in by_column.values():
+        rows = torch.cat(parts)
+        if n_equal := len(rows) - len(rows.unique()):
+            yield Finding(name, "rows", f"{n_equal} of {len(rows)} rows are repetitions of others")
+            return
+
+
+def _correlations(sketches: Mapping[str, Tensor], threshold: float) -> Iterator[Finding]:
+    """Between the beginnings of parameters, in pairs, over as many elements as both have."""
+    for length in {len(sketch) for sketch in sketches.values()}:
+        names = [name for name, sketch in sketches.items() if len(sketch) >= length]
+        x = torch.nan_to_num(torch.stack([sketches[name][:length] for name in names]).double())
+        x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-300)
+        z = (x @ x.T).tril(-1) * math.sqrt(length)
+        for i, j in (z.abs() > threshold).nonzero().tolist():
+            a, b, found = names[j], names[i], float(z[i, j])
+            if min(len(sketches[a]), len(sketches[b])) == length:
+                r = found / math.sqrt(length)
+                yield Finding(b, "correlation", f"r = {r:.3f} with {a}, z = {found:.1f}: a seed or a key used twice?")
+
+
+@dataclass(frozen=True)
+class SignalCheck:
+    """One measured signal beside its prediction."""
+
+    what: str
+    layer: int | None
+    measured: float
+    predicted: float
+    tolerance: float
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted."""
+        if self.predicted == self.measured == 0:
+            return 1.0
+        return self.measured / self.predicted if self.predicted else math.inf
+
+    @property
+    def status(self) -> Status:
+        """Within the tolerance, within twice that, or beyond."""
+        off = abs(math.log(self.ratio)) if 0 < self.ratio < math.inf else math.inf
+        bound = math.log1p(self.tolerance)
+        return Status.PASS if off <= bound else Status.WARN if off <= 2 * bound else Status.FAIL
+
+
+def compare_signals(measured: Signals, predicted: Signals, d_model: int) -> list[SignalCheck]:
+    """Every layer's signals.
+
+    One model is one draw, whose spread goes as width^-1/2: the tolerances are those of a single seed at width 256
+    (docs/initialization.md), and wider below.
+    """
+    spread = max(1.0, math.sqrt(256 / d_model))
+    checks = []
+    for name, what, tolerance in (
+        ("stream", "stream", 0.12),
+        ("mixer_write", "mixer write", 0.15),
+        ("ffn_write", "ffn write", 0.15),
+        ("attention_logit_std", "attention logits", 0.15),
+        ("gradient", "gradient", 0.25),
+    ):
+        values = zip(getattr(measured, name), getattr(predicted, name), strict=True)
+        checks += [SignalCheck(what, layer, m, p, tolerance * spread) for layer, (m, p) in enumerate(values)]
+    checks.append(SignalCheck("logits", None, measured.logit_std, predicted.logit_std, 0.08 * spread))
+    checks.append(SignalCheck("loss", None, measured.loss, predicted.loss, 0.01 * spread))
+    return checks
