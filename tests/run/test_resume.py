@@ -123,7 +123,19 @@ def test_two_processes_cannot_train_into_one_folder(tiny: Path) -> None:
 def start(recipe: Path, *overrides: str) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "isogloss", "train", str(recipe), *overrides]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=obey_hangups,
+    )
+
+
+def obey_hangups() -> None:
+    """Whatever the tests themselves were started with (``nohup`` ignores them, and children inherit that)."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def kill_after(recipe: Path, folder: Path, step: int, delay: float, *overrides: str) -> None:
@@ -221,7 +233,13 @@ def test_a_closed_terminal_ends_the_run_after_a_save(tiny: Path) -> None:
     settings = ["train.steps=100000", "checkpoint.every=100000", "watch.validate_every=5"]
     command = [sys.executable, "-m", "isogloss", "train", str(tiny), *settings]
     process = subprocess.Popen(
-        command, env=environment, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+        command,
+        env=environment,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=obey_hangups,
     )
     os.close(terminal)
     seen = b""
