@@ -13,6 +13,8 @@ from isogloss.init.schemes import LinguaConfig
 from isogloss.models.decoder import Decoder, DecoderConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers whose threads wait for each other's cores are many times slower than one thread
 
 MakeDecoder = Callable[..., Decoder]
 

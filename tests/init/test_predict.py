@@ -75,6 +75,27 @@ def test_prediction_agrees_with_measurement(scheme: dict, fields: dict) -> None:
     check(*signals(scheme, fields), loss_tolerance=LOSS + FORWARD * 7 if loud else LOSS)
 
 
+def test_repeated_text() -> None:
+    """Four tokens in turn: equal inputs, and equal targets whose gradients add up."""
+    config = DecoderConfig.model_validate({"d_model": 256, "n_layers": 4, "vocab_size": V, "mixer": {"n_heads": 8}})
+    scheme = TypeAdapter(SchemeConfig).validate_python({"type": "lingua"})
+    tokens = torch.arange(4).repeat(2, 12)
+    targets = (tokens + 1) % 4
+    planned = plan_model(config, scheme)
+    told, untold = (
+        predict_signals(config, planned.model.multipliers, planned.plan, tokens, targets=given)
+        for given in (targets, None)
+    )
+    found = [
+        measure_signals(
+            materialise(plan_model(config, scheme), seed=seed, device=torch.device("cpu")), Batch(tokens, targets)
+        ).gradient_ratio
+        for seed in range(16)  # four tokens are few rows of the embedding to average over
+    ]
+    assert told.gradient_ratio == pytest.approx(sum(found) / 16, rel=2 * GRADIENT)
+    assert untold.gradient_ratio < 0.7 * told.gradient_ratio
+
+
 def test_within_documents() -> None:
     documents = torch.arange(T).div(11, rounding_mode="floor").expand(4, T).contiguous()
     check(*signals({"type": "lingua"}, {}, documents))

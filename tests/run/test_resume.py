@@ -129,13 +129,14 @@ def start(recipe: Path, *overrides: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=obey_hangups,
+        preexec_fn=obey_signals,
     )
 
 
-def obey_hangups() -> None:
-    """Whatever the tests themselves were started with (``nohup`` ignores them, and children inherit that)."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def obey_signals() -> None:
+    """Children inherit what is ignored: hangups under ``nohup``, Ctrl-C in the background of a shell."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def kill_after(recipe: Path, folder: Path, step: int, delay: float, *overrides: str) -> None:
@@ -239,7 +240,7 @@ def test_a_closed_terminal_ends_the_run_after_a_save(tiny: Path) -> None:
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
-        preexec_fn=obey_hangups,
+        preexec_fn=obey_signals,
     )
     os.close(terminal)
     seen = b""

@@ -37,6 +37,7 @@ from torch import Tensor
 from isogloss.init.gaussian import Activation, Kernel, Participation, W, Z, expected_maximum
 from isogloss.init.plan import Entry
 from isogloss.init.signals import Signals
+from isogloss.models.protocol import IGNORED
 from isogloss.models.registry import ModelConfig
 from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.roles import Role
@@ -77,6 +78,7 @@ def predict_signals(
     plan: Mapping[str, Entry],
     tokens: Int[Tensor, "B T"],
     documents: Int[Tensor, "B T"] | None = None,
+    targets: Int[Tensor, "B T"] | None = None,
 ) -> Signals:
     """The signals that a plan will give on a batch; no weight is made, and the cost does not depend on the width.
 
@@ -86,8 +88,10 @@ def predict_signals(
         plan: of the model.
         tokens: only which of them are equal matters.
         documents: each token's document within its row, where attention is kept within documents.
+        targets: what each position must predict; positions of equal targets begin with the same gradient. All different
+            if not given.
     """
-    return _Prediction(config, multipliers, plan, tokens, documents).signals()
+    return _Prediction(config, multipliers, plan, tokens, documents, targets).signals()
 
 
 class _Prediction:
@@ -98,7 +102,9 @@ class _Prediction:
         plan: Mapping[str, Entry],
         tokens: Tensor,
         documents: Tensor | None,
+        targets: Tensor | None,
     ) -> None:
+        self.targets = targets
         self.config, self.multipliers, self.tokens = config, multipliers, tokens.cpu()
         self.entries: dict[tuple[int | None, Role], list[Entry]] = {}
         for entry in plan.values():
@@ -122,7 +128,7 @@ class _Prediction:
             steps += [mixed, fed]
             streams.append(fed.stream)
         norm = self.norm_of(streams[-1])
-        gradient = torch.diag_embed(1 / norm.square())
+        gradient = self.at_the_head() / _outer(norm)
         gradients = [_rms(gradient)]
         for step in reversed(steps):
             gradient = step.backward(gradient)
@@ -138,6 +144,14 @@ class _Prediction:
             logit_std=logit_std,
             loss=loss,
         )
+
+    def at_the_head(self) -> Float[Tensor, "B T T"]:
+        """The Gram matrix of ``W (p - y)``, up to a factor: the target's row of W decides; 0 where none counts."""
+        if self.targets is None:
+            return torch.eye(self.tokens.shape[1], dtype=torch.float64).expand(len(self.tokens), -1, -1)
+        targets = self.targets.cpu()
+        counts = (targets != IGNORED).double()
+        return (targets[:, :, None] == targets[:, None, :]).double() * _outer(counts)
 
     # --- what the plan says -------------------------------------------------------------------------------------------
 

@@ -51,7 +51,9 @@ def verify_recipe(recipe: Recipe, display: Display) -> Verification:
         pad_token=corpus.tokenizer.end_of_text,
     )
     batch: Batch = loader.batch(0)
-    predicted = predict_signals(recipe.model, model.multipliers, planned.plan, batch.tokens, batch.documents)
+    predicted = predict_signals(
+        recipe.model, model.multipliers, planned.plan, batch.tokens, batch.documents, batch.targets
+    )
     checks = compare_signals(measure_signals(model, batch), predicted, recipe.model.d_model)
     return Verification(len(planned.plan), findings, checks)
 
