@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
 app = typer.Typer(
     name="isogloss",
@@ -223,7 +223,7 @@ def init_plan(
     if diff:
         other, changes = _split(diff)
         other = name if "=" in diff[0] else other
-        _print_table(diff_table(plan, plan_recipe(other, [*overrides, *changes])))
+        _console().print(diff_table(plan, plan_recipe(other, [*overrides, *changes])))
     elif form == PlanFormat.JSON:
         print(json.dumps({"parameters": plan.rows, "signals": asdict(plan.signals)}, indent=1))
     elif form == PlanFormat.CSV:
@@ -231,7 +231,7 @@ def init_plan(
     elif form == PlanFormat.MARKDOWN:
         print(as_markdown(plan), end="")
     else:
-        _print_table(plan_table(plan))
+        _console().print(plan_table(plan))
         print("\n".join(signal_lines(plan)))
 
 
@@ -241,14 +241,12 @@ def init_verify(arguments: RecipeArguments = None) -> None:
 
     Exit code 1 where something fails.
     """
-    from rich.console import Console
-
     from isogloss.init.verify import Status
     from isogloss.recipe import load_recipe
     from isogloss.run.verify import show_verification, verify_recipe
     from isogloss.train.display import Display
 
-    display = Display(Console(width=None if sys.stdout.isatty() else 140))
+    display = Display(_console())
     found = verify_recipe(load_recipe(*_split(arguments)), display)
     show_verification(found, display)
     if found.status == Status.FAIL:
@@ -301,10 +299,11 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-def _print_table(table: "Table") -> None:
+def _console() -> "Console":
+    """Where tables go: as wide as the terminal, or wide enough for a file."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def _read_standard_input() -> str:

@@ -19,7 +19,7 @@ def measure_signals(model: Decoder, batch: Batch) -> Signals:
         model: with its weights; not compiled.
         batch: on the model's device.
     """
-    seen: dict[str, list[Any]] = {"stream": [], "mixer": [], "ffn": [], "queries": [], "keys": []}
+    seen: dict[str, list[Any]] = {"stream": [], "mixer": [], "ffn": [], "queries": [], "keys": [], "normed": []}
     branch = model.multipliers.branch
 
     def keep_stream(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -36,18 +36,14 @@ def measure_signals(model: Decoder, batch: Batch) -> Signals:
     def keep_vectors(kind: str, head_dim: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
         seen[kind].append(output.detach().unflatten(-1, (-1, head_dim)) if output.ndim == 3 else output.detach())
 
+    def keep_normed(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        seen["normed"].append(output.detach())
+
     blocks = model.blocks()
-    handles = [blocks[0].register_forward_pre_hook(keep_embedding)]
+    handles = [blocks[0].register_forward_pre_hook(keep_embedding), model.norm.register_forward_hook(keep_normed)]
     for block in blocks:
         handles.append(block.register_forward_hook(keep_stream))
-        outputs = (
-            (block.mixer_output_norm, block.ffn_output_norm)
-            if block.norm_placement == "sandwich"
-            else (block.mixer_norm, block.ffn_norm)
-            if block.norm_placement == "output"
-            else (block.mixer, block.ffn)
-        )
-        for kind, module in zip(("mixer", "ffn"), outputs, strict=True):
+        for kind, module in zip(("mixer", "ffn"), block.written_by, strict=True):
             handles.append(module.register_forward_hook(partial(keep_size, kind)))
         for kind, module in (("queries", block.mixer.q_norm), ("keys", block.mixer.k_norm)):
             handles.append(module.register_forward_hook(partial(keep_vectors, kind, block.mixer.head_dim)))
@@ -61,7 +57,7 @@ def measure_signals(model: Decoder, batch: Batch) -> Signals:
         for parameter, grad in zip(model.parameters(), former, strict=True):
             parameter.grad = grad
     with torch.no_grad():
-        logits = model(batch.tokens)
+        logits = model.logits(model.multipliers.logits * seen["normed"][0])
     streams = seen["stream"]
     gradients = [_rms(stream.grad) for stream in streams]
     logits = logits[batch.targets != IGNORED].double()

@@ -20,6 +20,7 @@ the paper's: the multiplier fan_in^-1/2 of each product is put into the std and,
 without the rescaling of the stream at each layer, which the norms remove.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -93,7 +94,7 @@ class MuPDepthConfig(_DepthTransfer):
     def multipliers(self, model: ModelConfig) -> Multipliers:
         """As muP's, and branches by n^-1/2."""
         base = super().multipliers(model)
-        return Multipliers(logits=base.logits, attention=base.attention, branch=self._depth(model) ** -0.5)
+        return replace(base, branch=self._depth(model) ** -0.5)
 
     def update(self, site: Site, model: ModelConfig) -> Update:
         """Hidden matrices learn at 1/(m sqrt n)."""
@@ -114,7 +115,7 @@ class CompletePConfig(_DepthTransfer):
     def multipliers(self, model: ModelConfig) -> Multipliers:
         """As muP's, and branches by n^-alpha."""
         base = super().multipliers(model)
-        return Multipliers(logits=base.logits, attention=base.attention, branch=self._depth(model) ** -self.alpha)
+        return replace(base, branch=self._depth(model) ** -self.alpha)
 
     def update(self, site: Site, model: ModelConfig) -> Update:
         """Within the blocks, rates by n^(alpha-1) and epsilon by n^-alpha; matrices as in muP."""

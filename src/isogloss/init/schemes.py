@@ -31,6 +31,7 @@ and its base_std never reaches embedding and head.
 """
 
 import math
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -81,13 +82,11 @@ class _Lingua(Scheme):
 
     def _factor(self, model: ModelConfig, site: Site) -> tuple[float, str]:
         match self.depth_factor:
-            case "disabled":
-                return 1.0, "1"
             case "global":
                 return math.sqrt(2 * (site.n_layers + 1)), f"sqrt(2*({site.n_layers}+1))"
             case "current":
                 return depth_so_far(site)
-            case "dim_ratio":
+            case _:  # dim_ratio
                 return model.d_model / 4096, f"({model.d_model}/4096)"
 
     def _divided(self, model: ModelConfig, why: str = "") -> Formula:
@@ -103,7 +102,7 @@ class _Lingua(Scheme):
 def _compensated(formula: Formula) -> Formula:
     def rule(site: Site):
         found = formula(site)
-        return Normal(found.std, found.text, found.cut, True, found.why) if isinstance(found, Normal) else found
+        return replace(found, compensated=True) if isinstance(found, Normal) else found
 
     return rule
 

@@ -55,6 +55,17 @@ class Block(nn.Module):
         written = self.ffn(self.ffn_norm(x) if before else x)
         return self._add(x, written, self.ffn_norm, self.ffn_output_norm)
 
+    @property
+    def written_by(self) -> tuple[nn.Module, nn.Module]:
+        """The modules whose outputs, times the branch multiplier, are added to the stream: mixer side, ffn side."""
+        match self.norm_placement:
+            case "sandwich":
+                return self.mixer_output_norm, self.ffn_output_norm
+            case "output":
+                return self.mixer_norm, self.ffn_norm
+            case _:
+                return self.mixer, self.ffn
+
     def _add(
         self, x: Float[Tensor, "B T D"], written: Float[Tensor, "B T D"], norm: nn.Module, output_norm: nn.Module
     ) -> Float[Tensor, "B T D"]:

@@ -131,7 +131,11 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "B T"], state: DecoderState | None = None) -> Float[Tensor, "B T V"]:
         """Logits in float32; with ``state`` the tokens continue what it has seen, and it is advanced in place."""
-        logits = nn.functional.linear(self.trunk(tokens, state=state), self.head_weight()).float()
+        return self.logits(self.trunk(tokens, state=state))
+
+    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+        """What the head makes of the trunk's output, in float32."""
+        logits = nn.functional.linear(hidden, self.head_weight()).float()
         cap = self.config.logit_softcap
         return logits if cap is None else softcap(logits, cap)
 

@@ -34,7 +34,7 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
 
     Where the recipe leaves the vocabulary to the tokenizer, it is taken to be the size asked of the tokenizer.
     """
-    recipe = with_planned_vocabulary(load_recipe(name, overrides))
+    recipe = _with_planned_vocabulary(load_recipe(name, overrides))
     planned, n_vocab = plan_model(recipe.model, recipe.init), recipe.model.vocab_size
     assert n_vocab is not None
     n_tokens = min(recipe.data.seq_len, N_TOKENS)
@@ -43,7 +43,7 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
     return RecipePlan([entry.row() for entry in planned.plan.values()], signals, n_vocab)
 
 
-def with_planned_vocabulary(recipe: Recipe) -> Recipe:
+def _with_planned_vocabulary(recipe: Recipe) -> Recipe:
     """The recipe with a vocabulary, without reading any text."""
     if recipe.model.vocab_size is not None:
         return recipe
