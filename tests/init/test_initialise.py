@@ -177,9 +177,10 @@ def test_stacked_matrices_equal_separate_ones() -> None:
         assert torch.equal(stacked[index], alone)
 
 
-def test_large_parameters_are_filled_in_chunks_without_seams(monkeypatch) -> None:
+@pytest.mark.parametrize("block", [64 * 7, 50])
+def test_large_parameters_are_filled_in_blocks_without_seams(monkeypatch, block: int) -> None:
     whole = weights()
-    monkeypatch.setattr("isogloss.init.apply.CHUNK", 64 * 7)
-    chunked = weights()
+    monkeypatch.setattr("isogloss.init.apply.BLOCK", block)
+    blocks = weights()
     for name in whole:
-        assert torch.equal(whole[name], chunked[name])
+        assert torch.equal(whole[name], blocks[name])

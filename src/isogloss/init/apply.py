@@ -1,17 +1,19 @@
 """Carrying out a plan: every parameter filled once, in place, from its own stream, sharded or not."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from isogloss.init.plan import Entry
-from isogloss.init.rng import stream_key, uniform
+from isogloss.init.rng import Uniforms, stream_key
 from isogloss.init.rules import Constant, Normal, Uniform
 from isogloss.nn.roles import declared_tensors
 
-# Elements drawn at a time: the float64 temporaries stay near 40 MB whatever the parameter's size.
-CHUNK = 2**20
+# Elements drawn at a time: temporaries of 16 MiB whatever the parameter's size.
+BLOCK = 2**20
 
 
 @torch.no_grad()
@@ -52,19 +54,26 @@ def _fill_random(tensor: Tensor, rule: Normal | Uniform, seed: int, name: str, o
             _fill_random(part, rule, seed, f"{name}[{offset[0] + index}]", offset[1:])
         return
     matrix = tensor if tensor.ndim == 2 else tensor[:, None]
-    first_row, first_column = (*offset, 0)[:2]
+    top, left = (*offset, 0)[:2]
     key = stream_key(seed, name)
-    rows = max(1, CHUNK // max(1, matrix.shape[1]))
-    columns = (first_column, first_column + matrix.shape[1])
-    for start in range(0, matrix.shape[0], rows):
-        stop = min(start + rows, matrix.shape[0])
-        u = uniform(key, (first_row + start, first_row + stop), columns, matrix.device)
-        matrix[start:stop] = _quantile(rule, u)
+    uniforms = Uniforms(min(BLOCK, matrix.numel()), matrix.device)
+    n_columns = min(matrix.shape[1], BLOCK)
+    n_rows = max(1, BLOCK // max(1, n_columns))
+    for i in range(0, matrix.shape[0], n_rows):
+        for j in range(0, matrix.shape[1], n_columns):
+            block = matrix[i : i + n_rows, j : j + n_columns]
+            rows, columns = (top + i, top + i + block.shape[0]), (left + j, left + j + block.shape[1])
+            block.copy_(_quantile(rule, uniforms.block(key, rows, columns)))
 
 
 def _quantile(rule: Normal | Uniform, u: Tensor) -> Tensor:
-    """By the inverse distribution function: no rejection, so every element depends on its own place alone."""
+    """By the inverse distribution function of u in (-1, 1), which is used up.
+
+    No rejection, so every element depends on its own place alone. For a normal cut at +-c the inverse is
+    ``sqrt(2) erfinv(u erf(c / sqrt(2)))``.
+    """
     if isinstance(rule, Uniform):
-        return (2 * u - 1) * rule.bound
-    below = 0.0 if rule.cut is None else float(torch.special.ndtr(torch.tensor(-rule.cut, dtype=torch.float64)))
-    return torch.special.ndtri(below + (1 - 2 * below) * u) * rule.drawn_std
+        return u.mul_(rule.bound)
+    if rule.cut is not None:
+        u.mul_(math.erf(rule.cut / math.sqrt(2)))
+    return u.erfinv_().mul_(math.sqrt(2) * rule.drawn_std)
