@@ -15,6 +15,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from isogloss.study.trials import Study
+
 app = typer.Typer(
     name="isogloss",
     help="Pre-train and study language models; every weight starts at a scale the program can state and check.",
@@ -25,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(help="Look at recipes and their settings.", no_args_is_help=True)
-init_app = typer.Typer(help="Plan and verify the initial weights.", no_args_is_help=True)
+init_app = typer.Typer(help="Plan, verify, check and compare initial weights.", no_args_is_help=True)
 tokenizer_app = typer.Typer(help="Train and look at tokenizers.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(init_app, name="init")
@@ -44,6 +46,13 @@ class PlanFormat(StrEnum):
     JSON = "json"
     CSV = "csv"
     MARKDOWN = "markdown"
+
+
+class SizeAxis(StrEnum):
+    """How models grow in a study."""
+
+    WIDTH = "width"
+    DEPTH = "depth"
 
 
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; in float32.")]
@@ -251,6 +260,116 @@ def init_verify(arguments: RecipeArguments = None) -> None:
     show_verification(found, display)
     if found.status == Status.FAIL:
         raise typer.Exit(1)
+
+
+Sizes = Annotated[str, typer.Option("--sizes", help="Widths or depths, such as 64,128,256.", show_default=False)]
+Seeds = Annotated[int, typer.Option(help="How many seeds, from the recipe's on.", min=1)]
+Jobs = Annotated[int | None, typer.Option(help="Processes, sharing the cores; one a core if not given.", min=1)]
+Out = Annotated[Path, typer.Option("--out", help="Where trials and results are kept; a stopped study goes on there.")]
+
+
+@init_app.command("coordinate")
+def init_coordinate(
+    arguments: RecipeArguments = None,
+    axis: Annotated[SizeAxis, typer.Option(help="What grows.")] = SizeAxis.WIDTH,
+    sizes: Sizes = "",
+    steps: Annotated[int, typer.Option(help="Training steps before what has changed is measured.", min=1)] = 4,
+    seeds: Seeds = 3,
+    jobs: Jobs = None,
+    out: Out = Path("studies"),
+) -> None:
+    """How activations and their change go with a model's width or depth: does the recipe's scheme keep its promises?
+
+    Exit code 1 where it does not.
+    """
+    from isogloss.init.verify import Status
+    from isogloss.study.coordinates import check_coordinates
+    from isogloss.study.families import DEFAULT_SIZES
+    from isogloss.study.results import show_slopes
+    from isogloss.study.slopes import worst
+
+    study = _open_study(arguments, out, jobs)
+    found = check_coordinates(study, axis.value, _integers(sizes) or DEFAULT_SIZES[axis.value], steps, seeds)
+    show_slopes(study, axis.value, found, steps)
+    if worst(found) == Status.FAIL:
+        raise typer.Exit(1)
+
+
+@init_app.command("lr-sweep")
+def init_lr_sweep(
+    arguments: RecipeArguments = None,
+    axis: Annotated[SizeAxis, typer.Option(help="What grows.")] = SizeAxis.WIDTH,
+    sizes: Sizes = "",
+    rates: Annotated[str, typer.Option(help="Peak learning rates, such as 1e-3,2e-3,4e-3.", show_default=False)] = "",
+    seeds: Seeds = 3,
+    jobs: Jobs = None,
+    out: Out = Path("studies"),
+) -> None:
+    """Where the best learning rate lies at each width or depth: does it transfer?
+
+    Rates that are not given: the recipe's, and three halvings and two doublings of it.
+    """
+    from isogloss.study.families import DEFAULT_SIZES
+    from isogloss.study.results import show_sweep
+    from isogloss.study.sweep import sweep_rates
+
+    study = _open_study(arguments, out, jobs)
+    chosen = _numbers(rates) or [study.recipe.optim.lr * 2.0**k for k in range(-3, 3)]
+    show_sweep(study, sweep_rates(study, axis.value, _integers(sizes) or DEFAULT_SIZES[axis.value], chosen, seeds))
+
+
+@init_app.command("compare")
+def init_compare(
+    schemes: Annotated[
+        list[str], typer.Argument(metavar="SCHEME...", help="NAME, or NAME:KEY=VALUE,... with its settings.")
+    ],
+    recipe: Annotated[str, typer.Option(help="The recipe that all share; the default one if not given.")] = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe; may be repeated.")
+    ] = None,
+    rates: Annotated[
+        str, typer.Option(help="Peak learning rates; each scheme's best counts. The recipe's, if none is given.")
+    ] = "",
+    seeds: Seeds = 3,
+    jobs: Jobs = None,
+    out: Out = Path("studies"),
+) -> None:
+    """Train with different schemes side by side, on the same batches and random numbers, and compare the losses."""
+    from isogloss.study.compare import compare_schemes
+    from isogloss.study.results import show_comparison
+
+    study = _open_study([*([recipe] if recipe else []), *(settings or [])], out, jobs)
+    show_comparison(study, compare_schemes(study, schemes, _numbers(rates), seeds))
+
+
+def _open_study(arguments: list[str] | None, out: Path, jobs: int | None) -> "Study":
+    from isogloss.recipe import load_recipe
+    from isogloss.study.trials import open_study
+    from isogloss.train.display import Display
+
+    return open_study(load_recipe(*_split(arguments)), out, jobs, Display(_console()))
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers of a list such as ``1e-3,2e-3``."""
+    from isogloss.config.base import UserError
+
+    try:
+        numbers = [float(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise UserError(f"{text!r} is not a list of numbers, such as 1e-3,2e-3") from None
+    if not all(0 < number < float("inf") for number in numbers):
+        raise UserError(f"{text!r}: each number must be above 0")
+    return numbers
+
+
+def _integers(text: str) -> list[int]:
+    from isogloss.config.base import UserError
+
+    numbers = _numbers(text)
+    if any(number != int(number) for number in numbers):
+        raise UserError(f"{text!r} is not a list of whole numbers, such as 64,128")
+    return [int(number) for number in numbers]
 
 
 @tokenizer_app.command("train")

@@ -20,6 +20,7 @@ the paper's: the multiplier fan_in^-1/2 of each product is put into the std and,
 without the rescaling of the stream at each layer, which the norms remove.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -27,10 +28,24 @@ from pydantic import Field
 
 from isogloss.init.formulas import Rules, by_fan_in, constant, decoder_rules, divided, fixed
 from isogloss.init.rules import Update
-from isogloss.init.scheme import Scheme
+from isogloss.init.scheme import Axis, Scheme
 from isogloss.models.registry import ModelConfig
 from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.roles import Role, Site
+
+_KEPT = (
+    "initial scale",
+    "learning rate",
+    "gains' rate",
+    "embedding's scale",
+    "embedding's rate",
+    "head's rate",
+    "attention scale",
+    "decay",
+    "stream",
+    "logits",
+)
+"""What every parametrisation here keeps the same at every width."""
 
 HIDDEN = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.ATTENTION_OUT, Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN})
 
@@ -71,6 +86,10 @@ class _WidthTransfer(Scheme):
         m = self._width(model)
         return Update(lr=1 / m, weight_decay=m) if site.role in HIDDEN else Update()
 
+    def promises(self, axis: Axis) -> Mapping[str, float]:
+        """Nothing changes with the width."""
+        return dict.fromkeys(_KEPT, 0.0) if axis == "width" else {}
+
 
 class MuPConfig(_WidthTransfer):
     """Maximal update parametrisation: learning rates transfer across width."""
@@ -104,6 +123,12 @@ class MuPDepthConfig(_DepthTransfer):
         root = self._depth(model) ** 0.5
         return Update(lr=base.lr / root, weight_decay=base.weight_decay * root)
 
+    def promises(self, axis: Axis) -> Mapping[str, float]:
+        """Nothing changes with the width; with the depth what a branch writes falls, and gains learn faster."""
+        if axis == "width":
+            return super().promises(axis)
+        return dict.fromkeys(_KEPT, 0.0) | {"branch": -0.5, "gains' rate": 0.5}
+
 
 class CompletePConfig(_DepthTransfer):
     """CompleteP: every layer keeps learning features as depth grows (alpha = 1)."""
@@ -126,6 +151,12 @@ class CompletePConfig(_DepthTransfer):
         if site.role in HIDDEN:
             return Update(lr=rate / m, weight_decay=m, eps=eps)
         return Update(lr=rate, eps=eps)
+
+    def promises(self, axis: Axis) -> Mapping[str, float]:
+        """As muP's, epsilon too; with the depth what a branch writes falls, and with alpha < 1 the decay a step."""
+        if axis == "width":
+            return {**super().promises(axis), "epsilon": 0.0}
+        return dict.fromkeys(_KEPT, 0.0) | {"branch": -self.alpha, "decay": self.alpha - 1, "epsilon": 0.0}
 
 
 class UnitMuPConfig(Scheme):
@@ -156,3 +187,9 @@ class UnitMuPConfig(Scheme):
         else:
             lr = 1.0
         return Update(lr=lr, weight_decay=1 / lr)
+
+    def promises(self, axis: Axis) -> Mapping[str, float]:
+        """As muP's, but rows of the embedding learn at d^-1/2; with the depth as depth-muP's."""
+        if axis == "width":
+            return dict.fromkeys(_KEPT, 0.0) | {"embedding's rate": -0.5}
+        return dict.fromkeys(_KEPT, 0.0) | {"branch": -0.5, "gains' rate": 0.5}

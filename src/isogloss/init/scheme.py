@@ -1,6 +1,8 @@
 """What a scheme is: rules for initial scales, multipliers of the forward pass, factors of the optimizer's settings."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Literal
 
 from isogloss.config.base import Config
 from isogloss.init.formulas import Rules
@@ -8,6 +10,8 @@ from isogloss.init.rules import Update
 from isogloss.models.registry import ModelConfig
 from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.roles import Site
+
+Axis = Literal["width", "depth"]
 
 
 class Scheme(Config):
@@ -28,3 +32,10 @@ class Scheme(Config):
     def update(self, site: Site, model: ModelConfig) -> Update:
         """How the optimizer's settings change for a parameter: not at all, where a scheme is scales alone."""
         return Update()
+
+    def promises(self, axis: Axis) -> Mapping[str, float]:
+        """How measured quantities go with the model's size: name -> exponent; see `isogloss.study.coordinates`.
+
+        Nothing is promised where a scheme is scales alone.
+        """
+        return {}

@@ -1,0 +1,74 @@
+"""Figures of panels of lines, with bands where there are intervals."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: the mean of some samples, and a band from the lowest to the highest of them.
+
+    Args:
+        label: in the legend; empty for none.
+        x: where.
+        samples: values at each x, of one seed each.
+        style: matplotlib's short form, such as ``o-``.
+    """
+
+    label: str
+    x: Sequence[float]
+    samples: Sequence[Sequence[float]]
+    style: str = "-"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes; both logarithmic, if ``log``; cut at the top at ``top`` times the lowest end of a line."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    log: str = ""
+    top: float = math.inf
+
+
+def draw(panels: Sequence[Panel], path: Path, title: str = "") -> None:
+    """Draw panels, up to three beside each other, as a PNG."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(1.0 + 4.2 * columns, 0.6 + 3.4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, panel in enumerate(panels):
+        _draw(figure.add_subplot(rows, columns, index + 1), panel)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)
+
+
+def _draw(axes, panel: Panel) -> None:
+    ends = []
+    for line in panel.lines:
+        columns = list(zip(*line.samples, strict=True))
+        means = [sum(column) / len(column) for column in columns]
+        (drawn,) = axes.plot(line.x, means, line.style, lw=1.3, ms=4, label=line.label or None)
+        if len(line.samples) > 1:
+            axes.fill_between(
+                line.x, list(map(min, columns)), list(map(max, columns)), color=drawn.get_color(), alpha=0.2
+            )
+        ends.append(means[-1])
+    axes.set(xlabel=panel.x_label, ylabel=panel.y_label, title=panel.title)
+    if "x" in panel.log:
+        axes.set_xscale("log", base=2)
+    if "y" in panel.log:
+        axes.set_yscale("log")
+    finite = [end for end in ends if math.isfinite(end)]
+    if math.isfinite(panel.top) and finite:
+        axes.set_ylim(top=panel.top * min(finite), bottom=0.95 * min(finite))
+    axes.grid(alpha=0.3)
+    if any(line.label for line in panel.lines):
+        axes.legend(fontsize=8)

@@ -1,0 +1,1 @@
+"""Studies of initialisation: many small trainings, side by side."""

@@ -1,0 +1,217 @@
+"""Trials: many small trainings on all cores, each kept as it ends, so that a study that is stopped goes on.
+
+A trial is a function of its recipe alone (weights, data order and all that follows from them), so its result is filed
+under a hash of the recipe and found there the next time.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isogloss.build import plan_model
+from isogloss.config.base import UserError
+from isogloss.data.prepare import prepare
+from isogloss.durable import write_whole
+from isogloss.recipe import Recipe
+from isogloss.train.display import Display, duration
+from isogloss.train.machine import find_machine, measure_peak
+
+FORMAT = 1
+# Of the peak, by small models on one thread; for the estimate before the first trial has ended.
+SHARE_OF_PEAK = 0.15
+
+Result = dict[str, Any]
+Measure = Callable[[Recipe, Path], Result]
+"""Carries out one trial: the settled recipe and its prepared corpus; the result can be written as JSON."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training, and what it is called in the study's tables."""
+
+    label: str
+    recipe: Recipe
+
+    def key(self, measure: Measure) -> str:
+        """Its result's name: a hash of all that decides it."""
+        decides = self.recipe.model_dump(mode="json", exclude={"name", "runs_dir", "watch", "checkpoint", "trackers"})
+        text = json.dumps([FORMAT, measure.__name__, torch.__version__, decides], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    @property
+    def flops(self) -> float:
+        """Operations of its steps."""
+        model = plan_model(self.recipe.model, self.recipe.init).model
+        tokens = self.recipe.train.steps * self.recipe.train.batch_size * self.recipe.data.seq_len
+        return float(model.flops_per_token(self.recipe.data.seq_len)) * tokens
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the trials of a study share.
+
+    Args:
+        recipe: with the vocabulary and all that was ``auto`` settled; trials vary it.
+        corpus: the folder of the prepared text.
+        folder: where results are kept, those of trials in its ``trials``.
+        jobs: processes, sharing the cores.
+        display: told what it will cost and how far it is.
+    """
+
+    recipe: Recipe
+    corpus: Path
+    folder: Path
+    jobs: int
+    display: Display
+
+    def run(self, measure: Measure, trials: Sequence[Trial]) -> list[Result]:
+        """The results of trials in their order: those on file, and the others carried out.
+
+        Args:
+            measure: a function of a module, so that other processes can call it.
+            trials: each a variant of ``recipe``.
+
+        Raises:
+            UserError: the folder cannot be written, or a process was killed.
+            KeyboardInterrupt: stopped; ended trials are kept.
+        """
+        kept = self.folder / "trials"
+        try:
+            kept.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{kept} cannot be made ({error.strerror}); choose another folder with --out") from None
+        files = [kept / f"{trial.key(measure)}.json" for trial in trials]
+        missing = [(trial, file) for trial, file in zip(trials, files, strict=True) if not _read(file)]
+        progress = _Progress(missing, len(trials), self)
+        if missing:
+            _carry_out(measure, missing, self, progress)
+        return [record["result"] for record in map(_read, files) if record]
+
+
+def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display) -> Study:
+    """Prepare the text, and settle what ``auto`` means once for all trials: they must differ in nothing else.
+
+    Args:
+        recipe: what trials vary.
+        folder: where results are kept.
+        jobs: processes; one a core if not given.
+        display: told what is done.
+
+    Raises:
+        UserError: the recipe asks for a GPU, or for what is not here.
+    """
+    corpus = prepare(recipe.data, recipe.tokenizer, display.say)
+    recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
+    # Without operations compiling never pays: it is on only where the recipe says so, a trial being short.
+    on_cpu = recipe.train.model_copy(update={"device": "cpu" if recipe.train.device == "auto" else recipe.train.device})
+    machine = find_machine(on_cpu, total_flops=0.0)
+    if machine.device != "cpu":
+        raise UserError("studies run on the CPU, a trial a core; set train.device=cpu")
+    settled = {"device": "cpu", "precision": machine.precision, "compile": "on" if machine.compiled else "off"}
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=settled)})
+    return Study(recipe, corpus.folder, folder, jobs or os.cpu_count() or 1, display)
+
+
+class _Progress:
+    """Says what a study costs, and how much is left by the operations done so far."""
+
+    def __init__(self, missing: Sequence[tuple[Trial, Path]], n_trials: int, study: Study) -> None:
+        self.waiting = {file: trial.flops for trial, file in missing}
+        self.display, self.flops_done, self.start = study.display, 0.0, time.monotonic()
+        if n_done := n_trials - len(missing):
+            self.display.say(f"{n_done} of {n_trials} trials are in {study.folder} already")
+        if missing:
+            peak = measure_peak(torch.device("cpu"), study.recipe.train.precision)
+            total = sum(self.waiting.values())
+            seconds = total / (SHARE_OF_PEAK * peak)
+            self.display.say(
+                f"{len(missing)} trials, {total:.1e} operations: about {duration(seconds)} here, "
+                f"{study.jobs} at a time; what has ended is kept in {study.folder}: the same command goes on there"
+            )
+
+    def ended(self, trial: Trial, file: Path, seconds: float) -> None:
+        """One more."""
+        self.flops_done += self.waiting.pop(file)
+        left = (time.monotonic() - self.start) / self.flops_done * sum(self.waiting.values())
+        rest = f"; {len(self.waiting)} left, about {duration(left)}" if self.waiting else ""
+        self.display.say(f"{trial.label}: {duration(seconds)}{rest}")
+
+
+def _carry_out(measure: Measure, missing: Sequence[tuple[Trial, Path]], study: Study, progress: _Progress) -> None:
+    # The longest first: no core is left idle at the end.
+    waiting = sorted(missing, key=lambda pair: progress.waiting[pair[1]])
+    if study.jobs == 1:
+        while waiting:
+            trial, file = waiting.pop()
+            progress.ended(trial, file, _one(measure, trial, study.corpus, file))
+        return
+    threads = max(1, (os.cpu_count() or 1) // study.jobs)
+    pool = ProcessPoolExecutor(study.jobs, get_context("spawn"), _begin_worker, (threads,))
+    running: dict[Future[float], tuple[Trial, Path]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < study.jobs:
+                trial, file = waiting.pop()
+                running[pool.submit(_one, measure, trial, study.corpus, file)] = (trial, file)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                trial, file = running.pop(future)
+                progress.ended(trial, file, future.result())
+    except BrokenProcessPool:
+        raise UserError(
+            "a process of the study was killed, perhaps for want of memory; pass a smaller --jobs. "
+            "What has ended is kept"
+        ) from None
+    except BaseException:
+        for process in list(pool._processes.values()):  # else a trial would go on for minutes
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(threads)
+
+
+def _one(measure: Measure, trial: Trial, corpus: Path, file: Path) -> float:
+    """Carry out a trial and file its result; the seconds it took."""
+    start = time.monotonic()
+    result = measure(trial.recipe, corpus)
+    seconds = time.monotonic() - start
+    record = {
+        "label": trial.label,
+        "seconds": seconds,
+        "recipe": trial.recipe.model_dump(mode="json"),
+        "result": result,
+    }
+    write_whole(file, json.dumps(_finite(record)).encode())
+    return seconds
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities: what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(file: Path) -> Result | None:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
