@@ -10,7 +10,8 @@ mup_depth   std m^-1/2                the same, branches n^-1/2               hi
 completep   std m^-1/2                the same, branches n^-alpha             hidden n^(alpha-1)/m, hidden decay m;
                                                                               gains n^(alpha-1)    eps m^-1 n^-alpha
 u_mup       1 (fan_in^-1/2)           logits 1/d_model, branches (2L)^-1/2    hidden 1/fan_in,     decay kept per step
-                                                                              embedding d^-1/2
+                                                                              embedding and gains
+                                                                              d^-1/2
 =========== ========================= ======================================= ==================== ==================
 
 Sources: mup, Yang et al. 2022 (Tensor Programs V), table 8; mup_depth, Yang et al. 2023 (Tensor Programs VI);
@@ -55,8 +56,8 @@ class _WidthTransfer(Scheme):
     """The d_model at which all factors are 1."""
     base_head_dim: int = Field(default=64, gt=0)
     """The head_dim at which attention's logits are scaled as usual."""
-    base_std: float = Field(default=0.0625, gt=0)
-    """Standard deviation of hidden matrices at base_width; 256^-1/2."""
+    base_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of hidden matrices at base_width, and of the head at every width."""
     embedding_std: float = Field(default=1.0, gt=0)
     """Standard deviation of the embedding, at every width."""
     output_multiplier: float = Field(default=1.0, gt=0)
@@ -179,17 +180,21 @@ class UnitMuPConfig(Scheme):
         return Multipliers(logits=1 / model.d_model, attention=head_dim**-0.5, branch=branch)
 
     def update(self, site: Site, model: ModelConfig) -> Update:
-        """Hidden matrices fan_in^-1 (fan_in^-1/2 of the paper's, and its multiplier), (2 L)^-1/2 in the blocks."""
+        """Hidden matrices fan_in^-1 (fan_in^-1/2 of the paper's, and its multiplier), (2 L)^-1/2 in the blocks.
+
+        The paper's norms have no gains; here they learn like rows of the embedding, also of size 1: at the head's rate,
+        of order 1, they would change by their own size in every step.
+        """
         if site.role in HIDDEN:
             lr = (2 * model.n_layers) ** -0.5 / site.fan_in
-        elif site.role == Role.EMBEDDING:
-            lr = site.fan_out**-0.5
-        else:
+        elif site.role == Role.HEAD:
             lr = 1.0
+        else:
+            lr = model.d_model**-0.5
         return Update(lr=lr, weight_decay=1 / lr)
 
     def promises(self, axis: Axis) -> Mapping[str, float]:
-        """As muP's, but rows of the embedding learn at d^-1/2; with the depth as depth-muP's."""
+        """As muP's, but rows of the embedding and gains learn at d^-1/2; with the depth as depth-muP's."""
         if axis == "width":
-            return dict.fromkeys(_KEPT, 0.0) | {"embedding's rate": -0.5}
+            return dict.fromkeys(_KEPT, 0.0) | {"embedding's rate": -0.5, "gains' rate": -0.5}
         return dict.fromkeys(_KEPT, 0.0) | {"branch": -0.5, "gains' rate": 0.5}

@@ -22,7 +22,7 @@ stream            rms of the last stream's change      all of them
 logits            rms of the change, head from 0       all of them
 ================= ==================================== =================================================
 
-One small batch is trained on and measured: what all its tokens share in an update then stands out at small widths
+One short row is trained on and measured: what all its tokens share in an update then stands out at small widths
 already, while the rest of the update falls as width^-1/2 and would look like a slope. The logits' change is measured
 with a head that starts at 0: with a random one it is dominated at first by what the head happens to read. Steps are
 taken without clipping, which would scale gradients by their number, and without decay, which has a row of its own. At
@@ -57,9 +57,9 @@ from isogloss.study.training import create_loader
 from isogloss.study.trials import Result, Study, Trial
 from isogloss.train.loop import Progress, training_steps
 
-ROWS, TOKENS = 2, 16
+TOKENS = 16
 CHANGE = 0.15
-"""Of matrices' outputs over their inputs, at the smallest size: small beside what is there, so that it grows as it may."""
+"""Of matrices' outputs over their inputs, at the smallest size: small beside what is there already."""
 
 
 class _OneBatch:
@@ -78,8 +78,8 @@ def coordinate_trial(recipe: Recipe, corpus: Path) -> Result:
     Values are means over layers.
     """
     batch = create_loader(recipe, open_prepared(corpus)).batch(0)
-    documents = None if batch.documents is None else batch.documents[:ROWS, :TOKENS]
-    batch = Batch(batch.tokens[:ROWS, :TOKENS], batch.targets[:ROWS, :TOKENS], documents)
+    documents = None if batch.documents is None else batch.documents[:1, :TOKENS]
+    batch = Batch(batch.tokens[:1, :TOKENS], batch.targets[:1, :TOKENS], documents)
     found: dict[str, list[float]] = defaultdict(list)
     for name, value in _measure(recipe, batch):
         found[name].append(value)
@@ -212,15 +212,18 @@ def _trial(recipe: Recipe, axis: Axis, size: int, seed: int) -> Trial:
 
 
 def _at_low_rate(study: Study, smallest: Recipe, steps: int) -> Study:
-    """The study at the rate that changes what hidden matrices of the smallest model write by ``CHANGE`` of what they read.
+    """The study at the rate that changes what the smallest model's matrices write by ``CHANGE`` of what they read.
 
     Adam's steps are as long as the rate, so one trial at a lower one tells.
     """
     tried = study.recipe.optim.lr / 64
-    short = [f"train.steps={steps}", f"optim.lr={tried!r}"]
-    (result,) = study.run(coordinate_trial, [Trial("finding a low learning rate", with_overrides(smallest, short))])
+    short = ["optim.schedule={type: constant}", f"train.steps={steps}"]
+    (result,) = study.run(
+        coordinate_trial,
+        [Trial("finding a low learning rate", with_overrides(smallest, [*short, f"optim.lr={tried!r}"]))],
+    )
     share = smallest.init.multipliers(smallest.model).branch * smallest.model.n_layers
     changes = [value / share for name, value in result.items() if name.startswith("learning rate")]
     rate = float(f"{tried * CHANGE * len(changes) / sum(changes):.2g}")
     study.display.say(f"learning rate {rate:g}: matrices change by {CHANGE:.0%} of what they read in {steps} steps")
-    return replace(study, recipe=with_overrides(study.recipe, [f"train.steps={steps}", f"optim.lr={rate!r}"]))
+    return replace(study, recipe=with_overrides(study.recipe, [*short, f"optim.lr={rate!r}"]))
