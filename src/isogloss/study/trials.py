@@ -1,7 +1,7 @@
 """Trials: many small trainings on all cores, each kept as it ends, so that a study that is stopped goes on.
 
-A trial is a function of its recipe alone (weights, data order and all that follows from them), so its result is filed
-under a hash of the recipe and found there the next time.
+A trial is a function of its recipe and of the code that carries it out, so its result is filed under a hash of both and
+found there the next time. Whoever changes a scheme, a model or an optimizer gets new trials.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from isogloss.train.display import Display, duration
 from isogloss.train.machine import find_machine, measure_peak
 
 FORMAT = 1
+# Where the code stands that decides what a training does; a scheme is known by what it says.
+_ROOMS = ("nn", "mixers", "models", "optim", "init/rng.py", "init/apply.py", "data/loader.py", "data/packing.py")
+_ROOMS += ("train/loop.py", "train/step.py", "study/observe.py", "study/training.py")
 # Of the peak, by small models on one thread; for the estimate before the first trial has ended.
 SHARE_OF_PEAK = 0.15
 
@@ -47,7 +51,10 @@ class Trial:
     def key(self, measure: Measure) -> str:
         """Its result's name: a hash of all that decides it."""
         decides = self.recipe.model_dump(mode="json", exclude={"name", "runs_dir", "watch", "checkpoint", "trackers"})
-        text = json.dumps([FORMAT, measure.__name__, torch.__version__, decides], sort_keys=True)
+        planned = plan_model(self.recipe.model, self.recipe.init)
+        says = [[entry.row() for entry in planned.plan.values()], asdict(planned.model.multipliers)]
+        code = _code(measure.__module__)
+        text = json.dumps([FORMAT, measure.__name__, torch.__version__, decides, says, code], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     @property
@@ -179,6 +186,15 @@ def _carry_out(measure: Measure, missing: Sequence[tuple[Trial, Path]], study: S
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@cache
+def _code(module: str) -> str:
+    """A hash of the source that carries out a trial."""
+    root = Path(__file__).parent.parent
+    files = [file for room in _ROOMS for file in sorted((root / room).glob("**/*.py")) or [root / room]]
+    files.append(root.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _begin_worker(threads: int) -> None:
