@@ -195,8 +195,17 @@ def check_coordinates(study: Study, axis: Axis, sizes: Sequence[int], steps: int
         for seed in range(study.recipe.seed, study.recipe.seed + seeds)
         for size in sizes
     ]
-    results = study.run(coordinate_trial, trials)
-    promises = study.recipe.init.promises(axis)
+    return fit_slopes(sizes, study.run(coordinate_trial, trials), study.recipe.init.promises(axis))
+
+
+def fit_slopes(sizes: Sequence[int], results: Sequence[Result], promises: Mapping[str, float]) -> list[Slope]:
+    """The slope of every quantity.
+
+    Args:
+        sizes: of the family.
+        results: of each size in turn, for one seed after the other.
+        promises: name, or the beginning of a name -> exponent.
+    """
     found = []
     for name in results[0]:
         values = [float("nan") if result[name] is None else result[name] for result in results]

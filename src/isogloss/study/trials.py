@@ -5,6 +5,7 @@ found there the next time. Whoever changes a scheme, a model or an optimizer get
 """
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -53,7 +54,7 @@ class Trial:
         decides = self.recipe.model_dump(mode="json", exclude={"name", "runs_dir", "watch", "checkpoint", "trackers"})
         planned = plan_model(self.recipe.model, self.recipe.init)
         says = [[entry.row() for entry in planned.plan.values()], asdict(planned.model.multipliers)]
-        code = _code(measure.__module__)
+        code = _code(inspect.getfile(measure))
         text = json.dumps([FORMAT, measure.__name__, torch.__version__, decides, says, code], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -189,12 +190,11 @@ def _carry_out(measure: Measure, missing: Sequence[tuple[Trial, Path]], study: S
 
 
 @cache
-def _code(module: str) -> str:
-    """A hash of the source that carries out a trial."""
+def _code(file: str) -> str:
+    """A hash of the source that carries out a trial, the measure's own file included."""
     root = Path(__file__).parent.parent
-    files = [file for room in _ROOMS for file in sorted((root / room).glob("**/*.py")) or [root / room]]
-    files.append(root.joinpath(*module.split(".")[1:]).with_suffix(".py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    files = [source for room in _ROOMS for source in sorted((root / room).glob("**/*.py")) or [root / room]]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in [*files, Path(file)])).hexdigest()
 
 
 def _begin_worker(threads: int) -> None:

@@ -1,0 +1,161 @@
+"""Trials are kept as they end, found again, and made anew when what decides them has changed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from isogloss.config.base import UserError
+from isogloss.config.load import with_overrides
+from isogloss.recipe import Recipe, load_recipe
+from isogloss.study import trials as module
+from isogloss.study.training import training_trial
+from isogloss.study.trials import Study, Trial, open_study
+from isogloss.train.display import Display
+
+
+def count(recipe: Recipe, corpus: Path) -> dict:
+    """A trial that leaves a mark, so that a test sees how often it ran."""
+    with (corpus.parent / "marks").open("a") as marks:
+        marks.write(f"{recipe.seed}\n")
+    return {"seed": recipe.seed, "loss": float("inf")}
+
+
+def other(recipe: Recipe, corpus: Path) -> dict:
+    """Another kind of trial."""
+    return {}
+
+
+@pytest.fixture
+def study(tiny: Path) -> Study:
+    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    return open_study(load_recipe(str(tiny)), tiny.parent / "studies", 1, Display(console))
+
+
+def trials_of(study: Study, *seeds: int) -> list[Trial]:
+    return [Trial(f"seed {seed}", study.recipe.model_copy(update={"seed": seed})) for seed in seeds]
+
+
+def marks(study: Study) -> int:
+    return len((study.corpus.parent / "marks").read_text().splitlines())
+
+
+def test_results_come_in_order_and_are_found_again(study: Study) -> None:
+    assert [r["seed"] for r in study.run(count, trials_of(study, 2, 0, 1))] == [2, 0, 1]
+    assert [r["seed"] for r in study.run(count, trials_of(study, 0, 1, 2, 3))] == [0, 1, 2, 3]
+    assert marks(study) == 4
+    text = study.display.console.export_text()
+    assert "3 of 4 trials are in" in text
+    assert "operations: about" in text
+
+
+def test_what_is_not_finite_is_null(study: Study) -> None:
+    assert study.run(count, trials_of(study, 0))[0]["loss"] is None
+
+
+def test_what_decides_a_trial_is_in_its_name(study: Study, monkeypatch) -> None:
+    (trial,) = trials_of(study, 0)
+    key = trial.key(count)
+    assert Trial("other", trial.recipe.model_copy(update={"name": "other"})).key(count) == key
+    assert Trial("", with_overrides(trial.recipe, ["init.base_std=0.01"])).key(count) != key
+    assert trial.key(other) != key
+    scheme = type(trial.recipe.init)
+    original = scheme.rules
+    monkeypatch.setattr(scheme, "rules", lambda self, m: original(self.model_copy(update={"base_std": 0.5}), m))
+    assert trial.key(count) != key  # somebody has edited the scheme
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "_code", lambda name: "edited")
+    assert trial.key(count) != key
+
+
+def test_a_damaged_record_is_made_anew(study: Study) -> None:
+    study.run(count, trials_of(study, 0))
+    (file,) = (study.folder / "trials").iterdir()
+    file.write_bytes(file.read_bytes()[:10])
+    assert study.run(count, trials_of(study, 0)) == [{"seed": 0, "loss": None}]
+    assert marks(study) == 2
+
+
+def test_a_folder_that_cannot_be_made(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    blocked = Study(study.recipe, study.corpus, tmp_path / "file", 1, study.display)
+    with pytest.raises(UserError, match="--out"):
+        blocked.run(count, trials_of(study, 0))
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives_and_survive_a_kill(tiny: Path) -> None:
+    """The whole program is killed in the middle of a comparison; the same command ends with the same losses."""
+    paths = os.pathsep.join(sys.path)
+    command = [sys.executable, "-m", "isogloss", "init", "compare", "lingua", "gpt2", "--recipe", str(tiny)]
+    command += ["--set", "train.steps=150", "--seeds", "2", "--out", "studies"]
+    options = {"cwd": tiny.parent, "env": os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}}
+    process = subprocess.Popen([*command, "--jobs", "2"], start_new_session=True, **options)
+    kept = tiny.parent / "studies/trials"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not (kept.is_dir() and any(kept.glob("[!.]*.json"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = subprocess.run([*command, "--jobs", "1"], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    assert "of 4 trials are in studies already" in done.stdout
+    whole = subprocess.run([*command[:-1], "whole", "--jobs", "1"], capture_output=True, text=True, **options)
+    assert whole.returncode == 0, whole.stderr
+    a, b = (json.loads((tiny.parent / f"{f}/compare-lingua-gpt2.json").read_text()) for f in ("studies", "whole"))
+    assert a["arms"] == b["arms"]
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_named(tiny: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "isogloss",
+        "init",
+        "compare",
+        "lingua",
+        "gpt2",
+        "--recipe",
+        str(tiny),
+        "--jobs",
+        "2",
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--set", "train.steps=100000"], cwd=tiny.parent, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 120
+    workers: list[int] = []
+    while len(workers) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        pids = map(int, children.read_text().split())
+        workers = [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[0], signal.SIGKILL)
+    assert process.stderr is not None
+    message = process.stderr.read()
+    assert process.wait() == 2
+    assert "--jobs" in message
+    assert "Traceback" not in message
+
+
+def test_equal_seeds_share_batches_and_uniforms(study: Study) -> None:
+    results = [
+        training_trial(with_overrides(study.recipe, [f"init={{type: {name}}}"]), study.corpus)
+        for name in ("lingua", "lingua_before", "lingua")
+    ]
+    assert results[0] == results[2]
+    assert results[0]["loss"] != results[1]["loss"]
+    assert len(results[0]["loss"]) == study.recipe.train.steps
+    assert results[0]["attention_steps"][0] == 0
+    assert results[0]["attention_steps"][-1] == study.recipe.train.steps
+    assert results[0]["validation"] < results[0]["loss"][0]
