@@ -57,6 +57,12 @@ def shell(tmp_path: Path, monkeypatch, capfd):
             words = words[: words.index(">")]
         if words[1] == "train":
             words += shlex.split(SMALL)
+        if words[1:3] in (["init", "coordinate"], ["init", "lr-sweep"]):
+            words += [*shlex.split(SMALL), "--sizes=16,32", "--seeds=1", "--jobs=1"]
+        if words[1:3] == ["init", "lr-sweep"]:
+            words += ["--rates=1e-3,2e-3,4e-3"]
+        if words[1:3] == ["init", "compare"]:
+            words += [*(f"--set={change}" for change in shlex.split(SMALL)), "--rates=1e-3", "--seeds=2", "--jobs=1"]
         monkeypatch.setattr(sys, "argv", words)
         capfd.readouterr()
         code = None
