@@ -71,7 +71,8 @@ def shell(tmp_path: Path, monkeypatch, capfd):
         except SystemExit as exit_:
             code = exit_.code
         output = capfd.readouterr()
-        assert not code, f"{line}: {output.err}"
+        # At these sizes a coordinate check may well find a promise broken, and say so by its code.
+        assert not code or (code == 1 and words[2] == "coordinate"), f"{line}: {output.err}"
         if target is not None:
             target.write_text(output.out)
 
