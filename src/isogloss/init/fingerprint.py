@@ -5,11 +5,11 @@ SHA-256 is taken of shape, dtype and two sums over the elements' bits *v*, each 
 
     sum_rc  a_r b_c v_rc   mod 2^64,
 
-with odd pseudorandom keys that differ between the sums (more dimensions, more factors). Each rank sums over what it
-holds, and the sums add up. Any one changed element changes the hash; other differences that were not made for it, such
-as permuted rows, another seed or a last bit in places, are missed with a chance below 2^-50 (all of whose signs alone
-differ, the worst for sums modulo a power of two) and usually near 2^-128. It is no defence against forgery: the keys are
-known and the sums are linear.
+with odd pseudorandom keys that differ between the two sums (more dimensions, more factors). Each rank sums over what it
+holds, and the sums add up. One changed element always changes the hash. Other differences that were not made for it
+(permuted rows, another seed, last bits here and there) are missed with a chance near 2^-128, and below 2^-40 in the
+worst case, a block in which nothing but all signs differs: sums modulo a power of two see little of the highest bits.
+It is no defence against forgery: the keys are known and the sums are linear.
 """
 
 import hashlib
@@ -91,7 +91,7 @@ def _sums(local: Tensor, offset: tuple[int, ...]) -> Int[Tensor, "2"]:
         for i in range(0, bits.shape[0], n_rows):
             block = bits[i : i + n_rows, j : j + n_columns].long()
             rows = torch.unravel_index(torch.arange(i, i + len(block), device=bits.device), local.shape[:-1])
-            row_keys = prod(_keys(dim, row + offset[dim]) for dim, row in enumerate(rows))
+            row_keys = torch.stack([_keys(dim, row + offset[dim]) for dim, row in enumerate(rows)]).prod(0)
             for k in range(2):
                 sums[k] += (row_keys[k] * (block * column_keys[k]).sum(1)).sum()
     return sums
