@@ -1,9 +1,11 @@
 """Measured signals of a model beside predicted ones, layer by layer, as a picture."""
 
+import math
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from isogloss.init.signals import Signals
 
@@ -34,10 +36,14 @@ def plot_signals(measured: Signals, predicted: Signals, title: str, path: Path) 
             axes.plot(expected, color=color, lw=1.5, label=f"{label}predicted")
             axes.plot(found, "o", color=color, ms=4, mfc="none", label=f"{label}measured")
             values += [*found, *expected]
-        # By their ratios, unless something is silent.
-        axes.set_yscale("log" if all(value > 0 for value in values) else "linear")
+        if all(0 < value < math.inf for value in values):  # ratios count, unless something is silent
+            axes.set_yscale("log")
+            axes.set_ylim(min(values) / 1.5, max(values) * 2)  # small differences shall look small
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.set(title=what, xlabel="layer")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3, which="both")
+        axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=140, format="png")

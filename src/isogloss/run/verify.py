@@ -1,7 +1,7 @@
 """A recipe's initialisation, carried out and checked: weights against the plan, a real step against the prediction.
 
 Instead of weights that are made, those of a file or of a checkpoint. A checkpoint of step 0 is held to the plan; a
-trained one cannot be: how far it has moved is reported, and only what is never right (numbers that are not finite) fails.
+trained one cannot be: how far it has moved is reported, and only numbers that are not finite fail.
 """
 
 import json
@@ -170,8 +170,8 @@ def _drift_table(found: Verification) -> Table:
 
 def _signal_table(found: Verification) -> Table:
     judged = ["allowed", ""] if found.step == 0 else []
-    title = "signals on a real batch" + ("" if judged else ", beside those predicted for its beginning")
-    table = Table(title=title, title_justify="left", caption="of each kind the layer farthest off")
+    caption = "of each kind the layer farthest off" + ("" if judged else "; predicted for the initial weights")
+    table = Table(title="signals on a real batch", title_justify="left", caption=caption)
     for column in ("signal", "layer", "measured", "predicted", "ratio", *judged):
         table.add_column(column, justify="left" if column in ("signal", "") else "right")
     kinds: dict[str, list[SignalCheck]] = {}
