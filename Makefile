@@ -47,10 +47,11 @@ layers: $(VENV)/.installed-dev  ## check that no room imports one above it
 
 check: lint types layers test  ## all of the above
 
-bench: $(VENV)/.installed-test  ## speed against peers, side by side (about ten minutes)
+bench: $(VENV)/.installed-test  ## speed against peers, side by side (about fifteen minutes)
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/tokenizer_speed.py
+	$(BIN)/python benchmarks/init.py
 
 clean:  ## remove .venv and caches; runs and prepared corpora stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,13 +1,16 @@
 """The command line as a user meets it: results, and one clear message with exit code 2 for what can be mended."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from isogloss import cli
 
@@ -188,6 +191,109 @@ def test_verify_passes_a_clean_recipe(isogloss, tiny: Path) -> None:
     assert code == 0
     assert "parameters are as planned" in out
     assert "attention logits" in out
+
+
+WIDE = ("model.d_model=64", "model.mixer.n_heads=4")
+
+
+def test_verify_prints_fingerprints_and_compares_a_run_with_its_own(isogloss, tiny: Path) -> None:
+    code, printed, _ = isogloss("init", "verify", tiny, "--fingerprint")
+    lines = [line.split("  ") for line in printed.splitlines() if len(line.split("  ")[0]) == 64]
+    assert code == 0
+    assert lines[0][1] == "embedding.weight"
+    assert lines[-1][1] == "all of them"
+    isogloss("train", tiny, "train.steps=4")
+    isogloss("train", tiny, "train.steps=6")  # goes on: what is kept stays that of the beginning
+    run = tiny.parent / "runs/tiny"
+    rows = json.loads((run / "init.json").read_text())
+    assert [[row["sha256"], row["name"]] for row in rows] == lines[:-1]
+    for path in (run, *sorted((run / "checkpoints").iterdir())):
+        code, out, _ = isogloss("init", "verify", path, "--fingerprint")
+        assert code == 0, out
+        assert f"PASS: {len(rows)} parameters" in out
+        assert lines[-1][0] in out
+    rows[2]["sha256"] = "0" * 64
+    (run / "init.json").write_text(json.dumps(rows))
+    code, out, _ = isogloss("init", "verify", run, "--fingerprint")
+    assert code == 1
+    assert f"FAIL: 1 of {len(rows)}" in out
+    assert rows[2]["name"] in out
+    assert isogloss("init", "verify", run, "--fingerprint", "seed=9")[0] == 1
+
+
+def test_a_run_without_fingerprints_says_so_and_is_given_none_later(isogloss, tiny: Path) -> None:
+    isogloss("train", tiny, "train.steps=4")
+    run = tiny.parent / "runs/tiny"
+    (newest,) = (path for path in (run / "checkpoints").iterdir() if path.name.endswith("4"))
+    state = json.loads((newest / "state.json").read_text())
+    assert len(state.pop("initial_weights")) == len(json.loads((run / "init.json").read_text()))
+    data = json.dumps(state).encode()
+    (newest / "state.json").write_bytes(data)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest["files"]["state.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    isogloss("train", tiny, "train.steps=6")
+    for path in (run, max((run / "checkpoints").iterdir())):
+        assert "keeps no fingerprint" in complaint(isogloss("init", "verify", path, "--fingerprint"))
+
+
+def test_verify_of_a_trained_checkpoint_reports_how_far_it_moved(isogloss, tiny: Path) -> None:
+    isogloss("train", tiny, *WIDE)
+    checkpoint = max((tiny.parent / "runs/tiny/checkpoints").iterdir())
+    picture = tiny.parent / "signals.png"
+    code, out, _ = isogloss("init", "verify", checkpoint, "--plot", picture)
+    assert code == 0
+    assert "weights after 10 steps" in out
+    assert "attention_out" in out
+    assert not {"PASS", "WARN", "FAIL"} & set(out.split())
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = isogloss("init", "verify", checkpoint, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["step"] == 10
+    moved = {row["role"]: row["moved"] / row["planned"] for row in found["drift"]}
+    assert 0 < moved["norm_gain"] < moved["attention_out"] < 2
+    assert "recipe and weights of its own" in complaint(isogloss("init", "verify", checkpoint, "seed=1"))
+    missing = complaint(isogloss("init", "verify", checkpoint.with_name("step-0000000777")))
+    assert "step-0000000777" in missing
+
+
+def test_verify_holds_a_checkpoint_of_step_zero_and_a_file_to_the_plan(isogloss, tiny: Path) -> None:
+    from isogloss.build import build_model
+    from isogloss.checkpoint import CheckpointConfig, save_checkpoint
+    from isogloss.models.weights import model_tensors
+    from isogloss.run.folder import RunFolder
+
+    isogloss("train", tiny, *WIDE, "train.steps=3")
+    folder = RunFolder(tiny.parent / "runs/tiny")
+    recipe = folder.saved_recipe()
+    assert recipe is not None
+    model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device("cpu"))
+
+    def save() -> Path:
+        shutil.rmtree(folder.checkpoints)
+        parts = {"model": model_tensors(model)}
+        return save_checkpoint(folder.checkpoints, 0, parts, {}, CheckpointConfig())
+
+    code, out, _ = isogloss("init", "verify", save())
+    assert code == 0
+    assert "parameters are as planned" in out
+    with torch.no_grad():
+        model.layers[1].ffn.down_proj.weight.mul_(1.5)
+    checkpoint = save()
+    for words in ((checkpoint,), (tiny, *WIDE, "--weights", checkpoint / "model.safetensors")):
+        code, out, _ = isogloss("init", "verify", *words)
+        assert code == 1
+        assert "layers.1.ffn.down_proj.weight" in out
+        assert "layers.0.ffn.down_proj.weight" not in out
+    assert "cannot be read as safetensors" in complaint(isogloss("init", "verify", tiny, "--weights", tiny))
+    unfit = isogloss("init", "verify", tiny, "--weights", checkpoint / "model.safetensors")
+    assert "do not fit this model" in complaint(unfit)
+
+
+def test_verify_refuses_what_does_not_go_together(isogloss, tiny: Path) -> None:
+    assert "no other option" in complaint(isogloss("init", "verify", tiny, "--fingerprint", "--json"))
+    assert "there is no folder" in complaint(isogloss("init", "verify", tiny, "--plot", "nowhere/a.png"))
 
 
 def test_plan_shows_what_differs(isogloss, tiny: Path) -> None:

@@ -245,19 +245,67 @@ def init_plan(
 
 
 @init_app.command("verify")
-def init_verify(arguments: RecipeArguments = None) -> None:
+def init_verify(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE|CHECKPOINT] [KEY=VALUE]...",
+            help="A recipe, then overrides; or a checkpoint's folder, whose weights are checked or, trained, compared.",
+        ),
+    ] = None,
+    fingerprint: Annotated[
+        bool,
+        typer.Option(
+            "--fingerprint",
+            help="Print a SHA-256 of each initial weight; of a run's folder or a checkpoint, compare with its own.",
+        ),
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="Check initial weights of this safetensors file instead of those made here.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw measured and predicted signals as this PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """Make a recipe's model; check its weights against the plan and its first batch against the prediction.
 
     Exit code 1 where something fails.
     """
+    from rich.console import Console
+
+    from isogloss.config.base import UserError
     from isogloss.init.verify import Status
     from isogloss.recipe import load_recipe
-    from isogloss.run.verify import show_verification, verify_recipe
+    from isogloss.report.signals import plot_signals
+    from isogloss.run import fingerprint as fingerprints
+    from isogloss.run import verify as verification
     from isogloss.train.display import Display
 
-    display = Display(_console())
-    found = verify_recipe(load_recipe(*_split(arguments)), display)
-    show_verification(found, display)
+    name, overrides = _split(arguments)
+    path = Path(name)
+    run = fingerprints.run_of(path)
+    if run != path and (overrides or weights):
+        raise UserError(f"{name} is a checkpoint, which has a recipe and weights of its own; leave the rest out")
+    if fingerprint and (weights or plot or as_json):
+        raise UserError("--fingerprint goes with no other option")
+    if plot is not None and not plot.absolute().parent.is_dir():
+        raise UserError(f"{plot}: there is no folder {plot.parent} to draw into")
+    display = Display(Console(stderr=True) if as_json else _console())
+    if fingerprint:
+        stored = fingerprints.stored_fingerprint(path)
+        made = fingerprints.recipe_fingerprint(load_recipe(str(run), overrides), display)
+        if not fingerprints.show_fingerprint(made, stored, display):
+            raise typer.Exit(1)
+        return
+    if run != path:
+        found = verification.verify_checkpoint(path, display, _warn)
+    else:
+        found = verification.verify_recipe(load_recipe(name, overrides), display, weights)
+    if as_json:
+        print(verification.as_json(found))
+    else:
+        verification.show_verification(found, display)
+    if plot is not None:
+        plot_signals(found.measured, found.predicted, f"{name}, step {found.step}", plot)
     if found.status == Status.FAIL:
         raise typer.Exit(1)
 

@@ -1,4 +1,7 @@
-"""Sharded weights are the parts of the unsharded ones, bit for bit, on any number of ranks."""
+"""Sharded weights are the parts of the unsharded ones, bit for bit, in every layout and on any number of ranks.
+
+Four processes go through all layouts, in process groups of one to four of them: importing PyTorch is what costs time.
+"""
 
 import os
 
@@ -6,67 +9,169 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch.distributed.device_mesh import init_device_mesh
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
+from torch.nn.parallel import DistributedDataParallel
 
 from isogloss.build import build_model
 from isogloss.init.apply import fill, initialise
-from isogloss.init.plan import plan_init
+from isogloss.init.fingerprint import ReplicasDifferError, fingerprint
+from isogloss.init.plan import Entry, plan_init
 from isogloss.init.schemes import LinguaConfig
 from isogloss.init.verify import verify_weights
 from isogloss.mixers.attention import AttentionConfig
-from isogloss.models.decoder import DecoderConfig
+from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.registry import create_model
 from isogloss.nn.feed_forward import SwiGLUConfig
 from isogloss.nn.multipliers import Multipliers
-from isogloss.nn.roles import declared_tensors
+from isogloss.nn.roles import READERS, WRITERS, Role, declared_tensors
 
-# Odd sizes: no dimension divides evenly.
+# Odd sizes: the vocabulary and the hidden width divide by no number of ranks.
 CONFIG = DecoderConfig(
     d_model=36, n_layers=2, mixer=AttentionConfig(n_heads=2), ffn=SwiGLUConfig(d_ff=49), vocab_size=101
 )
+Q_PROJ, DOWN_PROJ = "layers.0.mixer.q_proj.weight", "layers.0.ffn.down_proj.weight"
 
 
-def check(rank: int, world_size: int, store: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    mesh = init_device_mesh("cpu", (world_size,))
+def planned() -> tuple[Decoder, dict[str, Entry]]:
     with torch.device("meta"):
         model = create_model(CONFIG, Multipliers())
-    plan = plan_init(model, LinguaConfig(), CONFIG)
+    return model, plan_init(model, LinguaConfig(), CONFIG)
+
+
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {site.name: tensor for site, tensor in declared_tensors(model)}
+
+
+def by_rows(model: Decoder, mesh: DeviceMesh) -> None:
     for layer in model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    model.to_empty(device="cpu")
-    initialise(model, plan, seed=5)
+
+
+def by_roles(model: Decoder, mesh: DeviceMesh) -> None:
+    """As tensor parallelism does: readers by output, writers by input, the embedding by vocabulary."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            role = module.__dict__["declared_roles"][name].role
+            split = Shard(1) if role in WRITERS else Shard(0) if role in READERS | {Role.EMBEDDING} else Replicate()
+            sharded = distribute_tensor(parameter, mesh, [split], src_data_rank=None)
+            module.register_parameter(name, nn.Parameter(sharded))
+
+
+def fsdp(model: Decoder, n: int) -> nn.Module:
+    by_rows(model, init_device_mesh("cpu", (n,)))
+    return model
+
+
+def hsdp(model: Decoder, n: int) -> nn.Module:
+    by_rows(model, init_device_mesh("cpu", (2, n // 2), mesh_dim_names=("replicate", "shard")))
+    return model
+
+
+def tensor_parallel(model: Decoder, n: int) -> nn.Module:
+    by_roles(model, init_device_mesh("cpu", (n,)))
+    return model
+
+
+def fsdp_and_tensor_parallel(model: Decoder, n: int) -> nn.Module:
+    mesh = init_device_mesh("cpu", (2, n // 2), mesh_dim_names=("fsdp", "tensor"))
+    by_roles(model, mesh["tensor"])
+    by_rows(model, mesh["fsdp"])
+    assert isinstance(tensors(model)[Q_PROJ].placements[0], _StridedShard)
+    return model
+
+
+def ddp(model: Decoder, n: int) -> nn.Module:
+    return DistributedDataParallel(model.to_empty(device="cpu"))
+
+
+LAYOUTS = [
+    *((fsdp, n) for n in (1, 2, 3, 4)),
+    *((tensor_parallel, n) for n in (2, 4)),
+    (fsdp_and_tensor_parallel, 4),
+    (hsdp, 4),
+    (ddp, 2),
+]
+
+
+def check(rank: int, store: str) -> None:
+    torch.set_num_threads(1)
     whole = build_model(CONFIG, LinguaConfig(), seed=5, device=torch.device("cpu"))
-    expected = {site.name: t for site, t in declared_tensors(whole)}
-    for site, tensor in declared_tensors(model):
-        assert isinstance(tensor, DTensor)
-        assert torch.equal(tensor.full_tensor(), expected[site.name]), f"{site.name} by rows on {world_size}"
-    assert verify_weights(model, plan) == []
-    # What PyTorch's own initialisation does: every rank draws the same numbers, of the right std.
-    name = "layers.0.mixer.q_proj.weight"
-    std = plan[name].rule.std
-    torch.manual_seed(0)
-    torch.nn.init.trunc_normal_(model.layers[0].mixer.q_proj.weight.to_local(), std=std, a=-3 * std, b=3 * std)
-    found = {(f.parameter, f.test) for f in verify_weights(model, plan)}
-    assert found == ({(name, "shards")} if world_size > 1 else set())
-    # Split by columns, as tensor parallelism splits writers.
-    name = "layers.0.ffn.down_proj.weight"
-    sharded = distribute_tensor(torch.zeros_like(expected[name]), mesh, [Shard(1)])
-    module = torch.nn.Module()
-    module.register_parameter("weight", torch.nn.Parameter(sharded))
-    fill(module.weight, plan[name], seed=5)
-    assert torch.equal(module.weight.full_tensor(), expected[name])
-    dist.barrier()
-    dist.destroy_process_group()
+    prints = fingerprint(whole)
+    for layout, n in LAYOUTS:
+        if rank < n:
+            method = f"file://{store}-{layout.__name__}-{n}"
+            dist.init_process_group("gloo", init_method=method, rank=rank, world_size=n)
+            check_layout(layout, n, tensors(whole), prints)
+            dist.barrier()
+            dist.destroy_process_group()
     os._exit(0)  # gloo's threads may abort an ordinary exit
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_shards_are_parts_of_the_whole(world_size: int, tmp_path) -> None:
-    context = mp.spawn(check, (world_size, str(tmp_path / "store")), nprocs=world_size, join=False)
+def check_layout(layout, n: int, expected: dict[str, torch.Tensor], prints: dict[str, str]) -> None:
+    where = f"{layout.__name__} on {n}"
+    model, plan = planned()
+    model = layout(model, n)
+    model.to_empty(device="cpu")
+    initialise(model, plan, seed=5)
+    own = tensors(model)
+    for name, tensor in own.items():
+        assert isinstance(tensor, DTensor) == (layout is not ddp)
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        assert torch.equal(full, expected[name]), f"{name}, {where}"
+    assert fingerprint(model) == prints, where
+    assert verify_weights(model, plan) == [], where
+    if layout is not fsdp:
+        # The last norm is held more than once: one last bit of the last rank's.
+        norm = own["norm.weight"]
+        local = norm.to_local() if isinstance(norm, DTensor) else norm.detach()
+        change = int(dist.get_rank() == n - 1)
+        local.view(torch.int32)[-1] ^= change
+        found = {(f.parameter, f.test) for f in verify_weights(model, plan)}
+        assert ("norm.weight", "replicas") in found, where
+        with pytest.raises(ReplicasDifferError, match=r"norm\.weight"):
+            fingerprint(model)
+        local.view(torch.int32)[-1] ^= change
+    if isinstance(local := own[Q_PROJ], DTensor):
+        # What PyTorch's own initialisation does: every rank draws the same numbers, of the right std.
+        std = plan[Q_PROJ].rule.std
+        torch.manual_seed(0)
+        nn.init.trunc_normal_(local.to_local(), std=std, a=-3 * std, b=3 * std)
+        found = {(f.parameter, f.test) for f in verify_weights(model, plan)}
+        assert found == ({(Q_PROJ, "shards")} if n > 1 else set()), where
+        now = fingerprint(model)
+        assert {name for name in now if now[name] != prints[name]} == {Q_PROJ}, where
+    if layout is fsdp:
+        # By columns, which FSDP does not do; with four ranks and five columns one of them has nothing.
+        for shape, rows in ((expected[DOWN_PROJ].shape, slice(None)), ((36, 5), slice(5))):
+            sharded = distribute_tensor(torch.zeros(shape), init_device_mesh("cpu", (n,)), [Shard(1)])
+            fill(sharded, plan[DOWN_PROJ], seed=5)
+            assert torch.equal(sharded.full_tensor(), expected[DOWN_PROJ][:, rows]), where
+
+
+def test_shards_are_parts_of_the_whole(tmp_path) -> None:
+    context = mp.spawn(check, (str(tmp_path / "store"),), nprocs=4, join=False)
     while not context.join():
         pass
+
+
+def test_wrappers_change_nothing() -> None:
+    prints = fingerprint(build_model(CONFIG, LinguaConfig(), seed=5, device=torch.device("cpu")))
+    for wrap in (checkpoint_wrapper, torch.compile, lambda layer: torch.compile(checkpoint_wrapper(layer))):
+        model, plan = planned()
+        for index, layer in enumerate(model.layers):
+            model.layers[index] = wrap(layer)
+        model.to_empty(device="cpu")
+        names = {name for name, _ in model.named_parameters()}
+        assert names != set(prints)  # wrapped names are not the canonical ones
+        initialise(model, plan, seed=5)
+        assert fingerprint(model) == prints
+        assert fingerprint(torch.compile(model)) == prints
+        assert verify_weights(model, plan) == []
+        initialise(model, plan, seed=6)
+        assert fingerprint(model) != prints

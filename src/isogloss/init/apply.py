@@ -1,8 +1,10 @@
 """Carrying out a plan: every parameter filled once, in place, from its own stream, sharded or not."""
 
 import math
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -14,6 +16,7 @@ from isogloss.nn.roles import declared_tensors
 
 # Elements drawn at a time: temporaries of 16 MiB whatever the parameter's size.
 BLOCK = 2**20
+T = TypeVar("T")
 
 
 @torch.no_grad()
@@ -47,6 +50,15 @@ def local_part(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return local, tuple(offset)
 
 
+def from_all_ranks(mine: T) -> list[T]:
+    """What every rank of the process group says; without a group, only this one: ``[mine]``."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    said: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, mine)
+    return said
+
+
 def _fill_random(tensor: Tensor, rule: Normal | Uniform, seed: int, name: str, offset: tuple[int, ...]) -> None:
     if tensor.ndim > 2:
         # Leading indices (experts, convolution taps) have streams of their own: stacked equals unstacked.
@@ -57,8 +69,8 @@ def _fill_random(tensor: Tensor, rule: Normal | Uniform, seed: int, name: str, o
     top, left = (*offset, 0)[:2]
     key = stream_key(seed, name)
     uniforms = Uniforms(min(BLOCK, matrix.numel()), matrix.device)
-    n_columns = min(matrix.shape[1], BLOCK)
-    n_rows = max(1, BLOCK // max(1, n_columns))
+    n_columns = max(1, min(matrix.shape[1], BLOCK))  # a rank may hold nothing
+    n_rows = max(1, BLOCK // n_columns)
     for i in range(0, matrix.shape[0], n_rows):
         for j in range(0, matrix.shape[1], n_columns):
             block = matrix[i : i + n_rows, j : j + n_columns]

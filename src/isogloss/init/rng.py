@@ -44,17 +44,17 @@ class Uniforms:
     ) -> Float[Tensor, "rows columns"]:
         """Uniforms in (-1, 1), float64, of a block of a matrix given as half-open ranges; valid until the next call."""
         row = torch.arange(*rows, dtype=torch.int64, device=self.device)
-        state = _finalise(_finalise(row + key[0], torch.empty_like(row)) ^ key[1], torch.empty_like(row))
+        state = finalise(finalise(row + key[0], torch.empty_like(row)) ^ key[1], torch.empty_like(row))
         steps = torch.arange(columns[0] + 1, columns[1] + 1, dtype=torch.int64, device=self.device) * _signed(_GOLDEN)
         shape = (len(state), len(steps))
         bits, other = (memory[: shape[0] * shape[1]].view(shape) for memory in (self.bits, self.other))
         torch.add(state[:, None], steps, out=bits)
-        _finalise(bits, other)
+        finalise(bits, other)
         # Signed integers are symmetric already. The nearest float64 to the largest of them is 2^63: kept from being 1.
         return other.view(torch.float64).copy_(bits).mul_(2.0**-63 * (1 - 2.0**-53))
 
 
-def _finalise(x: Int[Tensor, "*any"], shifted: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+def finalise(x: Int[Tensor, "*any"], shifted: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
     """The finaliser of splitmix64 on wrapping signed integers, in place; ``shifted`` is scratch."""
     for by, factor in ((30, _MIX_1), (27, _MIX_2), (31, None)):
         torch.bitwise_right_shift(x, by, out=shifted)

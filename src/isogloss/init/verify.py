@@ -18,11 +18,9 @@ from enum import StrEnum
 from statistics import NormalDist
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from isogloss.init.apply import local_part
+from isogloss.init.apply import from_all_ranks, local_part
 from isogloss.init.plan import Entry
 from isogloss.init.rules import Constant
 from isogloss.init.signals import Signals
@@ -76,15 +74,11 @@ class Piece:
 def verify_weights(model: nn.Module, plan: Mapping[str, Entry]) -> list[Finding]:
     """Everything about the weights that does not agree with the plan; empty for a clean model.
 
-    A collective call where the model is sharded: every rank gets the same findings.
+    A collective call in a process group: every rank gets the same findings, and replicas are compared.
     """
     tensors = {site.name: tensor for site, tensor in declared_tensors(model)}
     mine = {name: _piece(tensor) for name, tensor in tensors.items()}
-    sharded = any(isinstance(tensor, DTensor) for tensor in tensors.values())
-    everyone: list[dict[str, Piece]] = [mine]
-    if sharded:
-        everyone = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(everyone, mine)
+    everyone = from_all_ranks(mine)
     findings: list[Finding] = []
     random = [name for name in tensors if not isinstance(plan[name].rule, Constant)]
     n_tests = 3 * len(random) + len(random) * (len(random) - 1) // 2
@@ -106,7 +100,7 @@ def _piece(tensor: Tensor) -> Piece:
     flat = local.detach().reshape(-1)
     n_bad, s1, s2, s4, largest, smallest = 0, 0.0, 0.0, 0.0, -math.inf, math.inf
     digest = hashlib.blake2b(digest_size=16)
-    for chunk in flat.split(CHUNK):
+    for chunk in flat.split(CHUNK) if flat.numel() else ():  # a rank may hold nothing
         finite = torch.isfinite(chunk)
         n_bad += int((~finite).sum())
         x = torch.where(finite, chunk, 0).double()

@@ -2,12 +2,12 @@
 
 recipe.yaml       the resolved recipe          metrics.jsonl   recorded numbers
 machine.json      decisions of this machine    checkpoints/    the newest ones
-init.json         the initialisation plan      samples.txt     what the model wrote
+init.json         plan, initial fingerprints   samples.txt     what the model wrote
 tokenizer/        the tokenizer                summary.json    results, once finished
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe_file = path / "recipe.yaml"
+        self.plan_file = path / "init.json"
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tokenizer = path / "tokenizer"
@@ -95,6 +96,22 @@ class RunFolder:
     def save_json(self, name: str, values: Any) -> None:
         """Keep a small JSON file."""
         write_whole(self.path / name, (json.dumps(values, indent=1) + "\n").encode())
+
+    def save_plan(self, rows: list[dict[str, Any]], initial: Mapping[str, str] | None) -> None:
+        """Keep the initialisation plan, and beside each row the fingerprint of what the run began with, if known."""
+        known = initial or {}
+        self.save_json(
+            self.plan_file.name,
+            [row | ({"sha256": known[row["name"]]} if row["name"] in known else {}) for row in rows],
+        )
+
+    def saved_fingerprint(self) -> dict[str, str] | None:
+        """Of the weights that the run began with; ``None`` if none is kept, or it is damaged."""
+        try:
+            rows = json.loads(self.plan_file.read_text())
+            return {str(row["name"]): str(row["sha256"]) for row in rows}
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
 
     def summary(self) -> dict[str, Any] | None:
         """The results, if the run has finished."""

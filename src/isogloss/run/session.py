@@ -17,7 +17,10 @@ from isogloss.train.machine import Machine
 
 @dataclass
 class Session:
-    """The parts of a run, ready for its next step; ``progress`` says which."""
+    """The parts of a run, ready for its next step; ``progress`` says which.
+
+    ``initial`` is the fingerprint of the weights it began with; ``None`` if it was begun by a version that kept none.
+    """
 
     recipe: Recipe
     folder: RunFolder
@@ -29,3 +32,4 @@ class Session:
     progress: Progress
     window: Window
     estimate: Estimate
+    initial: dict[str, str] | None = None

@@ -20,6 +20,7 @@ from isogloss.data.prepare import prepare
 from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.durable import sync_folder, write_whole
+from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import load_weights, model_tensors
 from isogloss.optim.groups import create_optimizer
 from isogloss.optim.state import load_optimizer_tensors, optimizer_tensors
@@ -97,7 +98,7 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
     _resume(session, display)
     folder.save_recipe(recipe)
     folder.save_json("machine.json", machine.as_dict())
-    folder.save_json("init.json", [entry.row() for entry in planned.plan.values()])
+    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
     _keep_tokenizer(corpus, folder)
     return session
 
@@ -177,10 +178,12 @@ def _build(
 
 
 def _resume(session: Session, display: Display) -> None:
-    """Put back the newest whole checkpoint, if there is one."""
+    """Put back the newest whole checkpoint, if there is one; the weights of a run that begins are fingerprinted."""
     checkpoint = newest_checkpoint(session.folder.checkpoints, lambda text: display.say(f"warning: {text}"))
     if checkpoint is None:
+        session.initial = fingerprint(session.model)
         return
+    session.initial = checkpoint.state.get("initial_weights")
     session.loader.check(checkpoint.state["loader"])
     load_weights(session.model, checkpoint.tensors("model"))
     load_optimizer_tensors(session.model, session.optimizer, checkpoint.tensors("optimizer"))
@@ -207,6 +210,7 @@ def _save(session: Session) -> None:
             "progress": session.progress.as_dict(),
             "loader": session.loader.state(),
             "window": session.window.state(),
+            "initial_weights": session.initial,
         },
         session.recipe.checkpoint,
     )

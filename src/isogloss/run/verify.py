@@ -1,18 +1,36 @@
-"""A recipe's initialisation, carried out and checked: weights against the plan, a real step against the prediction."""
+"""A recipe's initialisation, carried out and checked: weights against the plan, a real step against the prediction.
 
-from dataclasses import dataclass
+Instead of weights that are made, those of a file or of a checkpoint. A checkpoint of step 0 is held to the plan; a
+trained one cannot be: how far it has moved is reported, and only numbers that are not finite fail.
+"""
 
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
 import torch
 from rich.table import Table
+from safetensors import SafetensorError
 
 from isogloss.build import materialise, plan_model
+from isogloss.config.base import UserError
 from isogloss.data.loader import Loader
 from isogloss.data.prepare import prepare
+from isogloss.data.prepared import PreparedCorpus
+from isogloss.init.drift import Drift, drift
 from isogloss.init.measure import measure_signals
+from isogloss.init.plan import Entry
 from isogloss.init.predict import predict_signals
+from isogloss.init.signals import Signals
 from isogloss.init.verify import Finding, SignalCheck, Status, compare_signals, verify_weights
+from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import Batch
+from isogloss.models.weights import load_weights
 from isogloss.recipe import Recipe
+from isogloss.run.load import load_run
 from isogloss.train.display import Display
 
 MAX_ROWS, MAX_TOKENS = 4, 512
@@ -21,27 +39,87 @@ MAX_ROWS, MAX_TOKENS = 4, 512
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found."""
+    """What was found.
+
+    Args:
+        n_parameters: how many were looked at.
+        findings: what is wrong with the weights.
+        measured: the signals of a real batch,
+        predicted: those that the plan predicts for it,
+        checks: and both side by side.
+        step: how long the weights have been trained.
+        drift: how far they have moved, where ``step`` is not 0.
+    """
 
     n_parameters: int
     findings: list[Finding]
+    measured: Signals
+    predicted: Signals
     checks: list[SignalCheck]
+    step: int = 0
+    drift: tuple[Drift, ...] = ()
 
     @property
     def status(self) -> Status:
-        """The worst of all."""
+        """The worst of all; signals of trained weights are not judged."""
         if self.findings:
             return Status.FAIL
-        return max((check.status for check in self.checks), key=list(Status).index)
+        judged = [check.status for check in self.checks if self.step == 0]
+        return max(judged, key=list(Status).index, default=Status.PASS)
 
 
-def verify_recipe(recipe: Recipe, display: Display) -> Verification:
-    """Prepare the recipe's text, make its model, and check its weights and its first batch, in float32 on the CPU."""
+def verify_recipe(recipe: Recipe, display: Display, weights: Path | None = None) -> Verification:
+    """Prepare the recipe's text, make its model, and check its weights and its first batch, in float32 on the CPU.
+
+    Args:
+        recipe: as loaded.
+        display: told what is being done.
+        weights: a safetensors file of initial weights, under this library's names, to be checked instead.
+
+    Raises:
+        UserError: the file cannot be read or does not fit the model.
+    """
     corpus = prepare(recipe.data, recipe.tokenizer, display.say)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     model = materialise(planned, seed=recipe.seed, device=torch.device("cpu"))
+    if weights is not None:
+        try:
+            load_weights(model, safetensors.torch.load_file(weights))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{weights} cannot be read as safetensors: {error}") from None
+    measured, predicted, checks = _signals(recipe, model, planned.plan, corpus)
     findings = verify_weights(model, planned.plan)
+    return Verification(len(planned.plan), findings, measured, predicted, checks)
+
+
+def verify_checkpoint(path: Path, display: Display, warn: Callable[[str], None]) -> Verification:
+    """Check the weights of a checkpoint against the plan of its run's recipe.
+
+    Args:
+        path: ``runs/NAME/checkpoints/step-...``.
+        display: told what is being done.
+        warn: hears of what is odd with the run.
+
+    Raises:
+        UserError: it is no checkpoint, or a damaged one.
+    """
+    run = load_run(path, "cpu", warn)
+    plan = plan_model(run.recipe.model, run.recipe.init).plan
+    findings = verify_weights(run.model, plan)
+    moved: tuple[Drift, ...] = ()
+    if run.step:
+        findings = [finding for finding in findings if finding.test == "finite"]
+        moved = tuple(drift(run.model, plan, run.recipe.seed))
+    corpus = prepare(run.recipe.data, run.recipe.tokenizer, display.say)
+    measured, predicted, checks = _signals(run.recipe, run.model, plan, corpus)
+    return Verification(len(plan), findings, measured, predicted, checks, run.step, moved)
+
+
+def _signals(
+    recipe: Recipe, model: Decoder, plan: dict[str, Entry], corpus: PreparedCorpus
+) -> tuple[Signals, Signals, list[SignalCheck]]:
+    """Measured, predicted, compared: of a model on its recipe's first rows."""
     loader = Loader(
         corpus.split("train"),
         min(recipe.data.seq_len, MAX_TOKENS),
@@ -51,11 +129,9 @@ def verify_recipe(recipe: Recipe, display: Display) -> Verification:
         pad_token=corpus.tokenizer.end_of_text,
     )
     batch: Batch = loader.batch(0)
-    predicted = predict_signals(
-        recipe.model, model.multipliers, planned.plan, batch.tokens, batch.documents, batch.targets
-    )
-    checks = compare_signals(measure_signals(model, batch), predicted, recipe.model.d_model)
-    return Verification(len(planned.plan), findings, checks)
+    predicted = predict_signals(recipe.model, model.multipliers, plan, batch.tokens, batch.documents, batch.targets)
+    measured = measure_signals(model, batch)
+    return measured, predicted, compare_signals(measured, predicted, recipe.model.d_model)
 
 
 def show_verification(found: Verification, display: Display) -> None:
@@ -67,25 +143,73 @@ def show_verification(found: Verification, display: Display) -> None:
         for finding in found.findings:
             table.add_row(finding.parameter, finding.test, finding.what)
         display.show(table)
-    else:
+    elif found.step == 0:
         display.say(f"weights: {found.n_parameters} parameters are as planned")
-    table = Table(title="signals on a real batch", title_justify="left", caption="of each kind the layer farthest off")
-    for column in ("signal", "layer", "measured", "predicted", "ratio", "allowed", ""):
+    if found.step:
+        display.show(_drift_table(found))
+    display.show(_signal_table(found))
+    if found.step == 0 or found.findings:
+        display.say(f"{found.status.upper()}")
+
+
+def _drift_table(found: Verification) -> Table:
+    table = Table(
+        title=f"weights after {found.step:,} steps: how far they are from their plan",
+        title_justify="left",
+        caption="root mean squares; moved: of the difference from the initial weights, over their planned size",
+    )
+    for column in ("role", "parameters", "planned", "now", "ratio", "moved", "farthest", "its ratio"):
+        table.add_column(column, justify="left" if column in ("role", "farthest") else "right", overflow="fold")
+    for row in found.drift:
+        relative = [f"{x / row.planned:.3f}" if row.planned else "" for x in (row.now, row.moved)]
+        own = "" if row.farthest_ratio is None else f"{row.farthest_ratio:.3f}"
+        sizes = f"{row.planned:.4g}", f"{row.now:.4g}"
+        table.add_row(row.role, str(row.n_parameters), *sizes, *relative, row.farthest, own)
+    return table
+
+
+def _signal_table(found: Verification) -> Table:
+    judged = ["allowed", ""] if found.step == 0 else []
+    caption = "of each kind the layer farthest off" + ("" if judged else "; predicted for the initial weights")
+    table = Table(title="signals on a real batch", title_justify="left", caption=caption)
+    for column in ("signal", "layer", "measured", "predicted", "ratio", *judged):
         table.add_column(column, justify="left" if column in ("signal", "") else "right")
     kinds: dict[str, list[SignalCheck]] = {}
     for check in found.checks:
         kinds.setdefault(check.what, []).append(check)
     for same in kinds.values():
         worst = max(same, key=lambda check: (list(Status).index(check.status), abs(check.ratio - 1)))
-        for check in [c for c in same if c.status != Status.PASS] or [worst]:
+        for check in [c for c in same if judged and c.status != Status.PASS] or [worst]:
             table.add_row(
                 check.what,
                 "" if check.layer is None else str(check.layer),
                 f"{check.measured:.4g}",
                 f"{check.predicted:.4g}",
                 f"{check.ratio:.3f}",
-                f"+-{check.tolerance:.0%}",
-                check.status.upper(),
+                *([f"+-{check.tolerance:.0%}", check.status.upper()] if judged else []),
             )
-    display.show(table)
-    display.say(f"{found.status.upper()}")
+    return table
+
+
+def as_json(found: Verification) -> str:
+    """All that was found, each layer's signals too; numbers that are not finite are null."""
+    judged = found.step == 0
+    values = {
+        "status": found.status,
+        "step": found.step,
+        "findings": [asdict(finding) for finding in found.findings],
+        "drift": [asdict(row) for row in found.drift],
+        "signals": [
+            asdict(check) | {"ratio": check.ratio} | ({"status": check.status} if judged else {})
+            for check in found.checks
+        ],
+    }
+    return json.dumps(_finite(values), indent=1)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,63 @@
+"""The fingerprint of a recipe's initial weights, and whether a run began with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from isogloss.build import build_model
+from isogloss.checkpoint import load_checkpoint
+from isogloss.config.base import UserError
+from isogloss.data.prepare import prepare
+from isogloss.init.fingerprint import fingerprint, total_fingerprint
+from isogloss.recipe import Recipe
+from isogloss.run.folder import RunFolder
+from isogloss.train.display import Display
+
+
+def recipe_fingerprint(recipe: Recipe, display: Display) -> dict[str, str]:
+    """Make a recipe's initial weights on the CPU; the text is read only where the vocabulary follows from it."""
+    if recipe.model.vocab_size is None:
+        recipe = recipe.with_vocabulary(prepare(recipe.data, recipe.tokenizer, display.say).tokenizer.n_tokens)
+    return fingerprint(build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device("cpu")))
+
+
+def stored_fingerprint(path: Path) -> dict[str, str] | None:
+    """What a run, or one of its checkpoints, keeps of the weights it began with; ``None`` if the path is no run.
+
+    Raises:
+        UserError: it keeps none.
+    """
+    run = RunFolder(run_of(path))
+    if not run.recipe_file.is_file():
+        return None
+    stored = run.saved_fingerprint() if run.path == path else load_checkpoint(path).state.get("initial_weights")
+    if stored is None:
+        raise UserError(
+            f"{path} keeps no fingerprint of its initial weights: it was begun by a version that made none, or "
+            f"init.json is damaged. That of its recipe: isogloss init verify {run.recipe_file} --fingerprint"
+        )
+    return stored
+
+
+def run_of(path: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to; any other path as it is."""
+    return path.parent.parent if path.parent.name == "checkpoints" and not path.is_file() else path
+
+
+def show_fingerprint(made: Mapping[str, str], stored: Mapping[str, str] | None, display: Display) -> bool:
+    """Print hashes and names, as ``sha256sum`` does, or whether they are the stored ones; false if they are not."""
+    if stored is None:
+        for name, value in made.items():
+            display.say(f"{value}  {name}")
+        display.say(f"{total_fingerprint(made)}  all of them")
+        return True
+    differing = [name for name in {**made, **stored} if made.get(name) != stored.get(name)]
+    for name in differing:
+        display.say(f"{name}: made {made.get(name, 'without it')}, stored {stored.get(name, 'without it')}")
+    total = total_fingerprint(stored)
+    if differing:
+        display.say(f"FAIL: {len(differing)} of {len(stored)} parameters are not what the run began with ({total})")
+    else:
+        display.say(f"PASS: {len(stored)} parameters are, bit for bit, what the run began with ({total})")
+    return not differing
