@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # On CPU this range resolves to what the machine's package index offers; see the README for CUDA builds.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install train train-long test lint types layers check bench clean
+.PHONY: help install train train-long test lint types layers docs docs-check check bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,7 +45,13 @@ types: $(VENV)/.installed-dev  ## check types with pyright
 layers: $(VENV)/.installed-dev  ## check that no room imports one above it
 	$(BIN)/lint-imports
 
-check: lint types layers test  ## all of the above
+docs: $(VENV)/.installed  ## write the tables of the docs anew
+	$(BIN)/python benchmarks/tables.py
+
+docs-check: $(VENV)/.installed  ## check that the tables of the docs are fresh, and none is made by hand
+	$(BIN)/python benchmarks/tables.py --check
+
+check: lint types layers docs-check test  ## all of the above
 
 bench: $(VENV)/.installed-test  ## speed against peers, side by side (about fifteen minutes)
 	$(BIN)/python benchmarks/train.py

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,20 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
     assert n_vocab is not None
     n_tokens = min(recipe.data.seq_len, N_TOKENS)
     tokens = torch.randint(n_vocab, (1, n_tokens), generator=torch.Generator().manual_seed(0))
-    signals = predict_signals(recipe.model, planned.model.multipliers, planned.plan, tokens)
+    with _one_thread():
+        signals = predict_signals(recipe.model, planned.model.multipliers, planned.plan, tokens)
     return RecipePlan([entry.row() for entry in planned.plan.values()], signals, n_vocab)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For matrices of N_TOKENS squared, over which threads wait for each other several times as long as they work."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
 
 
 def _with_planned_vocabulary(recipe: Recipe) -> Recipe:
