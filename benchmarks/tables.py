@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py [--check] [PAGE ...]
 
-Writes them into the pages (docs/*.md if none is given), or, with --check, says which are stale and fails. Cheap tables
-are computed each time; long experiments leave records (benchmarks/records.py) that their tables are made from.
+Writes them into the pages (all of docs/ if none is given), or, with --check, says which are stale and fails. Cheap
+tables are computed each time; long experiments leave records (benchmarks/records.py) that their tables are made from.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import experiments
 import predict
 import torch
 from pages import PageError, blocks, difference, joined
@@ -117,6 +118,8 @@ def plan() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "default": experiments.default_table,
+    "origin": experiments.origin_table,
     "parametrisations": parametrisations,
     "plan": plan,
     "prediction": predict.table,
@@ -211,13 +214,13 @@ def _made(name: str) -> list[str]:
 def main() -> None:
     """Write or check; exit code 1 where something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="pages; docs/*.md if none is given")
+    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="pages; all of docs/ if none is given")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a table is stale")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # predictions are of small matrices, which a second thread slows down
     problems = [
         f"{page.name}: {problem}"
-        for page in arguments.pages or sorted(DOCS.glob("*.md"))
+        for page in arguments.pages or sorted(DOCS.rglob("*.md"))
         for problem in renew(page, arguments.check)
     ]
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
