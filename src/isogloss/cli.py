@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(help="Look at recipes and their settings.", no_args_is_help=True)
-init_app = typer.Typer(help="Plan and verify the initial weights.", no_args_is_help=True)
+init_app = typer.Typer(help="Plan and verify the initial weights; audit those of any model.", no_args_is_help=True)
 tokenizer_app = typer.Typer(help="Train and look at tokenizers.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(init_app, name="init")
@@ -43,6 +43,14 @@ class PlanFormat(StrEnum):
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
+    MARKDOWN = "markdown"
+
+
+class AuditFormat(StrEnum):
+    """How an audit is printed."""
+
+    TABLE = "table"
+    JSON = "json"
     MARKDOWN = "markdown"
 
 
@@ -250,6 +258,42 @@ def init_verify(arguments: RecipeArguments = None) -> None:
     found = verify_recipe(load_recipe(*_split(arguments)), display)
     show_verification(found, display)
     if found.status == Status.FAIL:
+        raise typer.Exit(1)
+
+
+@init_app.command("audit")
+def init_audit(
+    target: Annotated[
+        str,
+        typer.Argument(help="package.module:function, hf:TYPE (hf:llama), or a Hugging Face config.json or folder."),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="The function's keywords or the config's fields."),
+    ] = None,
+    expect: Annotated[str | None, typer.Option(help="Compare its scales with those of this scheme.")] = None,
+    form: Annotated[AuditFormat, typer.Option("--format", help="How it is printed.")] = AuditFormat.TABLE,
+    max_gib: Annotated[float, typer.Option(help="Refuse a model with more GiB of weights.", min=0)] = 2.0,
+) -> None:
+    """Find what is wrong with the initialisation of any PyTorch model, by initialising it and running it once.
+
+    Exit code 1 where it finds something graver than a note.
+    """
+    from isogloss.audit.audit import audit
+    from isogloss.audit.expectation import find_scheme
+    from isogloss.audit.report import as_json, as_markdown, as_tables
+    from isogloss.audit.target import find_target
+
+    scheme = find_scheme(expect) if expect else None
+    found = audit(find_target(target, settings or []), scheme, int(max_gib * 2**30))
+    match form:
+        case AuditFormat.JSON:
+            print(as_json(found))
+        case AuditFormat.MARKDOWN:
+            print(as_markdown(found), end="")
+        case AuditFormat.TABLE:
+            _console().print(as_tables(found))
+    if found.failed:
         raise typer.Exit(1)
 
 
