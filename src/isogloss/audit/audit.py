@@ -104,7 +104,8 @@ def audit(target: Target, scheme: Scheme | None = None, max_bytes: int = 2**31) 
     """
     made = _initialise(target, None, max_bytes)
     model, remarks = made.built.model, []
-    tied = {name: same for same in tied_names(model) for name in same}
+    # Where ties come last, what was filled under the other names is gone.
+    tied = {} if target.ties_last else {name: same for same in tied_names(model) for name in same}
     findings = [*made.groups, *never_written(model, made.writes)]
     once = {name: events for name, events in made.writes.items() if name not in tied or name == tied[name][0]}
     findings += [*written_wrongly(once, tied), *bounds(once)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ class Built:
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
 
 
+@runtime_checkable
 class Target(Protocol):
     """Something that builds models of any depth."""
 

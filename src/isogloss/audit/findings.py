@@ -70,12 +70,19 @@ def layer_of(name: str) -> int | None:
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """One finding for all layers that share it, with the first one's evidence; by severity, then by code."""
-    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    """One finding for all layers that share it, and one for all kinds with the same evidence; the gravest first."""
+    layers: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.code, finding.severity, kind_of(finding.parameter)), []).append(finding)
-    one = [
-        same[0] if len(same) == 1 else replace(same[0], parameter=kind, n=sum(finding.n for finding in same))
-        for (_, _, kind), same in groups.items()
+        layers.setdefault((finding.code, finding.severity, kind_of(finding.parameter)), []).append(finding)
+    kinds: dict[tuple[str, str, str], list[Finding]] = {}
+    for (code, severity, kind), same in layers.items():
+        n = sum(finding.n for finding in same)
+        one = same[0] if len(same) == 1 else replace(same[0], parameter=kind, n=n)
+        kinds.setdefault((code, severity, one.evidence), []).append(one)
+    one_each = [
+        same[0]
+        if len(same) == 1
+        else replace(same[0], parameter=", ".join(f.parameter for f in same), n=sum(f.n for f in same))
+        for same in kinds.values()
     ]
-    return sorted(one, key=lambda finding: (-list(Severity).index(finding.severity), finding.code, finding.parameter))
+    return sorted(one_each, key=lambda f: (-list(Severity).index(f.severity), f.code, f.parameter))

@@ -71,7 +71,8 @@ class HuggingFaceModel:
     def logits(self, model: nn.Module, tokens: Tensor) -> Any:
         """Teacher-forced, without a cache."""
         decoder = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
-        return model(input_ids=tokens, use_cache=False, **decoder).logits
+        with _quietly(_transformers()):
+            return model(input_ids=tokens, use_cache=False, **decoder).logits
 
     def n_tokens(self, model: nn.Module) -> int | None:
         """The config's vocabulary."""
@@ -131,7 +132,7 @@ def version() -> str:
 
 @contextmanager
 def _quietly(transformers: ModuleType) -> Iterator[None]:
-    """Without its advice on special tokens."""
+    """Without its advice on special tokens and missing kernels."""
     logging = transformers.utils.logging
     former = logging.get_verbosity()
     logging.set_verbosity_error()

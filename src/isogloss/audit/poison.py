@@ -1,7 +1,7 @@
 """Poison: a model whose every number is NaN, so that what its own initialisation leaves out can be seen.
 
-Weights of a model built on the meta device hold whatever the allocator gives after ``to_empty``: mostly zeros, sometimes
-good-looking numbers of a former tensor. NaN is neither.
+Weights of a model built on the meta device hold whatever the allocator gives after ``to_empty``: mostly zeros,
+sometimes good-looking numbers of a former tensor. NaN is neither.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def materialise(model: nn.Module, keep_ties: bool) -> None:
 
 @torch.no_grad()
 def poison(model: nn.Module) -> None:
-    """Fill every parameter and buffer, persistent or not, with NaN; integers with their smallest, booleans with True."""
+    """Fill every parameter and buffer, persistent or not, with NaN; integers with their least, booleans with True."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point() or tensor.is_complex():
             tensor.fill_(float("nan"))

@@ -16,6 +16,7 @@ def infer_roles(trace: Trace) -> dict[str, Role]:
         product = trace.products[name]
         for other in product.branch - trace.writers:
             roles.setdefault(other, _inside(other, trace, roles[name]))
+    roles |= dict.fromkeys(trace.routers, Role.ROUTER)
     for name, product in trace.products.items():
         roles.setdefault(name, Role.ROUTER if product.reads_stream else Role.RECURRENT_GATE)
     for i, name in enumerate(trace.embeddings):

@@ -61,12 +61,13 @@ def _recurrences(trace: Trace) -> Iterator[Finding]:
     for name, decay in trace.decays.items():
         half_life = math.log(2) / decay.slowest
         if half_life < SHORT_MEMORY:
-            named = f" (median step {decay.step:.3g})" if decay.step else ""
+            leaves = ", ".join(sorted(parameter.removeprefix(f"{name}.") for parameter in decay.params))
+            step = f", its median step is {decay.step:.3g}" if decay.step else ""
             yield Finding(
                 "I11",
                 Severity.WARNING,
-                ", ".join(sorted(decay.params)) or name,
-                f"the slowest channel forgets half in {half_life:.2g} tokens{named}",
+                name,
+                f"with {leaves} the slowest channel forgets half in {half_life:.2g} tokens{step}",
                 "some channels that remember hundreds: Mamba's steps are log-uniform in 0.001 .. 0.1, "
                 "RG-LRU's decays in 0.9 .. 0.999",
                 "initialise through the inverse of softplus; moot where a checkpoint is loaded",

@@ -10,8 +10,8 @@ parameters whose products it was last made of (its *sources*), and every product
   as the stream has channels are *writers*, and the sum is the stream again.
 
 So pre-, post-, output and sandwich norms, parallel branches and branch multipliers need no special case. On the way it
-measures norms (their gain and epsilon), gates, attention logits and decays. Views share memory and so share a tag: parts
-of a fused matrix (wqkv, gate_up) are not told apart.
+measures norms (their gain and epsilon), gates, attention logits and decays. Views share memory and so share a tag:
+parts of a fused matrix (wqkv, gate_up) are not told apart.
 """
 
 import math
@@ -116,6 +116,7 @@ class Trace:
     queries: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
     values: set[str] = field(default_factory=set)
+    routers: set[str] = field(default_factory=set)
     norms: dict[str, Norm] = field(default_factory=dict)
     attention: dict[str, float] = field(default_factory=dict)
     decays: dict[str, Decay] = field(default_factory=dict)
@@ -193,7 +194,8 @@ class StreamTracer(TorchDispatchMode):
             self.trace.writes.append(WriteToStream(sources, rms(outputs[0]), before, normed))
             new = Tag(live=True)
         for x in outputs:
-            if new is not None:
+            # Which tokens an expert is given is no part of what it is given: integers carry no tag.
+            if new is not None and x.dtype.is_floating_point:
                 self.tags[storage_of(x)] = new
             else:
                 self.tags.pop(storage_of(x), None)
@@ -270,6 +272,8 @@ class StreamTracer(TorchDispatchMode):
         if base in OVER_TIME:
             marks |= {"time"}
             marks -= {"step"}
+        if base == "topk":
+            self.trace.routers |= made.sources
         if base in ("softplus", "logaddexp"):
             marks.add("step")
             self.steps[self.where[-1]] = float(out.float().median())

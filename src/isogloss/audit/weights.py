@@ -47,7 +47,7 @@ def written_wrongly(writes: Mapping[str, list[Write]], tied: Mapping[str, list[s
             evidence = f"{len(fills)} times: {', then '.join(write.what for write in fills)}"
             expected = f"one rule for {' = '.join(tied[name])}"
             yield Finding("I07", severity, name, evidence, expected, "initialise it under one of its names")
-        elif len(fills) > 1:
+        elif len(rules) > 1:
             evidence = f"{len(fills)} times: {', then '.join(write.what for write in fills)}"
             yield Finding(
                 "I08",
