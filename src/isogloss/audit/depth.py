@@ -149,12 +149,14 @@ def _mean(changes: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _slope(points: list[tuple[float, Spread]]) -> tuple[float, float] | None:
-    """Weighted least squares."""
-    if len(points) < 2:
+    """Weighted least squares; where a line does not fit, the error grows with the misfit."""
+    if len(points) < 3:
         return None
     w = [1 / s.error**2 for _, s in points]
     total = sum(w)
     mean_x = sum(a * x for a, (x, _) in zip(w, points, strict=True)) / total
+    mean_y = sum(a * math.log(s.std) for a, (_, s) in zip(w, points, strict=True)) / total
     sxx = sum(a * (x - mean_x) ** 2 for a, (x, _) in zip(w, points, strict=True))
-    sxy = sum(a * (x - mean_x) * math.log(s.std) for a, (x, s) in zip(w, points, strict=True))
-    return (sxy / sxx, sxx**-0.5) if sxx > 0 else None
+    slope = sum(a * (x - mean_x) * math.log(s.std) for a, (x, s) in zip(w, points, strict=True)) / sxx
+    rest = sum(a * (math.log(s.std) - mean_y - slope * (x - mean_x)) ** 2 for a, (x, s) in zip(w, points, strict=True))
+    return slope, sxx**-0.5 * math.sqrt(max(1.0, rest / (len(points) - 2)))

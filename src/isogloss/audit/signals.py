@@ -59,7 +59,7 @@ def _norms(trace: Trace) -> Iterator[Finding]:
 
 def _recurrences(trace: Trace) -> Iterator[Finding]:
     for name, decay in trace.decays.items():
-        half_life = math.log(2) / decay.slowest
+        half_life = math.log(2) / decay.slowest if decay.slowest else math.inf
         if half_life < SHORT_MEMORY:
             leaves = ", ".join(sorted(parameter.removeprefix(f"{name}.") for parameter in decay.params))
             step = f", its median step is {decay.step:.3g}" if decay.step else ""

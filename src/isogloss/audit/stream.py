@@ -97,7 +97,7 @@ class WriteToStream:
 
 @dataclass(frozen=True)
 class Decay:
-    """What one recurrence forgets: parameters of its rate, and the smallest rate of any channel, a token."""
+    """What one recurrence forgets: parameters of its rate, and the smallest mean rate of any channel, a token."""
 
     params: frozenset[str]
     slowest: float
@@ -148,6 +148,7 @@ class StreamTracer(TorchDispatchMode):
         self.eps: dict[int, tuple[float, float]] = {}
         self.steps: dict[str, float] = {}
         self.where: list[str] = [""]
+        self.n_tokens = 0
         for name, parameter in model.named_parameters():
             self.tags[storage_of(parameter)] = Tag(live=False, params=frozenset((name,)))
             self.numel[name] = parameter.numel()
@@ -233,6 +234,7 @@ class StreamTracer(TorchDispatchMode):
         if base == "embedding" and dead:
             name = max(dead[0].params, key=lambda n: self.numel[n])
             self.trace.embeddings.setdefault(name, inputs[0].shape[0])
+            self.n_tokens = inputs[1].shape[-1]
             return Tag(live=True)
         weights = [x for x in inputs if (t := self.tag(x)) is not None and not t.live and x.ndim > 1]
         if base in PRODUCTS and live and weights:
@@ -343,6 +345,7 @@ class StreamTracer(TorchDispatchMode):
                 marks.discard("ungained")
             elif "step" in a.marks and bool((out <= 0).all()):
                 self._decay(a.params | b.params, out)
+                marks.add("time")
             if a.live and b.live and "activated" in a.marks and "activated" not in b.marks:
                 # A fused gate and up is halved; an activation that multiplies by its own input is no gate.
                 own = a.sources & b.sources
@@ -352,10 +355,12 @@ class StreamTracer(TorchDispatchMode):
                 marks.discard("activated")
 
     def _decay(self, params: frozenset[str], rate: Tensor) -> None:
-        """The first product of a rate and a step in a module; padding has a rate of 0 and does not count."""
-        name, rates = self.where[-1], -rate[rate < 0].float()
-        if name not in self.trace.decays and rate.ndim >= 3 and rates.numel():
-            self.trace.decays[name] = Decay(params, float(rates.min()), self.steps.get(name, 0.0))
+        """The first product of a rate and a step in a module, averaged over rows and tokens."""
+        name, shape = self.where[-1], rate.shape
+        if name in self.trace.decays or self.n_tokens not in shape[1:-1]:
+            return
+        slowest = -rate.float().mean((0, shape.index(self.n_tokens, 1))).max()
+        self.trace.decays[name] = Decay(params, float(slowest), self.steps.get(name, 0.0))
 
     def _gain(self, gain: Tensor) -> None:
         norm = self.trace.norms.setdefault(self.where[-1], Norm())
