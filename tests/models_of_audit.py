@@ -128,7 +128,3 @@ def sound(
             normal(parameter, parameter.shape[1] ** -0.5 / readers)
     if "frequencies" not in skip:
         model.frequencies.copy_(torch.arange(4.0))
-
-
-def named(model: nn.Module, name: str) -> Tensor:
-    return dict(model.named_parameters())[name].data

@@ -44,7 +44,7 @@ def test_llama_is_what_hf_default_says() -> None:
     other = look("hf:llama", *settings, scheme="gpt2")
     assert codes(other, Severity.WARNING) == {
         ("I00", f"model.layers.*.{name}_proj.weight") for name in ("self_attn.o", "mlp.down")
-    } or all(code == "I00" for code, _ in codes(other, Severity.WARNING))
+    }
 
 
 def test_gpt2_scales_its_writers_and_fills_them_twice() -> None:
@@ -59,9 +59,8 @@ def test_gpt2_scales_its_writers_and_fills_them_twice() -> None:
     assert role_of(found)["transformer.h.*.attn.c_attn.weight"] == "query"
 
 
-def test_mamba_is_drawn_at_a_tenth() -> None:
+def test_mamba_draws_with_a_std_of_a_tenth() -> None:
     found = look("hf:mamba", "hidden_size=128", "vocab_size=512", "num_hidden_layers=2", "state_size=4")
-    assert "initializer_range" not in str(found.remarks)
     assert not [f for f in found.findings if f.code in ("I04", "I10", "I11")]
     stds = {row.kind: row.std for row in found.rows}
     assert stds["backbone.embeddings.weight"] == pytest.approx(0.1, rel=0.02)  # state-spaces/mamba: 0.02

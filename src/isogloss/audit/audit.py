@@ -182,14 +182,15 @@ def _poisoned(target: Target, built: Built, run: Callable[[], Any]) -> Initialis
 def _uninitialised_is_nan() -> Iterator[None]:
     """``torch.empty`` gives NaN, or the largest integer."""
     former = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
-    filling = deterministic.fill_uninitialized_memory
+    fills: Any = deterministic  # its setting is a property of the module, which type checkers do not see
+    filling = fills.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = True
+    fills.fill_uninitialized_memory = True
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(former[0], warn_only=former[1])
-        deterministic.fill_uninitialized_memory = filling
+        fills.fill_uninitialized_memory = filling
 
 
 def _check_size(target: Target, model: nn.Module, max_bytes: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from isogloss.audit.built import Built
 from isogloss.config.base import UserError
@@ -49,7 +49,7 @@ class HuggingFaceModel:
         except Exception as error:  # of any kind: the code is not ours
             raise self._refused(error) from error
 
-    def n_layers(self, model: nn.Module) -> int | None:
+    def n_layers(self, model: Any) -> int | None:
         """The config's depth."""
         config = model.config
         return next((n for key in DEPTHS if isinstance(n := getattr(config, key, None), int)), None)
@@ -59,7 +59,7 @@ class HuggingFaceModel:
         """Transformers fills every name and ties after it; the surplus is thrown away."""
         return True
 
-    def own_init(self, model: nn.Module) -> Callable[[], Any]:
+    def own_init(self, model: Any) -> Callable[[], Any]:
         """All modules by the model's rules, then tying."""
 
         def run() -> None:
@@ -68,13 +68,13 @@ class HuggingFaceModel:
 
         return run
 
-    def logits(self, model: nn.Module, tokens: Tensor) -> Any:
+    def logits(self, model: Any, tokens: Tensor) -> Any:
         """Teacher-forced, without a cache."""
         decoder = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
         with _quietly(_transformers()):
             return model(input_ids=tokens, use_cache=False, **decoder).logits
 
-    def n_tokens(self, model: nn.Module) -> int | None:
+    def n_tokens(self, model: Any) -> int | None:
         """The config's vocabulary."""
         return model.config.get_text_config().vocab_size
 

@@ -5,6 +5,7 @@ sometimes good-looking numbers of a former tensor. NaN is neither.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ def materialise(model: nn.Module, keep_ties: bool) -> None:
         return memory[id(tensor)]
 
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in kinds:
             for name, tensor in tensors.items():
                 if tensor is not None:
                     tensors[name] = real(tensor)
