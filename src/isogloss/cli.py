@@ -27,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(help="Look at recipes and their settings.", no_args_is_help=True)
-init_app = typer.Typer(help="Plan, verify, check and compare initial weights.", no_args_is_help=True)
+init_app = typer.Typer(help="Plan, verify, compare and audit initial weights.", no_args_is_help=True)
 tokenizer_app = typer.Typer(help="Train and look at tokenizers.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(init_app, name="init")
@@ -53,6 +53,14 @@ class SizeAxis(StrEnum):
 
     WIDTH = "width"
     DEPTH = "depth"
+
+
+class AuditFormat(StrEnum):
+    """How an audit is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
 
 
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; in float32.")]
@@ -418,6 +426,42 @@ def _integers(text: str) -> list[int]:
     if any(number != int(number) for number in numbers):
         raise UserError(f"{text!r} is not a list of whole numbers, such as 64,128")
     return [int(number) for number in numbers]
+
+
+@init_app.command("audit")
+def init_audit(
+    target: Annotated[
+        str,
+        typer.Argument(help="package.module:function, hf:TYPE (hf:llama), or a Hugging Face config.json or folder."),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="The function's keywords or the config's fields."),
+    ] = None,
+    expect: Annotated[str | None, typer.Option(help="Compare its scales with those of this scheme.")] = None,
+    form: Annotated[AuditFormat, typer.Option("--format", help="How it is printed.")] = AuditFormat.TABLE,
+    max_gib: Annotated[float, typer.Option(help="Refuse a model with more GiB of weights.", min=0)] = 2.0,
+) -> None:
+    """Find what is wrong with the initialisation of any PyTorch model, by initialising it and running it once.
+
+    Exit code 1 where it finds something graver than a note.
+    """
+    from isogloss.audit.audit import audit
+    from isogloss.audit.expectation import find_scheme
+    from isogloss.audit.report import as_json, as_markdown, as_tables
+    from isogloss.audit.target import find_target
+
+    scheme = find_scheme(expect) if expect else None
+    found = audit(find_target(target, settings or []), scheme, int(max_gib * 2**30))
+    match form:
+        case AuditFormat.JSON:
+            print(as_json(found))
+        case AuditFormat.MARKDOWN:
+            print(as_markdown(found), end="")
+        case AuditFormat.TABLE:
+            _console().print(as_tables(found))
+    if found.failed:
+        raise typer.Exit(1)
 
 
 @tokenizer_app.command("train")

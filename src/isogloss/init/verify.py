@@ -15,21 +15,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
 
 from isogloss.init.apply import from_all_ranks, local_part
 from isogloss.init.plan import Entry
+from isogloss.init.repetition import CHUNK, SKETCH, correlated_pairs, n_repeated, row_hashes, sidak
 from isogloss.init.rules import Constant
 from isogloss.init.signals import Signals
 from isogloss.nn.roles import declared_tensors
-
-FAMILY_WISE_ERROR = 1e-3
-SKETCH = 4096
-"""Elements of each parameter whose correlation with the others' is taken."""
-CHUNK = 2**22
 
 
 class Status(StrEnum):
@@ -82,7 +77,7 @@ def verify_weights(model: nn.Module, plan: Mapping[str, Entry]) -> list[Finding]
     findings: list[Finding] = []
     random = [name for name in tensors if not isinstance(plan[name].rule, Constant)]
     n_tests = 3 * len(random) + len(random) * (len(random) - 1) // 2
-    threshold = NormalDist().inv_cdf(1 - (1 - (1 - FAMILY_WISE_ERROR) ** (1 / max(n_tests, 1))) / 2)
+    threshold = sidak(n_tests)
     whole: dict[str, list[Piece]] = {}
     for name, tensor in tensors.items():
         pieces = [ranks[name] for ranks in everyone if ranks[name].n]
@@ -115,23 +110,9 @@ def _piece(tensor: Tensor) -> Piece:
         largest,
         smallest,
         digest.digest(),
-        _row_hashes(local),
+        row_hashes(local),
         flat[:SKETCH].float().cpu(),
     )
-
-
-def _row_hashes(local: Tensor) -> Tensor:
-    """A 64-bit hash of each row of a matrix; none for what has too few columns to be told apart."""
-    if local.ndim < 2 or local.numel() == 0 or local.shape[-1] < 4:
-        return torch.empty(0, dtype=torch.int64)
-    rows = local.detach().flatten(0, -2)
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(2**63), 2**63 - 1, (rows.shape[1],), generator=generator).to(rows.device)
-    hashes = [
-        (part.float().contiguous().view(torch.int32).long() * factors).sum(1)
-        for part in rows.split(max(1, CHUNK // rows.shape[1]))
-    ]
-    return torch.cat(hashes).cpu()
 
 
 def _replicas(name: str, pieces: Sequence[Piece]) -> Iterator[Finding]:
@@ -195,23 +176,15 @@ def _repetitions(name: str, pieces: Sequence[Piece], std: float) -> Iterator[Fin
         by_column.setdefault(piece.offset[-1:], []).append(piece.rows)
     for parts in by_column.values():
         rows = torch.cat(parts)
-        if n_equal := len(rows) - len(rows.unique()):
+        if n_equal := n_repeated(rows):
             yield Finding(name, "rows", f"{n_equal} of {len(rows)} rows are repetitions of others")
             return
 
 
 def _correlations(sketches: Mapping[str, Tensor], threshold: float) -> Iterator[Finding]:
-    """Between the beginnings of parameters, in pairs, over as many elements as both have."""
-    for length in {len(sketch) for sketch in sketches.values()}:
-        names = [name for name, sketch in sketches.items() if len(sketch) >= length]
-        x = torch.nan_to_num(torch.stack([sketches[name][:length] for name in names]).double())
-        x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-300)
-        z = (x @ x.T).tril(-1) * math.sqrt(length)
-        for i, j in (z.abs() > threshold).nonzero().tolist():
-            a, b, found = names[j], names[i], float(z[i, j])
-            if min(len(sketches[a]), len(sketches[b])) == length:
-                r = found / math.sqrt(length)
-                yield Finding(b, "correlation", f"r = {r:.3f} with {a}, z = {found:.1f}: a seed or a key used twice?")
+    for found in correlated_pairs(sketches, threshold):
+        what = f"r = {found.r:.3f} with {found.other}, z = {found.z:.1f}: a seed or a key used twice?"
+        yield Finding(found.parameter, "correlation", what)
 
 
 @dataclass(frozen=True)

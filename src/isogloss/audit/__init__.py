@@ -1,0 +1,1 @@
+"""The initialisation of any model, read off the model itself."""

@@ -1,0 +1,87 @@
+"""An audit as a table, as Markdown and as JSON."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from isogloss.audit.audit import Audit, Row
+from isogloss.audit.findings import CODES, Finding, Severity
+
+
+def as_tables(audit: Audit) -> RenderableType:
+    """What was read off the model, what was found, and what could not be looked at."""
+    parts: list[RenderableType] = []
+    if audit.rows:
+        table = Table(title="read off the model", title_justify="left")
+        for column in ("parameter", "role", "shape", "std", "with depth"):
+            table.add_column(column, justify="right" if column in ("shape", "std") else "left", overflow="fold")
+        for row in audit.rows:
+            table.add_row(row.kind, row.role, _shape(row), f"{row.std:.5f}", _depth(row, audit.depths))
+        parts.append(table)
+    if audit.findings:
+        table = Table(title="findings", title_justify="left")
+        for column in ("code", "", "parameter", "found", "expected", "suggestion"):
+            table.add_column(column, overflow="fold")
+        for f in audit.findings:
+            table.add_row(f.code, f.severity, _name(f), f.evidence, f.expected, f.suggestion)
+        parts.append(table)
+    parts += [Text(line) for line in _lines(audit)]
+    return Group(*parts)
+
+
+def as_markdown(audit: Audit) -> str:
+    """The same for a document."""
+    lines = []
+    if audit.rows:
+        lines += ["| parameter | role | shape | std | with depth |", "|---|---|---|---|---|"]
+        for row in audit.rows:
+            depth = _depth(row, audit.depths)
+            lines.append(f"| `{row.kind}` | {row.role} | {_shape(row)} | {row.std:.5f} | {depth} |")
+        lines.append("")
+    if audit.findings:
+        lines += findings_as_markdown(audit)
+        lines.append("")
+    return "\n".join([*lines, *_lines(audit), ""])
+
+
+def findings_as_markdown(audit: Audit) -> list[str]:
+    """The table of findings."""
+    lines = ["| code | | parameter | found | expected |", "|---|---|---|---|---|"]
+    return lines + [f"| {f.code} | {f.severity} | `{_name(f)}` | {f.evidence} | {f.expected} |" for f in audit.findings]
+
+
+def as_json(audit: Audit) -> str:
+    """Everything, with what each code means."""
+    found = asdict(audit) | {"failed": audit.failed}
+    found["findings"] = [asdict(f) | {"meaning": CODES[f.code]} for f in audit.findings]
+    return json.dumps(found, indent=1)
+
+
+def _lines(audit: Audit) -> Iterator[str]:
+    yield from audit.remarks
+    counts = {s: sum(f.severity == s for f in audit.findings) for s in reversed(Severity)}
+    said = ", ".join(f"{n} {severity}{'s' if n > 1 else ''}" for severity, n in counts.items() if n) or "no findings"
+    yield f"{audit.target}: {audit.n_parameters:,} parameters; {said}"
+
+
+def _name(finding: Finding) -> str:
+    return finding.parameter if finding.n == 1 else f"{finding.parameter} ({finding.n})"
+
+
+def _shape(row: Row) -> str:
+    return "x".join(map(str, row.shape))
+
+
+def _depth(row: Row, depths: tuple[int, int] | None) -> str:
+    """The ratio of stds, and the exponent it stands for."""
+    if row.scaling is None or row.scaling.by_depth is None or depths is None:
+        return ""
+    change, error = row.scaling.by_depth
+    if abs(change) < 3 * error:
+        return "none"
+    return f"L^{change / math.log(depths[1] / depths[0]):.2f}"

@@ -1,0 +1,366 @@
+"""A sound model has no finding; each defect is found by its own code, where it is, and by no other."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isogloss.audit.audit import Audit, audit
+from isogloss.audit.expectation import find_scheme
+from isogloss.audit.factory import Factory
+from isogloss.audit.findings import Severity
+from models_of_audit import D, Decoder, normal, sound
+
+Defect = Callable[[Decoder], None]
+
+
+def look(defect: Defect = sound, **settings) -> Audit:
+    def build(n_layers: int = 3) -> Decoder:
+        model = Decoder(n_layers, **settings)
+        model.defect = defect
+        return model
+
+    return audit(Factory("decoder", build, {}))
+
+
+def grave(found: Audit) -> set[tuple[str, str]]:
+    return {(f.code, f.parameter) for f in found.findings if f.severity != Severity.NOTE}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"mixer": "recurrent"}, {"tied": True}, {"offset": 1.0}],
+    ids=["attention", "recurrent", "tied", "1+w"],
+)
+def test_a_sound_model_has_no_finding(settings) -> None:
+    found = look(**settings)
+    assert found.findings == []
+    assert found.remarks == []
+    assert not found.failed
+
+
+def test_roles_are_read_off_the_model() -> None:
+    roles = {row.kind: row.role for row in look().rows}
+    assert roles == {
+        "embedding.weight": "embedding",
+        "layers.*.mixer.q.weight": "query",
+        "layers.*.mixer.k.weight": "key",
+        "layers.*.mixer.v.weight": "value",
+        "layers.*.mixer.o.weight": "attention_out",
+        "layers.*.ffn.w1.weight": "ffn_gate",
+        "layers.*.ffn.w3.weight": "ffn_up",
+        "layers.*.ffn.w2.weight": "ffn_down",
+        "head.weight": "head",
+    }
+    recurrent = {row.kind: row.role for row in look(mixer="recurrent").rows}
+    assert recurrent["layers.*.mixer.x.weight"] == "recurrent_in"
+    assert recurrent["layers.*.mixer.gate.weight"] == "recurrent_gate"
+    assert recurrent["layers.*.mixer.o.weight"] == "recurrent_out"
+
+
+def then(change: Callable[[Decoder], object]) -> Defect:
+    """A sound initialisation with something done to it."""
+
+    def run(model: Decoder) -> None:
+        sound(model)
+        change(model)
+
+    return run
+
+
+def readers_by_depth(model: Decoder) -> None:
+    """Meta Lingua before its issue 39."""
+    sound(model, readers=math.sqrt(2 * (len(model.layers) + 1)))
+
+
+def up_by_depth(model: Decoder) -> None:
+    """torchtitan's and OLMo-core's Llama."""
+    sound(model, up=math.sqrt(2 * len(model.layers)))
+
+
+def writers_by_layer(model: Decoder) -> None:
+    """sqrt(2 (l + 1)), for readers too: seen within one model."""
+    sound(model)
+    for i, layer in enumerate(model.layers):
+        normal(layer.mixer.q.weight, (D * 2 * (i + 1)) ** -0.5)
+
+
+def reused_seed(model: Decoder) -> None:
+    sound(model)
+    for layer in model.layers[:2]:
+        torch.manual_seed(1)
+        normal(layer.ffn.w1.weight, D**-0.5)
+
+
+def reused_key(model: Decoder) -> None:
+    sound(model)
+    model.layers[1].ffn.w3.weight.data.copy_(-2 * model.layers[0].ffn.w1.weight).div_(2)
+
+
+def repeated_half(model: Decoder) -> None:
+    sound(model)
+    model.head.weight.data[64:] = model.head.weight.data[:64]
+
+
+def repeated_columns(model: Decoder) -> None:
+    sound(model)
+    model.head.weight.data[:, 32:] = model.head.weight.data[:, :32]
+
+
+def unscaled_bounds(model: Decoder) -> None:
+    """Lingua's o_proj: its std is divided, its bounds are not."""
+    sound(model)
+    factor = math.sqrt(2 * len(model.layers))
+    for layer in model.layers:
+        std = D**-0.5
+        nn.init.trunc_normal_(layer.mixer.o.weight, std=std / factor, a=-3 * std, b=3 * std)
+
+
+def narrow_bounds(model: Decoder) -> None:
+    sound(model)
+    nn.init.trunc_normal_(model.embedding.weight, std=1.0, a=-2.0, b=2.0)
+
+
+def scaled_twice(model: Decoder) -> None:
+    sound(model)
+    model.layers[0].ffn.w1.weight.data.mul_(0.5).mul_(0.5)
+    model.layers[0].ffn.w1.weight.data.mul_(4.0)
+
+
+def quiet_gate(model: Decoder) -> None:
+    sound(model)
+    normal(model.layers[1].ffn.w1.weight, 0.02)
+
+
+def loud_queries(model: Decoder) -> None:
+    sound(model)
+    normal(model.layers[1].mixer.q.weight, 3 * D**-0.5)
+
+
+DEFECTS: dict[str, tuple[Defect, set[tuple[str, str]]]] = {
+    "I01": (
+        readers_by_depth,
+        {("I01", f"layers.*.{n}.weight") for n in ("mixer.q", "mixer.k", "mixer.v", "ffn.w1", "ffn.w3")},
+    ),
+    "I01 by layer": (writers_by_layer, {("I01", "layers.*.mixer.q.weight")}),
+    "I03 none": (unscaled_bounds, {("I03", "layers.*.mixer.o.weight")}),
+    "I03 other": (narrow_bounds, {("I03", "embedding.weight")}),
+    "I04": (lambda m: sound(m, skip=("layers.1.mixer.k.weight",)), {("I04", "layers.1.mixer.k.weight")}),
+    "I05 rows": (repeated_half, {("I05", "head.weight")}),
+    "I05 columns": (repeated_columns, {("I05", "head.weight")}),
+    "I06 seed": (reused_seed, {("I06", "layers.1.ffn.w1.weight")}),
+    "I06 key": (reused_key, {("I06", "layers.1.ffn.w3.weight")}),
+    "I08": (scaled_twice, {("I08", "layers.0.ffn.w1.weight")}),
+    "I09": (then(lambda m: nn.init.constant_(m.norm.weight, 1.1)), {("I09", "norm")}),
+    "I10": (lambda m: sound(m, skip=("frequencies",)), {("I10", "frequencies")}),
+    "I12": (then(lambda m: normal(m.head.weight, 1.0)), {("I12", "head.weight")}),
+    "I13 attention": (loud_queries, {("I13", "layers.1.mixer")}),
+    "I17": (up_by_depth, {("I17", "layers.*.ffn.w3.weight")}),
+}
+
+
+@pytest.mark.parametrize(("defect", "expected"), DEFECTS.values(), ids=DEFECTS.keys())
+def test_a_defect_is_found_where_it_is_and_by_its_own_code(defect: Defect, expected: set[tuple[str, str]]) -> None:
+    found = look(defect)
+    assert grave(found) == expected
+    assert {f.code for f in found.findings} <= {code for code, _ in expected} | {"I08"}
+    assert found.failed
+    (first, *_) = found.findings
+    assert first.evidence
+    assert first.expected
+    assert first.suggestion
+
+
+def test_evidence_has_numbers() -> None:
+    evidence = {f.parameter: f.evidence for f in look(readers_by_depth).findings}["layers.*.mixer.q.weight"]
+    assert "with 3 layers" in evidence
+    assert "with 6: 0.75" in evidence or "with 6: 0.76" in evidence  # sqrt(4 / 7)
+    assert "elements still hold the poison" in look(DEFECTS["I04"][0]).findings[0].evidence
+    found = look(unscaled_bounds).findings[0]
+    assert found.n == 3
+    assert "7.348 std" in found.evidence
+    assert found.expected == "3 std, as elsewhere"
+
+
+def test_writers_without_depth_are_a_note_with_the_growth_that_comes_of_it() -> None:
+    found = look(lambda model: sound(model, writers=False))
+    assert {(f.code, f.severity) for f in found.findings} == {("I02", "note")}
+    assert len(found.findings) == 2
+    assert "in 6 additions, predicted" in found.findings[0].expected
+    assert not found.failed
+
+
+def test_one_of_two_writers_by_depth_is_a_warning() -> None:
+    def half(model: Decoder) -> None:
+        sound(model)
+        for layer in model.layers:
+            normal(layer.ffn.w2.weight, 0.1)
+
+    found = look(half)
+    assert grave(found) == {("I02", "layers.*.ffn.w2.weight")}
+    assert "layers.*.mixer.o.weight is scaled" in found.findings[0].evidence
+
+
+def test_a_branch_that_is_normed_needs_no_depth() -> None:
+    class Normed(nn.Module):
+        def __init__(self, inner: nn.Module, norm: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.norm = inner, norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.inner(x))
+
+    def build(n_layers: int = 3) -> Decoder:
+        model = Decoder(n_layers)
+        for layer in model.layers:
+            layer.mixer, layer.norm1 = Normed(layer.mixer, layer.norm1), nn.Identity()
+            layer.ffn, layer.norm2 = Normed(layer.ffn, layer.norm2), nn.Identity()
+        model.defect = lambda model: sound(model, writers=False)
+        return model
+
+    assert "I02" not in {f.code for f in audit(Factory("normed", build, {})).findings}
+
+
+def test_tied_weights_filled_by_two_rules() -> None:
+    def twice(model: Decoder) -> None:
+        sound(model)
+        normal(model.embedding.weight, 1.0)
+        normal(model.head.weight, D**-0.5)
+
+    found = look(twice, tied=True)
+    assert grave(found) == {("I07", "embedding.weight")}
+    assert "embedding.weight = head.weight" in found.findings[0].expected
+
+
+def test_filled_twice_is_a_note() -> None:
+    found = look(then(lambda m: nn.init.normal_(m.head.weight, std=0.125)))
+    assert [(f.code, f.severity, f.parameter) for f in found.findings] == [("I08", "note", "head.weight")]
+    assert found.findings[0].evidence.startswith("2 times: trunc_normal_(mean=0, std=0.125, a=-0.375, b=0.375), then")
+
+
+def test_a_gate_in_its_linear_regime_is_a_note() -> None:
+    found = look(quiet_gate)
+    assert ("I13", "note", "layers.1.ffn.w1.weight") in {(f.code, f.severity, f.parameter) for f in found.findings}
+    assert {f.code for f in found.findings} == {"I13", "I08"}
+
+
+def test_an_epsilon_that_is_not_small() -> None:
+    for std, severity in ((5e-3, "note"), (1e-3, "warning")):
+        found = look(then(lambda m, std=std: normal(m.embedding.weight, std)))
+        worst = [f for f in found.findings if f.code == "I14" and f.parameter == "layers.0.norm1"]
+        assert [f.severity for f in worst] == [severity]
+        assert {f.code for f in found.findings} <= {"I14", "I08"}
+
+
+def test_an_offset_gain_of_one_is_two() -> None:
+    found = look(then(lambda m: [nn.init.ones_(layer.norm2.weight) for layer in m.layers]), offset=1.0)
+    assert grave(found) == {("I09", "layers.*.norm2")}
+    assert found.findings[0].evidence == "effective gain 2"
+
+
+def test_a_decay_without_its_inverse_softplus() -> None:
+    """Lingua's Hawk stores log(rad) where the forward pass takes softplus."""
+
+    def run(model: Decoder) -> None:
+        sound(model)
+        for layer in model.layers:
+            layer.mixer.decay.data.copy_(torch.log(torch.empty(D).uniform_(0.9, 0.999)))
+
+    found = look(run, mixer="recurrent")
+    assert grave(found) == {("I11", "layers.*.mixer")}
+    assert "decay" in found.findings[0].evidence
+
+
+def test_sixteen_bits() -> None:
+    def build(n_layers: int = 3) -> Decoder:
+        return Decoder(n_layers).to(torch.bfloat16)
+
+    found = audit(Factory("half", build, {}))
+    assert {f.code for f in found.findings} == {"I16"}
+    assert found.failed
+    assert "bfloat16" in found.remarks[0]
+
+
+def with_optimizer(change: Callable[[list, Decoder], object]) -> Audit:
+    def build(n_layers: int = 3):
+        model = Decoder(n_layers)
+        parameters = list(model.parameters())
+        optimizers = [torch.optim.AdamW(parameters)]
+        change(optimizers, model)
+        return model, optimizers
+
+    return audit(Factory("with optimizer", build, {}))
+
+
+def test_optimizer_groups() -> None:
+    assert with_optimizer(lambda optimizers, model: None).findings == []
+    missing = with_optimizer(lambda o, model: o[0].param_groups[0]["params"].pop())
+    assert grave(missing) == {("I15", "head.weight")}
+    twice = with_optimizer(lambda o, model: o.append(torch.optim.SGD([model.norm.weight])))
+    assert grave(twice) == {("I15", "norm.weight")}
+    foreign = with_optimizer(lambda o, model: o.append(torch.optim.SGD([nn.Parameter(torch.ones(3))])))
+    assert grave(foreign) == {("I15", "optimizer")}
+
+
+class ByConstructor(nn.Module):
+    """Initialised in the constructor, as nanoGPT: PyTorch's own defaults first, its rule over them."""
+
+    def __init__(self, n_layers: int, forgotten: bool) -> None:
+        super().__init__()
+        self.decoder = Decoder(n_layers)
+        sound(self.decoder)
+        self.scale = nn.Parameter(torch.empty(D) if forgotten else torch.ones(D))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.decoder(tokens) + 0 * self.scale.sum()
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_model_that_only_its_constructor_initialises(forgotten: bool) -> None:
+    def build(n_layers: int = 3) -> nn.Module:
+        return ByConstructor(n_layers, forgotten)
+
+    found = audit(Factory("by constructor", build, {}))
+    assert {f.code for f in found.findings} == ({"I04"} if forgotten else set())
+    assert "constructor" in found.remarks[0]
+
+
+def test_without_a_depth_or_an_embedding_it_says_what_it_cannot_see() -> None:
+    found = audit(Factory("fixed", lambda: Decoder(2), {}))
+    assert found.findings == []
+    assert "its depth cannot be set" in found.remarks[0]
+    found = audit(Factory("no tokens", lambda: nn.Linear(8, 8), {}))
+    assert found.findings == []
+    assert any("no embedding" in remark for remark in found.remarks)
+
+
+def test_a_forward_pass_that_fails_leaves_the_rest() -> None:
+    class Broken(Decoder):
+        def forward(self, tokens: Tensor) -> Tensor:
+            raise RuntimeError("not today")
+
+    found = audit(Factory("broken", lambda n_layers=2: Broken(n_layers), {}))
+    assert found.findings == []
+    assert any("not today" in remark for remark in found.remarks)
+
+
+def test_what_a_scheme_expects() -> None:
+    def build(n_layers: int = 3) -> Decoder:
+        return Decoder(n_layers)
+
+    target = Factory("decoder", build, {})
+    found = audit(target, find_scheme("olmo_core_llama"))
+    assert {f.code for f in found.findings} == {"I00"}
+    kinds = {f.parameter for f in found.findings}
+    assert "layers.*.ffn.w3.weight" in kinds
+    assert "head.weight" not in kinds  # d^-1/2 cut at 3 in both
+
+
+def test_the_random_state_is_left_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    look()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not torch.are_deterministic_algorithms_enabled()
