@@ -29,6 +29,8 @@ SHORT = ("data.seq_len=128", "train.steps=200", "optim.schedule.warmup=20")
 # As in Meta Lingua, queries and keys are not normed: QK-norm would hide the scale of their matrices.
 PLAIN = ("model.mixer.qk_norm=false",)
 ORIGIN = ("lingua", "lingua_before")
+BEST = ("lingua:embedding_std=1", "spike_no_more", "completep")
+RATES = (3e-3, 6e-3, 1.2e-2)
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,11 @@ EXPERIMENTS: dict[str, dict[str, Cell]] = {
                 "completep",
             ),
             SHORT,
-            (3e-3, 6e-3, 1.2e-2),
+            RATES,
             1,
         ),
+        "5 layers": Cell((*BEST, "lingua"), SHORT, RATES, 3),
+        "12 layers": Cell((*BEST, "lingua"), (*SHORT, "model.n_layers=12"), RATES[:2], 3),
     },
 }
 
@@ -85,8 +89,7 @@ def run(name: str, studies: Path) -> list[dict[str, Any]]:
     for label, cell in EXPERIMENTS[name].items():
         display = Display(Console())
         display.say(f"{name}: {label}")
-        folder = studies / name / label.replace(", ", "-").replace(" ", "-")
-        study = open_study(load_recipe(overrides=cell.settings), folder, None, display)
+        study = open_study(load_recipe(overrides=cell.settings), studies / name, None, display)
         found = compare_schemes(study, cell.schemes, cell.rates, cell.seeds)
         show_comparison(study, found)
         rows += _rows(label, found)

@@ -25,7 +25,7 @@ def materialise(model: nn.Module, keep_ties: bool) -> None:
         return memory[id(tensor)]
 
     for module in model.modules():
-        kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        kinds: list[dict[str, Any]] = [module.__dict__["_parameters"], module.__dict__["_buffers"]]
         for tensors in kinds:
             for name, tensor in tensors.items():
                 if tensor is not None:

@@ -1,0 +1,60 @@
+"""The verbs of the command line: parsing and printing only, every verb is one call into the library.
+
+This room alone delays its imports, so that ``--help`` does not wait for PyTorch. What a user can mend ends with one
+message and exit code 2.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from isogloss.cli import runs, studies
+from isogloss.cli.config import config_app
+from isogloss.cli.errors import explain
+from isogloss.cli.init import init_app
+from isogloss.cli.tokenizer import tokenizer_app
+
+app = typer.Typer(
+    name="isogloss",
+    help="Pre-train and study language models; every weight starts at a scale the program can state and check.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(config_app, name="config")
+app.add_typer(init_app, name="init")
+app.add_typer(tokenizer_app, name="tokenizer")
+for verb in (runs.train, runs.generate, runs.export, runs.recipes):
+    app.command()(verb)
+app.command("eval")(runs.evaluate)
+for verb in (studies.coordinate, studies.lr_sweep, studies.compare):
+    init_app.command(verb.__name__.replace("_", "-"))(verb)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Pre-train and study language models; every weight starts at a scale the program can state and check."""
+    if show:
+        from isogloss import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; exit 2 with one message for what a user can mend."""
+    try:
+        app()
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        print(f"isogloss: {message}", file=sys.stderr)
+        sys.exit(2)
+    except BaseException as error:
+        if (code := getattr(error, "exit_code", None)) is not None and not isinstance(error, SystemExit):
+            sys.exit(code)
+        raise
