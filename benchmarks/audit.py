@@ -1,22 +1,24 @@
 """What `isogloss init audit` finds in the models that transformers ships: the tables of docs/audit.md.
 
-``python benchmarks/audit.py`` prints them; with ``--write`` they replace those of docs/audit.md. Widths are kept near
-real ones, because gates, logits and epsilons depend on them; depths and vocabularies are cut, so that each model fits
-into a few hundred megabytes.
+    python benchmarks/audit.py [MODEL ...] [--record]
+
+Widths are kept near real ones, because gates, logits and epsilons depend on them; depths and vocabularies are cut, so
+that each model fits into a few hundred megabytes.
 """
 
 import argparse
-import re
 import time
-from pathlib import Path
+from dataclasses import asdict
+from typing import Any
 
-from isogloss.audit.audit import Audit, audit
+from records import load_record, save_record
+
+from isogloss.audit.audit import audit
 from isogloss.audit.findings import Severity
 from isogloss.audit.huggingface import version
 from isogloss.audit.target import find_target
+from isogloss.report.tables import markdown_table
 
-PAGE = Path(__file__).parent.parent / "docs/audit.md"
-BEGIN, END = "<!-- generated: python benchmarks/audit.py --write -->", "<!-- end of what is generated -->"
 SIZE = "hidden_size=1024 num_hidden_layers=4 vocab_size=8192"
 HEADS = f"{SIZE} num_attention_heads=16 num_key_value_heads=8 intermediate_size=2816"
 MAMBA_HEADS = "mamba_n_heads=16 mamba_d_head=128 mamba_d_state=64"
@@ -48,43 +50,55 @@ MODELS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", help="of transformers' types; all if not given")
-    parser.add_argument("--write", action="store_true", help=f"replace the tables of {PAGE.name}")
-    arguments = parser.parse_args()
-    found = {}
-    for name in arguments.models or MODELS:
-        start = time.perf_counter()
-        found[name] = audit(find_target(f"hf:{name.split()[0]}", MODELS[name].split()))
-        print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
-    tables = "\n".join([f"transformers {version()}.", "", *summary(found), "", *graver(found)])
-    print(tables)
-    if arguments.write:
-        page = PAGE.read_text()
-        inside = f"{BEGIN}\n{tables}\n{END}"
-        PAGE.write_text(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: inside, page, flags=re.DOTALL))
+SETTINGS = {"models": MODELS, "schemes": {}}
 
 
-def summary(found: dict[str, Audit]) -> list[str]:
-    lines = ["| model | parameters | graver than a note | notes |", "|---|---|---|---|"]
-    for name, one in found.items():
+def look(name: str) -> dict[str, Any]:
+    """Audit one of ``MODELS``."""
+    found = audit(find_target(f"hf:{name.split()[0]}", MODELS[name].split()))
+    findings = [{key: asdict(f)[key] for key in ("code", "severity", "parameter", "evidence")} for f in found.findings]
+    facts = {"parameters": found.n_parameters, "remarks": found.remarks, "transformers": version()}
+    return {"model": name, "findings": findings} | facts
+
+
+def summary_table() -> str:
+    """One row a model: the codes of what was found."""
+    rows = []
+    for one in load_record("audit", SETTINGS):
         grave, notes = (
-            ", ".join(sorted({f.code for f in one.findings if (f.severity == Severity.NOTE) == note})) or "none"
+            ", ".join(sorted({f["code"] for f in one["findings"] if (f["severity"] == Severity.NOTE) == note}))
+            or "none"
             for note in (False, True)
         )
-        lines.append(f"| {name} | {one.n_parameters / 1e6:.0f} M | {grave} | {notes} |")
-    return lines
+        rows.append((one["model"], f"{one['parameters'] / 1e6:.0f} M", grave, notes))
+    return markdown_table(("model", "parameters", "graver than a note", "notes"), rows).strip()
 
 
-def graver(found: dict[str, Audit]) -> list[str]:
-    lines = ["| model | code | | parameter | found |", "|---|---|---|---|---|"]
-    for name, one in found.items():
-        for f in one.findings:
-            if f.severity != Severity.NOTE:
-                lines.append(f"| {name} | {f.code} | {f.severity} | `{f.parameter}` | {f.evidence} |")
-    remarks = [f"{name}: {remark}" for name, one in found.items() for remark in one.remarks]
-    return [*lines, "", *(f"- {remark}" for remark in remarks)]
+def findings_table() -> str:
+    """Every finding that is graver than a note."""
+    rows = [
+        (one["model"], f["code"], f["severity"], f"`{f['parameter']}`", f["evidence"])
+        for one in load_record("audit", SETTINGS)
+        for f in one["findings"]
+        if f["severity"] != Severity.NOTE
+    ]
+    return markdown_table(("model", "code", "", "parameter", "found"), rows).strip()
+
+
+def main() -> None:
+    """Audit models and, if asked, write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="of transformers' types; all if none is given")
+    parser.add_argument("--record", action="store_true", help="write docs/results/audit.json")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.models or MODELS:
+        start = time.perf_counter()
+        rows.append(look(name))
+        codes = sorted({f["code"] for f in rows[-1]["findings"]})
+        print(f"{name}: {time.perf_counter() - start:.1f} s; {' '.join(codes)}", flush=True)
+    if arguments.record:
+        save_record("audit", "python benchmarks/audit.py --record", SETTINGS, rows)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import audit
 import experiments
 import predict
 import torch
@@ -118,6 +119,8 @@ def plan() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "audit": audit.summary_table,
+    "audit-findings": audit.findings_table,
     "default": experiments.default_table,
     "origin": experiments.origin_table,
     "parametrisations": parametrisations,
