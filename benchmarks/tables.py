@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import audit
+import audit_models
 import experiments
 import predict
 import torch
@@ -119,8 +119,8 @@ def plan() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "audit": audit.summary_table,
-    "audit-findings": audit.findings_table,
+    "audit": audit_models.summary_table,
+    "audit-findings": audit_models.findings_table,
     "default": experiments.default_table,
     "origin": experiments.origin_table,
     "parametrisations": parametrisations,

@@ -1,6 +1,6 @@
 """What `isogloss init audit` finds in the models that transformers ships: the tables of docs/audit.md.
 
-    python benchmarks/audit.py [MODEL ...] [--record]
+    python benchmarks/audit_models.py [MODEL ...] [--record]
 
 Widths are kept near real ones, because gates, logits and epsilons depend on them; depths and vocabularies are cut, so
 that each model fits into a few hundred megabytes.
@@ -98,7 +98,7 @@ def main() -> None:
         codes = sorted({f["code"] for f in rows[-1]["findings"]})
         print(f"{name}: {time.perf_counter() - start:.1f} s; {' '.join(codes)}", flush=True)
     if arguments.record:
-        save_record("audit", "python benchmarks/audit.py --record", SETTINGS, rows)
+        save_record("audit", "python benchmarks/audit_models.py --record", SETTINGS, rows)
 
 
 if __name__ == "__main__":
