@@ -23,7 +23,7 @@ MAMBA_HEADS = "mamba_n_heads=12 mamba_d_head=128 mamba_d_state=64"
 MODELS = {
     "gpt2": "",
     "gpt_neox": f"{SIZE} num_attention_heads=12 intermediate_size=3072",
-    "opt": "hidden_size=768 word_embed_proj_dim=768 ffn_dim=3072 num_hidden_layers=4 vocab_size=8192 num_attention_heads=12",
+    "opt": f"{SIZE} word_embed_proj_dim=768 ffn_dim=3072 num_attention_heads=12",
     "llama": HEADS,
     "qwen3": f"{HEADS} head_dim=128",
     "gemma": f"{HEADS} head_dim=128",
