@@ -19,13 +19,13 @@ from isogloss.audit.huggingface import version
 from isogloss.audit.target import find_target
 from isogloss.report.tables import markdown_table
 
-SIZE = "hidden_size=1024 num_hidden_layers=4 vocab_size=8192"
-HEADS = f"{SIZE} num_attention_heads=16 num_key_value_heads=8 intermediate_size=2816"
-MAMBA_HEADS = "mamba_n_heads=16 mamba_d_head=128 mamba_d_state=64"
+SIZE = "hidden_size=768 num_hidden_layers=4 vocab_size=8192"
+HEADS = f"{SIZE} num_attention_heads=12 num_key_value_heads=4 intermediate_size=2048"
+MAMBA_HEADS = "mamba_n_heads=12 mamba_d_head=128 mamba_d_state=64"
 MODELS = {
     "gpt2": "",
-    "gpt_neox": f"{SIZE} num_attention_heads=16 intermediate_size=4096",
-    "opt": "hidden_size=1024 word_embed_proj_dim=1024 num_hidden_layers=4 vocab_size=8192 num_attention_heads=16",
+    "gpt_neox": f"{SIZE} num_attention_heads=12 intermediate_size=3072",
+    "opt": f"{SIZE} word_embed_proj_dim=768 ffn_dim=3072 num_attention_heads=12",
     "llama": HEADS,
     "qwen3": f"{HEADS} head_dim=128",
     "gemma": f"{HEADS} head_dim=128",
@@ -33,20 +33,18 @@ MODELS = {
     "gemma3_text": f"{HEADS} head_dim=128",
     "olmo2": f"{HEADS} pad_token_id=null",
     "nanochat": HEADS,
-    "mixtral": f"{HEADS} num_local_experts=4",
-    "gpt_oss": f"{HEADS} num_local_experts=4 head_dim=64",
+    "mixtral": f"{HEADS} num_local_experts=2",
+    "gpt_oss": f"{HEADS} num_local_experts=2 head_dim=64",
     "t5": "d_model=512 num_layers=4 vocab_size=8192",
     "t5 untied": "d_model=512 num_layers=4 vocab_size=8192 tie_word_embeddings=false",
     "mamba": "vocab_size=8192 num_hidden_layers=4",
-    "mamba2": "hidden_size=1024 num_heads=32 vocab_size=8192 num_hidden_layers=4 n_groups=1",
-    "falcon_mamba": "hidden_size=1024 vocab_size=8192 num_hidden_layers=4",
-    "recurrent_gemma": f"{HEADS} lru_width=1024 num_hidden_layers=6",
-    "jamba": f"{HEADS} num_experts=4 pad_token_id=0",
+    "mamba2": "hidden_size=768 num_heads=24 vocab_size=8192 num_hidden_layers=4 n_groups=1",
+    "recurrent_gemma": f"{HEADS} lru_width=768 num_hidden_layers=6",
+    "jamba": f"{HEADS} num_experts=2 pad_token_id=0",
     "bamba": f"{HEADS} {MAMBA_HEADS}",
-    "falcon_h1": f"{HEADS} mamba_d_ssm=1024 mamba_n_heads=16 mamba_d_head=64 mamba_d_state=64",
+    "falcon_h1": f"{HEADS} mamba_d_ssm=768 mamba_n_heads=12 mamba_d_head=64 mamba_d_state=64",
     "granitemoehybrid": f"{HEADS} {MAMBA_HEADS} layer_types=[mamba,mamba,mamba,mamba] num_local_experts=0",
-    "zamba2": f"{SIZE} num_attention_heads=16 num_hidden_layers=6",
-    "qwen3_next": f"{HEADS} num_experts=16 moe_intermediate_size=256 shared_expert_intermediate_size=256",
+    "qwen3_next": f"{HEADS} num_experts=16 head_dim=64 moe_intermediate_size=256 shared_expert_intermediate_size=256",
 }
 
 
