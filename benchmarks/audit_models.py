@@ -34,7 +34,7 @@ MODELS = {
     "olmo2": f"{HEADS} pad_token_id=null",
     "nanochat": HEADS,
     "mixtral": f"{HEADS} num_local_experts=2",
-    "gpt_oss": f"{HEADS} num_local_experts=2 head_dim=64",
+    "gpt_oss": f"{HEADS} num_local_experts=4 head_dim=64",
     "t5": "d_model=512 num_layers=4 vocab_size=8192",
     "t5 untied": "d_model=512 num_layers=4 vocab_size=8192 tie_word_embeddings=false",
     "mamba": "vocab_size=8192 num_hidden_layers=4",
@@ -61,15 +61,17 @@ def look(name: str) -> dict[str, Any]:
 
 def summary_table() -> str:
     """One row a model: the codes of what was found."""
-    rows = []
-    for one in load_record("audit", SETTINGS):
+    rows, record = [], load_record("audit", SETTINGS)
+    for one in record:
         grave, notes = (
             ", ".join(sorted({f["code"] for f in one["findings"] if (f["severity"] == Severity.NOTE) == note}))
             or "none"
             for note in (False, True)
         )
         rows.append((one["model"], f"{one['parameters'] / 1e6:.0f} M", grave, notes))
-    return markdown_table(("model", "parameters", "graver than a note", "notes"), rows).strip()
+    return markdown_table(
+        (f"transformers {record[0]['transformers']}", "parameters", "graver than a note", "notes"), rows
+    ).strip()
 
 
 def findings_table() -> str:

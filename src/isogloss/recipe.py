@@ -37,7 +37,7 @@ class Recipe(Config):
     """How text becomes tokens."""
     model: ModelConfig
     """The model."""
-    init: SchemeConfig = LinguaConfig()
+    init: SchemeConfig = LinguaConfig(embedding_std=1.0)
     """The scale that every weight starts from."""
     optim: AdamWConfig = AdamWConfig()
     """The optimizer and its schedule."""

@@ -1,8 +1,9 @@
 """How the scale of each kind of parameter depends on depth: on the number of layers, and on the layer.
 
 One model cannot tell ``0.02/sqrt(2 L)`` from another constant, so two are built, of different depth. A kind is scaled
-by depth where ``ln(s' / s)``, over the layers both have, is farther from 0 than sampling explains, or where ``ln s``
-falls with ``ln(layer + 1)``. The error of ``ln s`` over n elements of kurtosis k is ``sqrt((k - 1) / (4 n))``.
+by depth where ``ln(s' / s)``, over the layers both have, is farther from 0 than sampling explains and than ``LEAST``,
+or where ``ln s`` falls so with ``ln(layer + 1)``. The error of ``ln s`` over n elements of kurtosis k is
+``sqrt((k - 1) / (4 n))``.
 """
 
 import math
@@ -15,6 +16,9 @@ from torch import Tensor
 from isogloss.audit.findings import Finding, Severity, kind_of, layer_of
 from isogloss.audit.stream import Trace
 from isogloss.init.repetition import CHUNK, sidak
+
+LEAST = 0.1
+"""Exponent of the depth below which a std counts as constant: the slowest known rule is DeepNorm's L^-1/4."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,14 @@ class Scaling:
 
     def falls(self, depths: tuple[int, int] | None, threshold: float) -> str | None:
         """In words, how the std falls with depth; ``None`` where it does not."""
-        if self.by_layer is not None and self.by_layer[0] < -threshold * self.by_layer[1]:
+        if self.by_layer is not None and self.by_layer[0] < -max(LEAST, threshold * self.by_layer[1]):
             slope, error = self.by_layer
             return f"std falls with the layer as (l+1)^{slope:.3f} (+- {error:.3f}), from {self.std:.4g}"
         if self.by_depth is None or depths is None:
             return None
         (change, error), (first, second) = self.by_depth, depths
         exponent = change / math.log(second / first)
-        if exponent < 0 and abs(change) > threshold * error:
+        if exponent < -LEAST and abs(change) > threshold * error:
             ratio = math.exp(change)
             return (
                 f"std {self.std:.4g} with {first} layers and {self.std * ratio:.4g} with {second}: "
