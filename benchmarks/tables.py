@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import audit_models
+import billion
 import experiments
 import predict
 import torch
@@ -121,6 +122,7 @@ def plan() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "audit": audit_models.summary_table,
     "audit-findings": audit_models.findings_table,
+    "billion": billion.table,
     "default": experiments.default_table,
     "origin": experiments.origin_table,
     "parametrisations": parametrisations,
