@@ -7,12 +7,15 @@ that each model fits into a few hundred megabytes.
 """
 
 import argparse
+import hashlib
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from records import load_record, save_record
 
+import isogloss.audit as audit_room
 from isogloss.audit.audit import audit
 from isogloss.audit.findings import Severity
 from isogloss.audit.huggingface import version
@@ -48,7 +51,9 @@ MODELS = {
 }
 
 
-SETTINGS = {"models": MODELS, "schemes": {}}
+ROOM = Path(audit_room.__file__).parent
+CODE = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(ROOM.glob("*.py")))).hexdigest()[:16]
+SETTINGS = {"models": MODELS, "code": CODE, "schemes": {}}
 
 
 def look(name: str) -> dict[str, Any]:
@@ -91,6 +96,8 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="of transformers' types; all if none is given")
     parser.add_argument("--record", action="store_true", help="write docs/results/audit.json")
     arguments = parser.parse_args()
+    if arguments.record and arguments.models:
+        parser.error("a record is of all models: name none with --record")
     rows = []
     for name in arguments.models or MODELS:
         start = time.perf_counter()

@@ -18,7 +18,7 @@ from rich.console import Console
 from isogloss.recipe import load_recipe
 from isogloss.report.panels import Line, Panel, draw
 from isogloss.report.tables import markdown_table
-from isogloss.study.compare import Comparison, compare_schemes
+from isogloss.study.compare import Comparison, compare_schemes, with_scheme
 from isogloss.study.results import show_comparison
 from isogloss.study.statistics import interval
 from isogloss.study.trials import open_study
@@ -54,10 +54,10 @@ def _shape(width: int, depth: int) -> tuple[str, str]:
 EXPERIMENTS: dict[str, dict[str, Cell]] = {
     "origin": {
         f"width {width}, {depth} layers": Cell(ORIGIN, (*SHORT, *PLAIN, *_shape(width, depth)), (4e-3,), 4)
-        for width, depth in ((64, 4), (64, 12), (64, 32), (128, 4), (128, 12), (192, 6))
+        for width, depth in ((64, 4), (64, 12), (64, 32), (128, 12))
     }
     | {
-        f"width 128, 4 layers, rate {rate:g}": Cell(ORIGIN, (*SHORT, *PLAIN, *_shape(128, 4)), (rate,), 4)
+        f"width 64, 12 layers, rate {rate:g}": Cell(ORIGIN, (*SHORT, *PLAIN, *_shape(64, 12)), (rate,), 4)
         for rate in (1e-3, 1.6e-2)
     },
     "default": {
@@ -121,14 +121,13 @@ def _rows(label: str, found: Comparison) -> list[dict[str, Any]]:
 def settings_of(name: str) -> dict[str, Any]:
     """All that decides an experiment's figures."""
     cells = {label: cell.as_settings() for label, cell in EXPERIMENTS[name].items()}
+    for label, cell in EXPERIMENTS[name].items():
+        # Schemes are the cell's own; names and places decide nothing.
+        irrelevant = {"init", "name", "runs_dir", "watch", "checkpoint", "trackers"}
+        cells[label]["recipe"] = load_recipe(overrides=cell.settings).model_dump(mode="json", exclude=irrelevant)
     labels = sorted({scheme for cell in EXPERIMENTS[name].values() for scheme in cell.schemes})
-    return {"cells": cells, "schemes": {label: _section(label) for label in labels}}
-
-
-def _section(label: str) -> dict[str, Any]:
-    name, _, settings = label.partition(":")
-    pairs = dict(setting.split("=") for setting in filter(None, settings.split(",")))
-    return {"type": name} | {key: float(value) if value[0].isdigit() else value for key, value in pairs.items()}
+    sections = {label: with_scheme(load_recipe(), label).init.model_dump(mode="json") for label in labels}
+    return {"cells": cells, "schemes": sections}
 
 
 def origin_table() -> str:

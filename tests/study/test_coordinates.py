@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from isogloss.config.base import UserError
+from isogloss.config.load import with_overrides
 from isogloss.init.formulas import fixed
-from isogloss.init.parametrisations import HIDDEN, CompletePConfig, MuPConfig
+from isogloss.init.parametrisations import HIDDEN, CompletePConfig, MuPConfig, MuPDepthConfig, UnitMuPConfig
 from isogloss.init.rules import Update
 from isogloss.init.scheme import Axis, Scheme
 from isogloss.init.verify import Status
@@ -54,8 +55,18 @@ def test_completep_keeps_its_promises(study: Study, axis: Axis) -> None:
     assert {name: s.slope for name, s in found.items() if s.status == Status.FAIL} == {}
 
 
-def test_mup_keeps_its_promises(study: Study) -> None:
-    found = slopes_of(study, "width", MuPConfig(type="mup", **BASE))
+OTHERS: dict[str, tuple[Axis, Scheme, float]] = {
+    "mup": ("width", MuPConfig(type="mup", **BASE), 5e-4),
+    "mup_depth": ("depth", MuPDepthConfig(type="mup_depth", base_layers=2, **BASE), 5e-4),
+    "u_mup, width": ("width", UnitMuPConfig(type="u_mup"), 0.3),
+    "u_mup, depth": ("depth", UnitMuPConfig(type="u_mup"), 0.3),
+}
+
+
+@pytest.mark.parametrize(("axis", "scheme", "rate"), OTHERS.values(), ids=OTHERS.keys())
+def test_others_keep_their_promises(study: Study, axis: Axis, scheme: Scheme, rate: float) -> None:
+    found = slopes_of(study, axis, scheme, rate)
+    assert sum(s.promised is not None for s in found.values()) > 10
     assert {name: s.slope for name, s in found.items() if s.status == Status.FAIL} == {}
 
 
@@ -145,5 +156,23 @@ def test_sizes_of_families(study: Study) -> None:
         resize(study.recipe, "width", 30)
 
 
-def test_corpus_is_prepared_once(study: Study) -> None:
-    assert Path(study.corpus).is_dir()
+def test_what_cannot_be_fitted_is_no_pass() -> None:
+    def slope(*values: tuple[float, ...]) -> Slope:
+        return Slope("q", (2, 4, 8), values, 0.0)
+
+    assert slope((1.0, 1.0, float("inf")), (1.0, 1.0, 1.0)).status == Status.FAIL
+    assert slope((1.0, 1.0, 0.0), (1.0, 1.0, 1.0)).status == Status.FAIL
+    assert slope((1.0, 1.0, 1.0)).status == Status.WARN  # one seed has no interval
+    assert slope((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)).status is None
+    assert slope((1.0, 1.0, 1.0), (1.0, 1.01, 1.0)).status == Status.PASS
+
+
+def test_one_step_behind_zeros_changes_nothing(study: Study) -> None:
+    recipe = with_overrides(study.recipe, ["init={type: mup, zero_head: true}"])
+    with pytest.raises(UserError, match="--steps 2"):
+        check_coordinates(replace(study, recipe=recipe), "width", (32, 64), steps=1, seeds=1)
+
+
+def test_a_tied_head_has_no_row_that_starts_from_0(study: Study) -> None:
+    recipe = with_overrides(study.recipe, ["model.tied_head=true", "optim.schedule={type: constant}", "train.steps=2"])
+    assert "logits" not in coordinate_trial(recipe, study.corpus)

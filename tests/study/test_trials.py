@@ -15,6 +15,7 @@ from isogloss.config.base import UserError
 from isogloss.config.load import with_overrides
 from isogloss.recipe import Recipe, load_recipe
 from isogloss.study import trials as module
+from isogloss.study.compare import Arm, Comparison, comparison_rows
 from isogloss.study.training import training_trial
 from isogloss.study.trials import Study, Trial, open_study
 from isogloss.train.display import Display
@@ -56,29 +57,37 @@ def test_results_come_in_order_and_are_found_again(study: Study) -> None:
 
 
 def test_what_is_not_finite_is_null(study: Study) -> None:
-    assert study.run(count, trials_of(study, 0))[0]["loss"] is None
+    assert study.run(count, trials_of(study, 0))[0]["loss"] == float("inf")
+    (file,) = (study.folder / "trials").iterdir()
+    assert json.loads(file.read_text())["result"]["loss"] is None
+
+
+def test_equal_trials_run_once(study: Study) -> None:
+    assert [r["seed"] for r in study.run(count, trials_of(study, 1, 1, 0))] == [1, 1, 0]
+    assert marks(study) == 2
 
 
 def test_what_decides_a_trial_is_in_its_name(study: Study, monkeypatch) -> None:
     (trial,) = trials_of(study, 0)
-    key = trial.key(count)
-    assert Trial("other", trial.recipe.model_copy(update={"name": "other"})).key(count) == key
-    assert Trial("", with_overrides(trial.recipe, ["init.base_std=0.01"])).key(count) != key
-    assert trial.key(other) != key
+    key = trial.key(count, study.corpus)
+    assert Trial("other", trial.recipe.model_copy(update={"name": "other"})).key(count, study.corpus) == key
+    assert Trial("", with_overrides(trial.recipe, ["init.base_std=0.01"])).key(count, study.corpus) != key
+    assert trial.key(other, study.corpus) != key
     scheme = type(trial.recipe.init)
     original = scheme.rules
     monkeypatch.setattr(scheme, "rules", lambda self, m: original(self.model_copy(update={"base_std": 0.5}), m))
-    assert trial.key(count) != key  # somebody has edited the scheme
+    assert trial.key(count, study.corpus) != key  # somebody has edited the scheme
     monkeypatch.undo()
+    assert trial.key(count, study.corpus.with_name("another text")) != key
     monkeypatch.setattr(module, "_code", lambda name: "edited")
-    assert trial.key(count) != key
+    assert trial.key(count, study.corpus) != key
 
 
 def test_a_damaged_record_is_made_anew(study: Study) -> None:
     study.run(count, trials_of(study, 0))
     (file,) = (study.folder / "trials").iterdir()
     file.write_bytes(file.read_bytes()[:10])
-    assert study.run(count, trials_of(study, 0)) == [{"seed": 0, "loss": None}]
+    assert study.run(count, trials_of(study, 0)) == [{"seed": 0, "loss": float("inf")}]
     assert marks(study) == 2
 
 
@@ -109,7 +118,7 @@ def test_processes_give_what_one_gives_and_survive_a_kill(tiny: Path) -> None:
     assert "of 4 trials are in studies already" in done.stdout
     whole = subprocess.run([*command[:-1], "whole", "--jobs", "1"], capture_output=True, text=True, **options)
     assert whole.returncode == 0, whole.stderr
-    a, b = (json.loads((tiny.parent / f"{f}/compare-lingua-gpt2.json").read_text()) for f in ("studies", "whole"))
+    (a, b) = (json.loads(next((tiny.parent / f).glob("compare-*.json")).read_text()) for f in ("studies", "whole"))
     assert a["arms"] == b["arms"]
 
 
@@ -146,6 +155,14 @@ def test_a_killed_process_is_named(tiny: Path) -> None:
     assert process.wait() == 2
     assert "--jobs" in message
     assert "Traceback" not in message
+
+
+def test_a_training_that_diverges_is_a_result(study: Study) -> None:
+    trial = Trial("", with_overrides(study.recipe, ["optim.lr=1e30", "train.max_skipped=1"]))
+    (found,) = study.run(training_trial, [trial])
+    assert found["validation"] == found["loss"][-1] == found["grad_norm"][-1] == float("inf")
+    arm = Arm("a", 1.0, {1.0: 1.0}, (found, found, found))
+    assert comparison_rows(Comparison((arm, arm)))
 
 
 def test_equal_seeds_share_batches_and_uniforms(study: Study) -> None:

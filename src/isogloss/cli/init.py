@@ -50,7 +50,12 @@ def init_plan(
         other = name if "=" in diff[0] else other
         console().print(diff_table(plan, plan_recipe(other, [*overrides, *changes])))
     elif form == PlanFormat.JSON:
-        print(json.dumps({"parameters": plan.rows, "signals": asdict(plan.signals)}, indent=1))
+        print(
+            json.dumps(
+                {"parameters": plan.rows, "multipliers": asdict(plan.multipliers), "signals": asdict(plan.signals)},
+                indent=1,
+            )
+        )
     elif form == PlanFormat.CSV:
         print(as_csv(plan), end="")
     elif form == PlanFormat.MARKDOWN:

@@ -75,7 +75,7 @@ def lr_sweep(
 
 def compare(
     schemes: Annotated[
-        list[str], typer.Argument(metavar="SCHEME...", help="NAME, or NAME:KEY=VALUE,... with its settings.")
+        list[str], typer.Argument(metavar="SCHEME...", help="NAME, NAME:KEY=VALUE,..., or recipe for its own scheme.")
     ],
     recipe: Annotated[str, typer.Option(help="The recipe that all share; the default one if not given.")] = "",
     settings: Annotated[
@@ -89,9 +89,12 @@ def compare(
     out: Out = Path("studies"),
 ) -> None:
     """Train with different schemes side by side, on the same batches and random numbers, and compare the losses."""
+    from isogloss.config.base import UserError
     from isogloss.study.compare import compare_schemes
     from isogloss.study.results import show_comparison
 
+    if inits := [setting for setting in settings or [] if setting.partition("=")[0].split(".")[0] == "init"]:
+        raise UserError(f"--set {inits[0]}: schemes have settings of their own here; write them as NAME:KEY=VALUE")
     study = _open_study([*([recipe] if recipe else []), *(settings or [])], out, jobs)
     show_comparison(study, compare_schemes(study, schemes, numbers_of(rates), seeds))
 

@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; both logarithmic, if ``log``; cut at the top at ``top`` times the lowest end of a line."""
+    """One pair of axes; both logarithmic, if ``log``; cut at the top at ``top`` times the lowest value."""
 
     title: str
     x_label: str
@@ -51,7 +51,7 @@ def draw(panels: Sequence[Panel], path: Path, title: str = "") -> None:
 
 
 def _draw(axes, panel: Panel) -> None:
-    ends = []
+    lows = []
     for line in panel.lines:
         columns = list(zip(*line.samples, strict=True))
         means = [sum(column) / len(column) for column in columns]
@@ -60,15 +60,19 @@ def _draw(axes, panel: Panel) -> None:
             axes.fill_between(
                 line.x, list(map(min, columns)), list(map(max, columns)), color=drawn.get_color(), alpha=0.2
             )
-        ends.append(means[-1])
+        lows += [mean for mean in means if math.isfinite(mean)]
     axes.set(xlabel=panel.x_label, ylabel=panel.y_label, title=panel.title)
     if "x" in panel.log:
         axes.set_xscale("log", base=2)
     if "y" in panel.log:
         axes.set_yscale("log")
-    finite = [end for end in ends if math.isfinite(end)]
-    if math.isfinite(panel.top) and finite:
-        axes.set_ylim(top=panel.top * min(finite), bottom=0.95 * min(finite))
+    if math.isfinite(panel.top) and lows:
+        low, high = min(lows), min(max(lows), panel.top * min(lows))
+        margin = 0.05 * (high - low) or 0.05 * abs(high)
+        axes.set_ylim(low - margin, high + margin)
+    if panel.log == "xy" and lows and min(lows) > 0:  # what is flat must look flat
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(min(bottom, min(lows) / 2), max(top, max(lows) * 2))
     axes.grid(alpha=0.3)
     if any(line.label for line in panel.lines):
         axes.legend(fontsize=8)

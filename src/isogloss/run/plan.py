@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from isogloss.build import plan_model
 from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.predict import predict_signals
 from isogloss.init.signals import Signals
+from isogloss.nn.multipliers import Multipliers
 from isogloss.recipe import Recipe, load_recipe
 
 N_TOKENS = 128
@@ -26,6 +27,7 @@ class RecipePlan:
     """One row a parameter, and what they will give."""
 
     rows: list[dict[str, Any]]
+    multipliers: Multipliers
     signals: Signals
     n_vocab: int
 
@@ -42,7 +44,7 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
     tokens = torch.randint(n_vocab, (1, n_tokens), generator=torch.Generator().manual_seed(0))
     with _one_thread():
         signals = predict_signals(recipe.model, planned.model.multipliers, planned.plan, tokens)
-    return RecipePlan([entry.row() for entry in planned.plan.values()], signals, n_vocab)
+    return RecipePlan([entry.row() for entry in planned.plan.values()], planned.model.multipliers, signals, n_vocab)
 
 
 @contextmanager
@@ -79,9 +81,11 @@ def plan_table(plan: RecipePlan) -> Table:
 
 
 def signal_lines(plan: RecipePlan) -> list[str]:
-    """The predicted signals in words."""
+    """The forward multipliers, where there are some, and the predicted signals in words."""
     s = plan.signals
+    factors = [f"{name} {value:.4g}" for name, value in asdict(plan.multipliers).items() if value != 1.0]
     return [
+        *([f"forward multipliers: {', '.join(factors)}"] if factors else []),
         f"predicted on random tokens: stream {s.stream[0]:.3g} -> {s.stream[-1]:.3g}, of which the embedding "
         f"{s.embedding_share:.2g}; the last layer writes {s.mixer_write[-1]:.2g} (mixer), {s.ffn_write[-1]:.2g} (ffn)",
         f"attention logits {s.attention_logit_std[0]:.2g} .. {s.attention_logit_std[-1]:.2g}; gradient at the "

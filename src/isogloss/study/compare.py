@@ -16,6 +16,9 @@ from isogloss.study.statistics import Interval, interval
 from isogloss.study.training import training_trial
 from isogloss.study.trials import Result, Study, Trial
 
+LEAST_SEEDS = 3
+OWN = "recipe"
+"""The label of the recipe's own scheme, with all its settings."""
 SPIKE, SPIKE_WINDOW = 7.0, 50
 """A spike: a loss above the mean of so many steps before it by so many of their standard deviations (OLMo 2, 2025)."""
 
@@ -39,7 +42,13 @@ class Arm:
     @property
     def validation(self) -> tuple[float, ...]:
         """Of each seed, nats a target; infinite where it diverged."""
-        return tuple(_loss(result) for result in self.results)
+        return tuple(result["validation"] for result in self.results)
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """By how many seeds diverged, then by the mean of the others."""
+        whole = [loss for loss in self.validation if math.isfinite(loss)]
+        return len(self.validation) - len(whole), statistics.fmean(whole) if whole else math.inf
 
     @property
     def train(self) -> Interval:
@@ -70,8 +79,8 @@ class Comparison:
 
     @property
     def lowest(self) -> Arm:
-        """The arm with the lowest mean validation loss."""
-        return min(self.arms, key=lambda arm: statistics.fmean(arm.validation))
+        """The arm with the fewest divergences and, of those, the lowest mean validation loss."""
+        return min(self.arms, key=lambda arm: arm.rank)
 
     def behind(self, arm: Arm) -> Interval:
         """How much more loss an arm has than the lowest one, paired by seed.
@@ -85,26 +94,49 @@ class Comparison:
 
     @property
     def winner(self) -> Arm | None:
-        """The lowest arm, if the interval of its difference from every other one leaves 0 out."""
+        """The lowest arm, if the interval of its difference from every other one leaves 0 out.
+
+        Not from fewer than ``LEAST_SEEDS``, and not one that diverged itself.
+        """
         others = [self.behind(arm) for arm in self.arms if arm is not self.lowest]
-        return self.lowest if others and all(other.low > 0 for other in others) else None
+        clear = len(others) > 0 and all(other.low > 0 for other in others)
+        return self.lowest if clear and self.lowest.rank[0] == 0 and self._n_seeds >= LEAST_SEEDS else None
+
+    @property
+    def _n_seeds(self) -> int:
+        return len(self.arms[0].results)
 
     @property
     def verdict(self) -> str:
         """In a sentence."""
-        n_seeds = len(self.arms[0].results)
+        n_seeds = self._n_seeds
         if len(self.arms) < 2:
             return "one scheme alone: nothing to compare"
-        if n_seeds < 3:
-            return f"no winner is named from {n_seeds} seed{'s' * (n_seeds > 1)}: at least 3 are needed"
+        if n_seeds < LEAST_SEEDS:
+            return f"no winner is named from {n_seeds} seed{'s' * (n_seeds > 1)}: at least {LEAST_SEEDS} are needed"
+        if self.lowest.rank[0]:
+            return f"no winner: every scheme diverged in some of {n_seeds} seeds; lower the learning rate"
         if self.winner is not None:
             nearest = min((self.behind(arm) for arm in self.arms if arm is not self.lowest), key=lambda i: i.mean)
-            return f"{self.winner.label} has the lowest loss, by {nearest} nats from the next, over {n_seeds} seeds"
-        close = [arm.label for arm in self.arms if arm is not self.lowest and self.behind(arm).low <= 0]
-        return (
-            f"no winner: {self.lowest.label} has the lowest mean, but the intervals of its differences from "
-            f"{', '.join(close)} hold 0 ({n_seeds} seeds)"
-        )
+            found = f"{self.winner.label} has the lowest loss, by {nearest} nats from the next, over {n_seeds} seeds"
+        else:
+            close = [arm.label for arm in self.arms if arm is not self.lowest and self.behind(arm).low <= 0]
+            found = (
+                f"no winner: {self.lowest.label} has the lowest mean, but the intervals of its differences from "
+                f"{', '.join(close)} hold 0 ({n_seeds} seeds)"
+            )
+        return f"{found}; {self._rates}"
+
+    @property
+    def _rates(self) -> str:
+        """What the verdict rests on."""
+        rates = sorted(self.arms[0].rates)
+        if len(rates) == 1:
+            return f"all at the one learning rate {rates[0]:g}, which may suit one better than another"
+        edge = [arm.label for arm in self.arms if arm.rate in (rates[0], rates[-1])]
+        if edge:
+            return f"the best rate of {', '.join(edge)} is at an end of the rates, and may lie beyond"
+        return f"each at its best of {len(rates)} learning rates"
 
 
 def compare_schemes(study: Study, schemes: Sequence[str], rates: Sequence[float], seeds: int) -> Comparison:
@@ -112,7 +144,8 @@ def compare_schemes(study: Study, schemes: Sequence[str], rates: Sequence[float]
 
     Args:
         study: its recipe says how long, and everything but the scheme.
-        schemes: ``NAME`` or ``NAME:KEY=VALUE,...``; keys with a dot are of the recipe, others of ``init``.
+        schemes: ``recipe`` for the recipe's own, ``NAME`` for one with its own defaults, or ``NAME:KEY=VALUE,...``;
+            keys with a dot are of the recipe, others of ``init``.
         rates: peak learning rates; the recipe's own if there are none.
         seeds: how many, from the recipe's on.
 
@@ -136,8 +169,8 @@ def compare_schemes(study: Study, schemes: Sequence[str], rates: Sequence[float]
     arms = []
     for label in schemes:
         by_rate = {rate: tuple(next(found) for _ in range(seeds)) for rate in rates}
-        means = {rate: statistics.fmean(map(_loss, results)) for rate, results in by_rate.items()}
-        best = min(means, key=lambda rate: means[rate])
+        means = {rate: statistics.fmean(r["validation"] for r in results) for rate, results in by_rate.items()}
+        best = min(rates, key=lambda rate: Arm(label, rate, means, by_rate[rate]).rank)
         arms.append(Arm(label, best, means, by_rate[best]))
     return Comparison(tuple(arms))
 
@@ -149,7 +182,7 @@ def with_scheme(recipe: Recipe, label: str) -> Recipe:
         UserError: it is not as ``NAME:KEY=VALUE,...``, or nothing like it can be made.
     """
     name, _, settings = label.partition(":")
-    changes = [f"init={{type: {name}}}"]
+    changes = [] if name == OWN else [f"init={{type: {name}}}"]
     for setting in filter(None, settings.split(",")):
         if "=" not in setting:
             raise UserError(f"{label}: {setting!r} is not KEY=VALUE; write it as {name}:base_std=0.02,cut=2")
@@ -157,18 +190,18 @@ def with_scheme(recipe: Recipe, label: str) -> Recipe:
     return with_overrides(recipe, changes)
 
 
-def count_spikes(losses: Sequence[float | None]) -> int:
-    """Losses above the mean of the ``SPIKE_WINDOW`` before them by ``SPIKE`` standard deviations, or not finite."""
+def count_spikes(losses: Sequence[float]) -> int:
+    """Losses that are not finite, or above the mean of the window before them by ``SPIKE`` standard deviations.
+
+    The first ``SPIKE_WINDOW`` steps have no such window and are not counted.
+    """
     count = 0
     for i in range(SPIKE_WINDOW, len(losses)):
-        window = [loss for loss in losses[i - SPIKE_WINDOW : i] if loss is not None]
-        loss = losses[i]
-        count += loss is None or loss > statistics.fmean(window) + SPIKE * statistics.stdev(window)
+        window = [loss for loss in losses[i - SPIKE_WINDOW : i] if math.isfinite(loss)]
+        known = len(window) > 1
+        high = known and losses[i] > statistics.fmean(window) + SPIKE * statistics.stdev(window)
+        count += not math.isfinite(losses[i]) or high
     return count
-
-
-def _loss(result: Result) -> float:
-    return math.inf if result["validation"] is None else result["validation"]
 
 
 COLUMNS = (
@@ -177,7 +210,7 @@ COLUMNS = (
     "validation loss",
     "behind the lowest",
     "training loss",
-    "spikes",
+    f"spikes after step {SPIKE_WINDOW}",
     "largest gradient",
     "largest attention logit",
 )
@@ -185,7 +218,7 @@ COLUMNS = (
 
 def comparison_rows(found: Comparison) -> list[tuple[str, ...]]:
     """A table's rows, in the order of ``COLUMNS``, from the lowest loss up."""
-    arms = sorted(found.arms, key=lambda arm: statistics.fmean(arm.validation))
+    arms = sorted(found.arms, key=lambda arm: arm.rank)
     return [
         (
             arm.label,

@@ -22,6 +22,8 @@ stream            rms of the last stream's change      all of them
 logits            rms of the change, head from 0       all of them
 ================= ==================================== =================================================
 
+Read from the top: a wrong scale shows in gradients, and so in the rows of epsilon, too; a wrong rate also in the decay.
+
 One short row is trained on and measured: what all its tokens share in an update then stands out at small widths
 already, while the rest of the update falls as width^-1/2 and would look like a slope. The logits' change is measured
 with a head that starts at 0: with a random one it is dominated at first by what the head happens to read. Steps are
@@ -39,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from isogloss.build import PlannedModel, materialise, plan_model
+from isogloss.config.base import UserError
 from isogloss.config.load import with_overrides
 from isogloss.data.prepared import open_prepared
 from isogloss.init.parametrisations import HIDDEN
@@ -50,7 +53,7 @@ from isogloss.nn.roles import Role, declared_tensors
 from isogloss.optim.groups import AdamWConfig, create_optimizer, set_learning_rate
 from isogloss.optim.schedules import ConstantSchedule
 from isogloss.recipe import Recipe
-from isogloss.study.families import check_sizes, resize
+from isogloss.study.families import resize, rising
 from isogloss.study.observe import observe, rms
 from isogloss.study.slopes import Slope
 from isogloss.study.training import create_loader
@@ -83,7 +86,8 @@ def coordinate_trial(recipe: Recipe, corpus: Path) -> Result:
     found: dict[str, list[float]] = defaultdict(list)
     for name, value in _measure(recipe, batch):
         found[name].append(value)
-    found["logits"] = [_logits_from_zero(recipe, batch)]
+    if not recipe.model.tied_head:  # that cannot start from 0
+        found["logits"] = [_logits_from_zero(recipe, batch)]
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
@@ -100,13 +104,14 @@ def _measure(recipe: Recipe, batch: Batch) -> Iterator[tuple[str, float]]:
     for name, x in after.inputs.items():
         role = entries[name].site.role
         if role in HIDDEN:
-            yield f"initial scale {role}", rms(before.inputs[name] @ first[name].T) / rms(before.inputs[name])
-            yield f"learning rate {role}", share * rms(x @ change[name].T) / rms(x)
+            x_0 = before.inputs[name]
+            yield f"initial scale {role}", _over(rms(x_0 @ first[name].T), rms(x_0))
+            yield f"learning rate {role}", _over(share * rms(x @ change[name].T), rms(x))
         else:
             yield "head's rate", rms(x @ change[name].T)
     for name, x in after.normed.items():
         if entries[name].site.layer is not None:
-            yield "gains' rate", share * rms(change[name] * x) / rms(x)
+            yield "gains' rate", _over(share * rms(change[name] * x), rms(x))
     yield "embedding's scale", rms(before.stream[0])
     yield "embedding's rate", multipliers.embedding * rms(change["embedding.weight"][batch.tokens])
     for value in before.aligned_logits:
@@ -121,11 +126,15 @@ def _measure(recipe: Recipe, batch: Batch) -> Iterator[tuple[str, float]]:
     yield "stream", rms(after.stream[-1] - before.stream[-1])
 
 
+def _over(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else 0.0
+
+
 def _logits_from_zero(recipe: Recipe, batch: Batch) -> float:
     planned = plan_model(recipe.model, recipe.init)
     model = _make(recipe, planned)
-    if model.head is not None:
-        nn.init.zeros_(model.head.weight)
+    assert model.head is not None
+    nn.init.zeros_(model.head.weight)
     before = observe(model, batch)
     _train(recipe, model, planned.plan, batch)
     return rms(observe(model, batch).logits - before.logits)
@@ -188,7 +197,7 @@ def check_coordinates(study: Study, axis: Axis, sizes: Sequence[int], steps: int
     Raises:
         UserError: a size is not possible.
     """
-    check_sizes(sizes)
+    sizes = rising(sizes)
     study = _at_low_rate(study, resize(study.recipe, axis, min(sizes)), steps)
     trials = [
         _trial(study.recipe, axis, size, seed)
@@ -208,7 +217,7 @@ def fit_slopes(sizes: Sequence[int], results: Sequence[Result], promises: Mappin
     """
     found = []
     for name in results[0]:
-        values = [float("nan") if result[name] is None else result[name] for result in results]
+        values = [result[name] for result in results]
         by_seed = tuple(tuple(values[i : i + len(sizes)]) for i in range(0, len(values), len(sizes)))
         promised = next((exponent for known, exponent in promises.items() if name.startswith(known)), None)
         found.append(Slope(name, tuple(sizes), by_seed, promised))
@@ -233,6 +242,8 @@ def _at_low_rate(study: Study, smallest: Recipe, steps: int) -> Study:
     )
     share = smallest.init.multipliers(smallest.model).branch * smallest.model.n_layers
     changes = [value / share for name, value in result.items() if name.startswith("learning rate")]
+    if not sum(changes):
+        raise UserError(f"in {steps} step nothing changed, behind matrices that start at 0: pass --steps 2 or more")
     rate = float(f"{tried * CHANGE * len(changes) / sum(changes):.2g}")
     study.display.say(f"learning rate {rate:g}: matrices change by {CHANGE:.0%} of what they read in {steps} steps")
     return replace(study, recipe=with_overrides(study.recipe, [*short, f"optim.lr={rate!r}"]))

@@ -31,11 +31,13 @@ def resize(recipe: Recipe, axis: Axis, size: int) -> Recipe:
     return with_overrides(recipe, changes)
 
 
-def check_sizes(sizes: Sequence[int]) -> None:
-    """A slope needs two sizes.
+def rising(sizes: Sequence[int]) -> list[int]:
+    """Sizes in their order, each once; a slope needs two.
 
     Raises:
         UserError: there are not two, or one is not a size.
     """
-    if len(set(sizes)) < 2 or min(sizes) < 1:
+    different = sorted(set(sizes))
+    if len(different) < 2 or different[0] < 1:
         raise UserError(f"--sizes is {','.join(map(str, sizes))}: give at least two different ones, such as 64,128,256")
+    return different

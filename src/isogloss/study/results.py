@@ -1,11 +1,13 @@
 """What a study found: said in a table, and kept in its folder as JSON, Markdown, a picture and, compared, a page."""
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from isogloss.durable import write_whole
 from isogloss.init.scheme import Axis
 from isogloss.report.panels import Line, Panel, draw
 from isogloss.report.tables import markdown_table, terminal_table, write_page
@@ -13,20 +15,21 @@ from isogloss.study import compare, slopes
 from isogloss.study.compare import Comparison
 from isogloss.study.slopes import Slope
 from isogloss.study.sweep import Sweep
-from isogloss.study.trials import Study
+from isogloss.study.trials import Study, finite
 
 
 def show_slopes(study: Study, axis: Axis, found: Sequence[Slope], steps: int) -> None:
     """The slopes of a coordinate check."""
     scheme = study.recipe.init.type
-    name = f"coordinate-{axis}-{scheme}"
+    name = _name(study, f"coordinate-{axis}-{scheme}", [s.sizes for s in found[:1]], len(found[0].values))
     title = f"{scheme}: how quantities go with the {axis}, {steps} steps"
     rows = slopes.slope_rows(found)
-    panels = [Panel(s.name, axis, "", [Line("", s.sizes, s.values, "o-")], "xy") for s in found]
+    panels = [_slope_panel(s, axis) for s in found]
     draw(panels, study.folder / f"{name}.png", title)
     data = [{"quantity": s.name, "sizes": s.sizes, "values": s.values, "promised": s.promised} for s in found]
     _keep(study, name, slopes.COLUMNS, rows, {"axis": axis, "steps": steps, "slopes": data})
     study.display.show(terminal_table(title, slopes.COLUMNS, rows))
+    study.display.say("what each quantity is, and which rule it betrays: isogloss/study/coordinates.py, and the guide")
     if all(s.promised is None for s in found):
         study.display.say(
             f"{scheme} promises nothing about the {axis}: a learning rate that is best at one may not be at another"
@@ -34,23 +37,34 @@ def show_slopes(study: Study, axis: Axis, found: Sequence[Slope], steps: int) ->
     _say_where(study, name, ("png", "md", "json"))
 
 
+def _slope_panel(found: Slope, axis: Axis) -> Panel:
+    """Measured, and through its first point the promised power."""
+    lines = [Line("", found.sizes, found.values, "o-")]
+    status = "" if found.status is None else f": {found.status.upper()}"
+    if found.promised is not None:
+        first = sum(values[0] for values in found.values) / len(found.values)
+        promise = [first * (size / found.sizes[0]) ** found.promised for size in found.sizes]
+        lines.append(Line("promised", found.sizes, [promise], "--"))
+    return Panel(f"{found.name}{status}", axis, "", lines, "xy")
+
+
 def show_sweep(study: Study, found: Sweep) -> None:
     """Losses over learning rates, and where the best one lies."""
     scheme = study.recipe.init.type
-    name = f"lr-sweep-{found.axis}-{scheme}"
+    name = _name(study, f"lr-sweep-{found.axis}-{scheme}", found.sizes, found.rates, len(found.losses[0]))
     title = f"{scheme}: validation loss by learning rate and {found.axis}, {study.recipe.train.steps} steps"
-    drift = found.drift
+    trend = found.trend
     columns = (found.axis, *(f"{rate:g}" for rate in found.rates), "best rate")
     rows = []
     for i, (size, seeds) in enumerate(zip(found.sizes, found.losses, strict=True)):
         means = [sum(column) / len(column) for column in zip(*seeds, strict=True)]
-        best = [values[i] for values in drift.values]
+        best = [values[i] for values in trend.values]
         rows.append((str(size), *(f"{m:.4f}" for m in means), f"{sum(best) / len(best):.3g}"))
     lines = [
         Line(f"{found.axis} {size}", found.rates, [_no_infinities(s) for s in seeds], "o-")
         for size, seeds in zip(found.sizes, found.losses, strict=True)
     ]
-    best = Panel("best learning rate", found.axis, "rate", [Line("", found.sizes, drift.values, "o-")], "xy")
+    best = Panel("best learning rate", found.axis, "rate", [Line("", found.sizes, trend.values, "o-")], "xy")
     draw(
         [Panel("", "learning rate", "validation loss, nats", lines, "x", top=1.3), best],
         study.folder / f"{name}.png",
@@ -59,13 +73,7 @@ def show_sweep(study: Study, found: Sweep) -> None:
     data = {"axis": found.axis, "sizes": found.sizes, "rates": found.rates, "losses": found.losses}
     _keep(study, name, columns, rows, data)
     study.display.show(terminal_table(title, columns, rows))
-    promise = {
-        None: "no promise",
-        "pass": "as promised",
-        "warn": "as promised, within a wide interval",
-        "fail": "promised 0",
-    }
-    study.display.say(f"the best rate goes as {found.axis}^({drift.slope}): {promise[drift.status]}")
+    study.display.say(f"the best rate goes as {found.axis}^({slopes.two_digits(trend.slope)}): {_judged(found)}")
     if found.at_the_edge:
         sizes = ", ".join(map(str, found.at_the_edge))
         study.display.say(
@@ -76,9 +84,11 @@ def show_sweep(study: Study, found: Sweep) -> None:
 
 def show_comparison(study: Study, found: Comparison) -> None:
     """Schemes side by side, and the verdict."""
-    name = "compare-" + "-".join(arm.label.partition(":")[0] for arm in found.arms)[:80]
     recipe = study.recipe
     n_seeds = len(found.arms[0].results)
+    labels = [arm.label for arm in found.arms]
+    short = "-".join(label.partition(":")[0] for label in labels)[:60]
+    name = _name(study, f"compare-{short}", labels, sorted(found.arms[0].rates), n_seeds)
     title = f"{' against '.join(arm.label for arm in found.arms)}: {n_seeds} seeds, {recipe.train.steps} steps"
     rows = compare.comparison_rows(found)
 
@@ -119,10 +129,25 @@ def show_comparison(study: Study, found: Comparison) -> None:
     _say_where(study, name, ("html", "png", "md", "json"))
 
 
+def _judged(found: Sweep) -> str:
+    if found.trend.promised is None:
+        return "not judged" if found.at_the_edge else "the scheme promises nothing"
+    judged = {None: "not judged", "pass": "as promised", "fail": "not as promised"}
+    said = judged.get(found.trend.status, "as promised, but with an interval too wide to tell: more seeds, more sizes")
+    return f"{said} (0 +- {slopes.TOLERANCE})"
+
+
 def _keep(study: Study, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], data: dict[str, Any]) -> None:
-    (study.folder / f"{name}.md").write_text(markdown_table(columns, rows))
+    write_whole(study.folder / f"{name}.md", markdown_table(columns, rows).encode())
     record = {"recipe": study.recipe.model_dump(mode="json"), "columns": columns, "rows": rows, **data}
-    (study.folder / f"{name}.json").write_text(json.dumps(record, indent=1))
+    write_whole(study.folder / f"{name}.json", json.dumps(finite(record), indent=1).encode())
+
+
+def _name(study: Study, words: str, *decides: object) -> str:
+    """A file's name that another study of the same schemes does not have."""
+    recipe = study.recipe.model_dump(mode="json", exclude={"name", "runs_dir", "watch", "checkpoint", "trackers"})
+    text = json.dumps([recipe, study.corpus.name, decides], sort_keys=True)
+    return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _say_where(study: Study, name: str, kinds: Sequence[str]) -> None:
@@ -130,5 +155,5 @@ def _say_where(study: Study, name: str, kinds: Sequence[str]) -> None:
     study.display.say(f"kept in {path}.{{{','.join(kinds)}}}")
 
 
-def _no_infinities(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None or not math.isfinite(value) else value for value in values]
+def _no_infinities(values: Sequence[float]) -> list[float]:
+    return [value if math.isfinite(value) else math.nan for value in values]

@@ -1,6 +1,7 @@
 """How a quantity goes with the model's size: a power law, beside the exponent that a scheme promises."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,17 +35,20 @@ class Slope:
 
     @property
     def status(self) -> Status | None:
-        """Within the tolerance of what is promised; a warning where the interval reaches beyond it."""
-        if self.promised is None or math.isnan(self.slope.mean):
+        """Within the tolerance of what is promised; a warning where the interval reaches beyond it, or there is none.
+
+        ``None`` where nothing is promised, or all is 0. What cannot be fitted fails.
+        """
+        if self.promised is None or not any(value for values in self.values for value in values):
             return None
         found = self.slope
-        if abs(found.mean - self.promised) > TOLERANCE:
+        if not abs(found.mean - self.promised) <= TOLERANCE:
             return Status.FAIL
         reaches = max(found.high - self.promised, self.promised - found.low)
-        return Status.WARN if TOLERANCE < reaches < math.inf else Status.PASS
+        return Status.WARN if reaches > TOLERANCE else Status.PASS
 
 
-COLUMNS = ("quantity", "slope", "promised", "smallest -> largest", "")
+COLUMNS = ("quantity", "slope", f"promised, +- {TOLERANCE}", "smallest -> largest", "")
 
 
 def slope_rows(slopes: Sequence[Slope]) -> list[tuple[str, ...]]:
@@ -52,9 +56,9 @@ def slope_rows(slopes: Sequence[Slope]) -> list[tuple[str, ...]]:
     return [
         (
             found.name,
-            _two_digits(found.slope),
+            two_digits(found.slope),
             "-" if found.promised is None else f"{found.promised:g}",
-            f"{found.values[0][0]:.3g} -> {found.values[0][-1]:.3g}",
+            " -> ".join(f"{statistics.fmean(values[i] for values in found.values):.3g}" for i in (0, -1)),
             "" if found.status is None else found.status.upper(),
         )
         for found in slopes
@@ -66,5 +70,6 @@ def worst(slopes: Sequence[Slope]) -> Status:
     return max((found.status for found in slopes if found.status), key=list(Status).index, default=Status.PASS)
 
 
-def _two_digits(slope: Interval) -> str:
+def two_digits(slope: Interval) -> str:
+    """Such as ``-0.12 +- 0.03``."""
     return f"{slope.mean:+.2f}" + (f" +- {slope.half:.2f}" if math.isfinite(slope.half) else "")

@@ -64,7 +64,7 @@ def _t_distribution(a: float, df: int) -> float:
 
 
 def log_slope(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The exponent b of ``value = a size^b``, by least squares on the logarithms; NaN where a value is not positive."""
-    if not all(value > 0 for value in values):
+    """The exponent b of ``value = a size^b``, by least squares on the logarithms; NaN where that has no meaning."""
+    if not all(0 < value < math.inf for value in values):
         return math.nan
     return statistics.linear_regression([math.log(x) for x in sizes], [math.log(y) for y in values]).slope

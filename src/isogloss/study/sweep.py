@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from isogloss.config.base import UserError
 from isogloss.config.load import with_overrides
 from isogloss.init.scheme import Axis
-from isogloss.study.families import check_sizes, resize
+from isogloss.study.families import resize, rising
 from isogloss.study.slopes import Slope
 from isogloss.study.training import training_trial
 from isogloss.study.trials import Study, Trial
@@ -36,11 +36,11 @@ class Sweep:
     promised: bool
 
     @property
-    def drift(self) -> Slope:
-        """The best rate against the size."""
+    def trend(self) -> Slope:
+        """The best rate against the size; not judged where a best rate was not found, only an end of the rates."""
         best = [[best_rate(self.rates, losses) for losses in seeds] for seeds in self.losses]
         by_seed = tuple(zip(*best, strict=True))
-        return Slope("best learning rate", self.sizes, by_seed, 0.0 if self.promised else None)
+        return Slope("best learning rate", self.sizes, by_seed, 0.0 if self.promised and not self.at_the_edge else None)
 
     @property
     def at_the_edge(self) -> tuple[int, ...]:
@@ -66,7 +66,7 @@ def sweep_rates(study: Study, axis: Axis, sizes: Sequence[int], rates: Sequence[
     Raises:
         UserError: too few sizes or rates, or a size is not possible.
     """
-    check_sizes(sizes)
+    sizes = rising(sizes)
     rates = sorted(set(rates))
     if len(rates) < 3:
         raise UserError("--rates needs at least three learning rates: the best one is found between its neighbours")
@@ -81,12 +81,8 @@ def sweep_rates(study: Study, axis: Axis, sizes: Sequence[int], rates: Sequence[
         for rate in rates
     ]
     found = iter(study.run(training_trial, trials))
-    losses = tuple(tuple(tuple(_loss(next(found)) for _ in rates) for _ in range(seeds)) for _ in sizes)
+    losses = tuple(tuple(tuple(next(found)["validation"] for _ in rates) for _ in range(seeds)) for _ in sizes)
     return Sweep(axis, tuple(sizes), tuple(rates), losses, "learning rate" in base.init.promises(axis))
-
-
-def _loss(result: dict) -> float:
-    return math.inf if result["validation"] is None else result["validation"]
 
 
 def best_rate(rates: Sequence[float], losses: Sequence[float]) -> float:

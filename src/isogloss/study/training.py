@@ -1,5 +1,6 @@
 """One small training for a study: its losses, gradients, attention logits, and what it reaches."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ PROBE_ROWS, PROBE_TOKENS = 2, 128
 
 
 def training_trial(recipe: Recipe, corpus: Path) -> Result:
-    """Train to the end; ``validation`` is ``None`` where it diverged.
+    """Train to the end; ``validation``, and the last loss and norm, are infinite where it diverged.
 
     Every step's ``loss`` (nats a target) and ``grad_norm``; at ``attention_steps``, each a quarter more than the last,
     the largest attention logit of a fixed batch.
@@ -45,7 +46,9 @@ def training_trial(recipe: Recipe, corpus: Path) -> Result:
                 largest.append(_largest_logit(model, probe))
         validation = _validate(model, recipe, opened)
     except DivergedError:
-        validation = None
+        validation = math.inf
+        losses.append(math.inf)
+        norms.append(math.inf)
     return {
         "loss": losses,
         "grad_norm": norms,
@@ -88,5 +91,5 @@ def _validate(model: Decoder, recipe: Recipe, corpus: PreparedCorpus) -> float:
         recipe.data.within_document,
         corpus.tokenizer.end_of_text,
     )
-    first = (batch for batch, _ in zip(batches, range(VALIDATION_ROWS // recipe.train.batch_size + 1), strict=False))
+    first = (batch for _, batch in zip(range(-(-VALIDATION_ROWS // recipe.train.batch_size)), batches, strict=False))
     return evaluate_batches(model, first, precision=recipe.train.precision, bytes_per_token=1.0).loss

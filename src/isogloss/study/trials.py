@@ -11,9 +11,10 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -31,11 +32,10 @@ from isogloss.train.display import Display, duration
 from isogloss.train.machine import find_machine, measure_peak
 
 FORMAT = 1
-# Where the code stands that decides what a training does; a scheme is known by what it says.
-_ROOMS = ("nn", "mixers", "models", "optim", "init/rng.py", "init/apply.py", "data/loader.py", "data/packing.py")
-_ROOMS += ("train/loop.py", "train/step.py", "study/observe.py", "study/training.py")
+# Rooms whose code has no part in what a trial measures.
+_BYSTANDERS = ("cli", "report", "audit", "run", "interop", "generate")
 # Of the peak, by small models on one thread; for the estimate before the first trial has ended.
-SHARE_OF_PEAK = 0.15
+SHARE_OF_PEAK = 0.25
 
 Result = dict[str, Any]
 Measure = Callable[[Recipe, Path], Result]
@@ -49,13 +49,14 @@ class Trial:
     label: str
     recipe: Recipe
 
-    def key(self, measure: Measure) -> str:
-        """Its result's name: a hash of all that decides it."""
+    def key(self, measure: Measure, corpus: Path) -> str:
+        """Its result's name: a hash of all that decides it; a prepared corpus bears a hash of its text as its name."""
         decides = self.recipe.model_dump(mode="json", exclude={"name", "runs_dir", "watch", "checkpoint", "trackers"})
         planned = plan_model(self.recipe.model, self.recipe.init)
         says = [[entry.row() for entry in planned.plan.values()], asdict(planned.model.multipliers)]
         code = _code(inspect.getfile(measure))
-        text = json.dumps([FORMAT, measure.__name__, torch.__version__, decides, says, code], sort_keys=True)
+        parts = [FORMAT, measure.__name__, torch.__version__, decides, says, corpus.name, code]
+        text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     @property
@@ -91,6 +92,9 @@ class Study:
             measure: a function of a module, so that other processes can call it.
             trials: each a variant of ``recipe``.
 
+        Returns:
+            What ``measure`` gave; infinity where a number was not finite.
+
         Raises:
             UserError: the folder cannot be written, or a process was killed.
             KeyboardInterrupt: stopped; ended trials are kept.
@@ -100,12 +104,16 @@ class Study:
             kept.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{kept} cannot be made ({error.strerror}); choose another folder with --out") from None
-        files = [kept / f"{trial.key(measure)}.json" for trial in trials]
-        missing = [(trial, file) for trial, file in zip(trials, files, strict=True) if not _read(file)]
-        progress = _Progress(missing, len(trials), self)
+        files = [kept / f"{trial.key(measure, self.corpus)}.json" for trial in trials]
+        by_file = dict(zip(files, trials, strict=True))  # trials that are the same are carried out once
+        missing = [(trial, file) for file, trial in by_file.items() if not _read(file)]
+        progress = _Progress(missing, len(by_file), self)
         if missing:
             _carry_out(measure, missing, self, progress)
-        return [record["result"] for record in map(_read, files) if record]
+        records = [_read(file) for file in files]
+        if not all(records):
+            raise UserError(f"results in {kept} have been changed meanwhile; run the same command again")
+        return [_infinite(record["result"]) for record in records if record]
 
 
 def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display) -> Study:
@@ -124,12 +132,24 @@ def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     # Without operations compiling never pays: it is on only where the recipe says so, a trial being short.
     on_cpu = recipe.train.model_copy(update={"device": "cpu" if recipe.train.device == "auto" else recipe.train.device})
-    machine = find_machine(on_cpu, total_flops=0.0)
+    with _one_thread():
+        machine = find_machine(on_cpu, total_flops=0.0)
     if machine.device != "cpu":
         raise UserError("studies run on the CPU, a trial a core; set train.device=cpu")
     settled = {"device": "cpu", "precision": machine.precision, "compile": "on" if machine.compiled else "off"}
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=settled)})
     return Study(recipe, corpus.folder, folder, jobs or os.cpu_count() or 1, display)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As trials run: with more threads a busy machine would be measured by how long they wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Progress:
@@ -141,9 +161,10 @@ class _Progress:
         if n_done := n_trials - len(missing):
             self.display.say(f"{n_done} of {n_trials} trials are in {study.folder} already")
         if missing:
-            peak = measure_peak(torch.device("cpu"), study.recipe.train.precision)
+            with _one_thread():
+                peak = measure_peak(torch.device("cpu"), study.recipe.train.precision)
             total = sum(self.waiting.values())
-            seconds = total / (SHARE_OF_PEAK * peak)
+            seconds = total / (SHARE_OF_PEAK * peak * study.jobs)
             self.display.say(
                 f"{len(missing)} trials, {total:.1e} operations: about {duration(seconds)} here, "
                 f"{study.jobs} at a time; what has ended is kept in {study.folder}: the same command goes on there"
@@ -193,7 +214,7 @@ def _carry_out(measure: Measure, missing: Sequence[tuple[Trial, Path]], study: S
 def _code(file: str) -> str:
     """A hash of the source that carries out a trial, the measure's own file included."""
     root = Path(__file__).parent.parent
-    files = [source for room in _ROOMS for source in sorted((root / room).glob("**/*.py")) or [root / room]]
+    files = [source for source in sorted(root.rglob("*.py")) if source.relative_to(root).parts[0] not in _BYSTANDERS]
     return hashlib.sha256(b"".join(source.read_bytes() for source in [*files, Path(file)])).hexdigest()
 
 
@@ -213,16 +234,25 @@ def _one(measure: Measure, trial: Trial, corpus: Path, file: Path) -> float:
         "recipe": trial.recipe.model_dump(mode="json"),
         "result": result,
     }
-    write_whole(file, json.dumps(_finite(record)).encode())
+    write_whole(file, json.dumps(finite(record)).encode())
     return seconds
 
 
-def _finite(value: Any) -> Any:
+def _infinite(value: Any) -> Any:
+    """What JSON had no word for."""
+    if isinstance(value, dict):
+        return {key: _infinite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_infinite(item) for item in value]
+    return math.inf if value is None else value
+
+
+def finite(value: Any) -> Any:
     """JSON has no infinities: what is not finite becomes null."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
