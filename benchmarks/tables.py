@@ -124,6 +124,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "audit-findings": audit_models.findings_table,
     "billion": billion.table,
     "default": experiments.default_table,
+    "default-seeds": experiments.default_seeds_table,
     "origin": experiments.origin_table,
     "parametrisations": parametrisations,
     "plan": plan,
