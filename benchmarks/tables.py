@@ -14,6 +14,7 @@ from typing import Any
 
 import audit_models
 import billion
+import coordinates
 import experiments
 import predict
 import torch
@@ -123,6 +124,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "audit": audit_models.summary_table,
     "audit-findings": audit_models.findings_table,
     "billion": billion.table,
+    "coordinates": coordinates.table,
     "default": experiments.default_table,
     "default-seeds": experiments.default_seeds_table,
     "origin": experiments.origin_table,

@@ -55,6 +55,16 @@ def test_every_change_shows(change) -> None:
     assert of(x) != before
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128, torch.complex64, torch.float16, torch.bfloat16])
+def test_signs_and_last_bits_of_any_type(dtype: torch.dtype) -> None:
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    two, all_signs, last = x.clone(), -x, x.clone()
+    two[1:3, 4].neg_()
+    last.view(torch.uint8)[3, 0] ^= 1
+    assert len({of(t) for t in (x, two, all_signs, last)}) == 4
+    assert of(x.T.contiguous().T) == of(x)
+
+
 def test_shape_and_dtype_count() -> None:
     x = torch.ones(4, 6)
     assert len({of(t) for t in (x, x.T, x.view(24), x[None], x.bfloat16(), x.half(), x.double(), x.long())}) == 8

@@ -1,5 +1,6 @@
 """No false alarm in thirty clean models; each injected defect is found, by the test that is meant to, where it is."""
 
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from isogloss.build import materialise, plan_model
 from isogloss.init.apply import fill
 from isogloss.init.plan import Entry
 from isogloss.init.rules import Normal, Uniform
-from isogloss.init.schemes import LinguaBeforeConfig, LinguaConfig, NanochatConfig, Scheme
+from isogloss.init.schemes import GPT2Config, LinguaBeforeConfig, LinguaConfig, NanochatConfig, Scheme
 from isogloss.init.signals import Signals
 from isogloss.init.verify import Finding, Status, compare_signals, verify_weights
 from isogloss.models.decoder import Decoder, DecoderConfig
@@ -29,6 +30,37 @@ def build(scheme: Scheme, seed: int = 0) -> tuple[Decoder, dict[str, Entry]]:
 def test_a_clean_model_is_clean(seed: int) -> None:
     scheme = [LinguaConfig(), LinguaConfig(compensated=True, cut=2.0), NanochatConfig(type="nanochat")][seed % 3]
     assert verify_weights(*build(scheme, seed)) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_small_uncut_normals_are_clean(seed: int) -> None:
+    """Of few elements the sample's kurtosis is far from normal itself."""
+    config = DecoderConfig.model_validate({"d_model": 16, "n_layers": 4, "vocab_size": 40, "mixer": {"n_heads": 2}})
+    planned = plan_model(config, GPT2Config(type="gpt2"))
+    assert verify_weights(materialise(planned, seed=seed, device=torch.device("cpu")), planned.plan) == []
+
+
+def test_a_key_used_twice_for_matrices_of_different_widths() -> None:
+    model, plan = build(LinguaConfig())
+    key, down = plan[O_PROJ].site, plan[DOWN]
+    with torch.no_grad():
+        fill(model.get_parameter(DOWN), Entry(key, down.rule), seed=0)
+    assert {(f.parameter, f.test) for f in verify_weights(model, plan)} == {(O_PROJ, "correlation")}
+
+
+def test_a_rank_sends_sketches_and_not_weights(monkeypatch) -> None:
+    """And ranks may hold different parameters, as stages of a pipeline do."""
+    model, plan = build(LinguaConfig())
+    sent = []
+
+    def from_all_ranks(mine: dict) -> list[dict]:
+        sent.append(mine)
+        names = list(mine)
+        return [{n: mine[n] for n in names[:10]}, {n: mine[n] for n in names[10:]}]
+
+    monkeypatch.setattr("isogloss.init.verify.from_all_ranks", from_all_ranks)
+    assert verify_weights(model, plan) == []
+    assert len(pickle.dumps(sent[0])) < 0.5 * sum(4 * p.numel() for p in model.parameters())
 
 
 def test_the_defect_that_this_library_began_with() -> None:

@@ -27,7 +27,7 @@ from isogloss.nn.roles import declared_tensors
 
 # Elements at a time: temporaries of 4 MiB. Smaller ones suffer where threads have to wait for busy cores.
 BLOCK = 2**18
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
 
 class ReplicasDifferError(ValueError):
@@ -81,7 +81,10 @@ def _part(tensor: Tensor) -> _Part:
 def _sums(local: Tensor, offset: tuple[int, ...]) -> Int[Tensor, "2"]:
     while local.ndim < 2:
         local, offset = local[None], (0, *offset)
-    bits = local.flatten(0, -2).view(_INTEGERS[local.element_size()])
+    # Wider types as several numbers of 32 bits: of the highest of 64, a sum modulo 2^64 sees next to nothing.
+    width = max(1, local.element_size() // 4)
+    bits = local.flatten(0, -2).contiguous().view(_INTEGERS[min(4, local.element_size())])
+    offset = (*offset[:-1], offset[-1] * width)
     sums = torch.zeros(2, dtype=torch.int64, device=bits.device)
     n_columns = max(1, min(bits.shape[1], BLOCK))  # a rank may hold nothing
     n_rows = max(1, BLOCK // n_columns)

@@ -15,6 +15,8 @@ from torch import Tensor
 FAMILY_WISE_ERROR = 1e-3
 SKETCH = 4096
 """Elements of each parameter whose correlation with the others' is taken."""
+CORNER = 64
+"""The same for sharded parameters: rows and columns of a corner."""
 CHUNK = 2**22
 
 
@@ -53,13 +55,39 @@ class Correlated:
 
 
 def correlated_pairs(sketches: Mapping[str, Tensor], threshold: float) -> Iterator[Correlated]:
-    """Among the beginnings of parameters of mean 0, in pairs, over as many elements as both have; ``z = sqrt(n) r``."""
-    for length in {len(sketch) for sketch in sketches.values()}:
-        names = [name for name, sketch in sketches.items() if len(sketch) >= length]
-        x = torch.nan_to_num(torch.stack([sketches[name][:length] for name in names]).double())
-        x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-300)
-        z = (x @ x.T).tril(-1) * math.sqrt(length)
-        for i, j in (z.abs() > threshold).nonzero().tolist():
-            a, b, found = names[j], names[i], float(z[i, j])
-            if min(len(sketches[a]), len(sketches[b])) == length:
-                yield Correlated(b, a, found / math.sqrt(length), found)
+    """Among sketches of parameters of mean 0, in pairs, over the elements that both have; ``z = sqrt(n) r``.
+
+    Args:
+        sketches: vectors, with NaN for elements that a parameter does not have; short ones end in such.
+        threshold: of z.
+    """
+    names = list(sketches)
+    x = torch.nn.utils.rnn.pad_sequence(
+        [sketches[name].double() for name in names], batch_first=True, padding_value=math.nan
+    )
+    has = (~x.isnan()).double()
+    x = x.nan_to_num(0.0)
+    n, squares = has @ has.T, x.square() @ has.T
+    r = (x @ x.T) / (squares * squares.T).sqrt().clamp_min(1e-300)
+    z = (n.sqrt() * r).tril(-1)
+    for i, j in (z.abs() > threshold).nonzero().tolist():
+        yield Correlated(names[i], names[j], float(r[i, j]), float(z[i, j]))
+
+
+def corner(local: Tensor, offset: tuple[int, ...]) -> Tensor:
+    """The top left corner of a matrix, ``CORNER`` squared, flat; NaN where there is nothing, or another rank holds it.
+
+    By row and column, as the generator counts: a key used twice shows between matrices of different widths. Of more
+    dimensions the first matrix, of fewer a column.
+    """
+    found = torch.full((CORNER, CORNER), math.nan)
+    while local.ndim > 2 and local.numel():
+        if offset[0]:
+            return found.flatten()
+        local, offset = local[0], offset[1:]
+    matrix = (local if local.ndim == 2 else local.reshape(-1, 1)).detach()
+    top, left = (*offset, 0, 0)[:2]
+    part = matrix[: max(0, CORNER - top), : max(0, CORNER - left)]
+    if part.numel():
+        found[top : top + part.shape[0], left : left + part.shape[1]] = part.float().cpu()
+    return found.flatten()

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from isogloss.init.apply import from_all_ranks, local_part
 from isogloss.init.plan import Entry
-from isogloss.init.repetition import CHUNK, SKETCH, correlated_pairs, n_repeated, row_hashes, sidak
-from isogloss.init.rules import Constant
+from isogloss.init.repetition import CHUNK, corner, correlated_pairs, n_repeated, row_hashes, sidak
+from isogloss.init.rules import Constant, Normal
 from isogloss.init.signals import Signals
 from isogloss.nn.roles import declared_tensors
 
@@ -62,7 +62,8 @@ class Piece:
     smallest: float
     digest: bytes
     rows: Tensor
-    sketch: Tensor
+    corner: Tensor
+    eps: float
 
 
 @torch.no_grad()
@@ -71,23 +72,31 @@ def verify_weights(model: nn.Module, plan: Mapping[str, Entry]) -> list[Finding]
 
     A collective call in a process group: every rank gets the same findings, and replicas are compared.
     """
-    tensors = {site.name: tensor for site, tensor in declared_tensors(model)}
-    mine = {name: _piece(tensor) for name, tensor in tensors.items()}
+    mine = {site.name: _piece(tensor) for site, tensor in declared_tensors(model)}
     everyone = from_all_ranks(mine)
+    names = list(dict.fromkeys(name for ranks in everyone for name in ranks))  # pipeline stages hold some each
     findings: list[Finding] = []
-    random = [name for name in tensors if not isinstance(plan[name].rule, Constant)]
+    random = [name for name in names if not isinstance(plan[name].rule, Constant)]
     n_tests = 3 * len(random) + len(random) * (len(random) - 1) // 2
     threshold = sidak(n_tests)
     whole: dict[str, list[Piece]] = {}
-    for name, tensor in tensors.items():
-        pieces = [ranks[name] for ranks in everyone if ranks[name].n]
+    for name in names:
+        pieces = [ranks[name] for ranks in everyone if name in ranks and ranks[name].n]
         findings += _replicas(name, pieces)
         whole[name] = list({piece.offset: piece for piece in pieces}.values())
-        findings += _moments(plan[name], whole[name], threshold, torch.finfo(tensor.dtype).eps)
+        findings += _moments(plan[name], whole[name], threshold)
     for name in random:
         findings += _repetitions(name, whole[name], plan[name].rule.effective_std)
-    findings += _correlations({name: whole[name][0].sketch for name in random}, threshold)
+    findings += _correlations({name: _joined(whole[name]) for name in random}, threshold)
     return findings
+
+
+def _joined(pieces: Sequence[Piece]) -> Tensor:
+    """The corner of a parameter from those of its pieces."""
+    found = pieces[0].corner
+    for piece in pieces[1:]:
+        found = torch.where(found.isnan(), piece.corner, found)
+    return found
 
 
 def _piece(tensor: Tensor) -> Piece:
@@ -111,7 +120,8 @@ def _piece(tensor: Tensor) -> Piece:
         smallest,
         digest.digest(),
         row_hashes(local),
-        flat[:SKETCH].float().cpu(),
+        corner(local, offset),
+        torch.finfo(tensor.dtype).eps,
     )
 
 
@@ -123,7 +133,7 @@ def _replicas(name: str, pieces: Sequence[Piece]) -> Iterator[Finding]:
             return
 
 
-def _moments(entry: Entry, pieces: Sequence[Piece], threshold: float, eps: float) -> Iterator[Finding]:
+def _moments(entry: Entry, pieces: Sequence[Piece], threshold: float) -> Iterator[Finding]:
     name, rule, n = entry.site.name, entry.rule, sum(piece.n for piece in pieces)
     if n_bad := sum(piece.n_bad for piece in pieces):
         yield Finding(name, "finite", f"{n_bad} of {n} elements are not finite")
@@ -154,13 +164,32 @@ def _moments(entry: Entry, pieces: Sequence[Piece], threshold: float, eps: float
     if abs(z) > threshold:
         yield Finding(name, "mean", f"mean {s1 / n:.3g} with std {std:.3g}, planned 0: z = {z:.1f}")
     kurtosis = n * s4 / s2**2
-    z = (kurtosis - rule.kurtosis) / math.sqrt(24 / n)
+    uncut = isinstance(rule, Normal) and rule.cut is None
+    z = _kurtosis_of_a_normal(kurtosis, n) if uncut else (kurtosis - rule.kurtosis) / math.sqrt(24 / n)
     if abs(z) > threshold:
         yield Finding(
             name, "kurtosis", f"kurtosis {kurtosis:.3f}, planned {rule.kurtosis:.3f}: another distribution, z = {z:.1f}"
         )
-    if (found := max(largest, -smallest)) > rule.bound * (1 + 2 * eps):
+    if (found := max(largest, -smallest)) > rule.bound * (1 + 2 * pieces[0].eps):
         yield Finding(name, "bounds", f"an element of {found:.5g}, planned within {rule.bound:.5g}")
+
+
+def _kurtosis_of_a_normal(kurtosis: float, n: int) -> float:
+    """The z of a sample kurtosis under normality, whose own distribution is skewed to thousands of elements.
+
+    Anscombe and Glynn 1983, "Distribution of the kurtosis statistic b2 for normal samples". Bounded distributions have
+    no such tail: ``sqrt(24 / n)`` is more than their error.
+    """
+    if n < 20:
+        return 0.0
+    mean, variance = 3 * (n - 1) / (n + 1), 24 * n * (n - 2) * (n - 3) / ((n + 1) ** 2 * (n + 3) * (n + 5))
+    x = (kurtosis - mean) / math.sqrt(variance)
+    skew = 6 * (n * n - 5 * n + 2) / ((n + 7) * (n + 9)) * math.sqrt(6 * (n + 3) * (n + 5) / (n * (n - 2) * (n - 3)))
+    a = 6 + 8 / skew * (2 / skew + math.sqrt(1 + 4 / skew**2))
+    below = 1 + x * math.sqrt(2 / (a - 4))
+    if below <= 0:
+        return -math.inf
+    return (1 - 2 / (9 * a) - ((1 - 2 / a) / below) ** (1 / 3)) / math.sqrt(2 / (9 * a))
 
 
 def _repetitions(name: str, pieces: Sequence[Piece], std: float) -> Iterator[Finding]:
