@@ -327,6 +327,26 @@ def test_a_model_that_only_its_constructor_initialises(forgotten: bool) -> None:
     assert "constructor" in found.remarks[0]
 
 
+def test_reset_parameters_is_no_init_of_the_whole_model() -> None:
+    """By PyTorch's convention it fills what its module holds itself, as FSDP relies on: here positions."""
+
+    class Positions(ByConstructor):
+        def __init__(self, n_layers: int) -> None:
+            super().__init__(n_layers, forgotten=False)
+            self.positions = nn.Parameter(torch.empty(32, D))
+            self.reset_parameters()
+
+        def reset_parameters(self) -> None:
+            normal(self.positions, 0.02)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return super().forward(tokens) + 0 * self.positions.sum()
+
+    found = audit(Factory("positions", lambda n_layers=3: Positions(n_layers), {}))
+    assert found.findings == []
+    assert "constructor" in found.remarks[0]
+
+
 def test_without_a_depth_or_an_embedding_it_says_what_it_cannot_see() -> None:
     found = audit(Factory("fixed", lambda: Decoder(2), {}))
     assert found.findings == []
