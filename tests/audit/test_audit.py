@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from isogloss.audit.audit import Audit, audit
+from isogloss.audit.depth import Scaling
 from isogloss.audit.expectation import find_scheme
 from isogloss.audit.factory import Factory
 from isogloss.audit.findings import Severity
-from models_of_audit import D, Decoder, normal, sound
+from isogloss.build import build_model
+from isogloss.config.base import UserError
+from isogloss.models.decoder import DecoderConfig
+from models_of_audit import HEADS, HIDDEN, VOCABULARY, D, Decoder, normal, sound
 
 Defect = Callable[[Decoder], None]
 
@@ -192,6 +196,54 @@ def test_writers_without_depth_are_a_note_with_the_growth_that_comes_of_it() -> 
     assert not found.failed
 
 
+def writers_inverted(model: Decoder) -> None:
+    """Multiplied by sqrt(2 L) where it should be divided."""
+    sound(model)
+    for layer in model.layers:
+        normal(layer.ffn.w2.weight, 0.1 * math.sqrt(2 * len(model.layers)))
+
+
+def writers_grow_by_layer(model: Decoder) -> None:
+    sound(model)
+    for i, layer in enumerate(model.layers):
+        normal(layer.mixer.o.weight, 0.05 * math.sqrt(2 * (i + 1)))
+
+
+def readers_grow(model: Decoder) -> None:
+    sound(model)
+    for layer in model.layers:
+        normal(layer.mixer.v.weight, 0.05 * math.sqrt(2 * len(model.layers)))
+
+
+@pytest.mark.parametrize(
+    ("defect", "expected", "evidence"),
+    [
+        (writers_inverted, ("I02", "error", "layers.*.ffn.w2.weight"), "as L^0.5"),
+        (writers_grow_by_layer, ("I02", "error", "layers.*.mixer.o.weight"), "std grows with the layer as (l+1)^0."),
+        (readers_grow, ("I01", "error", "layers.*.mixer.v.weight"), "as L^0.5"),
+    ],
+)
+def test_what_grows_with_depth_is_an_error(defect: Defect, expected: tuple[str, str, str], evidence: str) -> None:
+    found = [f for f in look(defect).findings if f.code != "I08"]
+    assert [(f.code, f.severity, f.parameter) for f in found] == [expected]
+    assert evidence in found[0].evidence
+    assert "at any depth" not in found[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ((0.001, 0.002), "std 0.1 at any depth"),
+        ((0.02, 0.002), "std 0.1 with 3 layers and 0.102 with 6: 1.0202 +- 0.0020"),  # certain, though small
+        ((0.3, 0.2), "std 0.1 with 3 layers and 0.135 with 6: 1.3499 +- 0.2700"),  # large, though uncertain
+    ],
+)
+def test_a_std_is_the_same_at_any_depth_only_where_that_was_measured(change: tuple[float, float], text: str) -> None:
+    scaling = Scaling(0.1, change, None)
+    assert scaling.trend((3, 6), 4.0) is None
+    assert scaling.constancy((3, 6), 4.0) == text
+
+
 def test_one_of_two_writers_by_depth_is_a_warning() -> None:
     def half(model: Decoder) -> None:
         sound(model)
@@ -364,6 +416,41 @@ def test_a_forward_pass_that_fails_leaves_the_rest() -> None:
     found = audit(Factory("broken", lambda n_layers=2: Broken(n_layers), {}))
     assert found.findings == []
     assert any("not today" in remark for remark in found.remarks)
+
+
+def ours(scheme: str, norm: str) -> Factory:
+    def build(n_layers: int = 3) -> nn.Module:
+        sizes = {"d_model": D, "n_layers": n_layers, "vocab_size": VOCABULARY, "norm": norm}
+        parts = {"mixer": {"n_heads": HEADS}, "ffn": {"type": "swiglu", "d_ff": HIDDEN}}
+        config = DecoderConfig.model_validate(sizes | parts)
+        return build_model(config, find_scheme(scheme), seed=n_layers, device=torch.device("cpu"))
+
+    return Factory(scheme, build, {})
+
+
+def test_deepnorm_is_a_note_where_norms_follow_additions() -> None:
+    found = audit(ours("deepnorm", "post"), find_scheme("deepnorm"))
+    assert {(f.code, f.severity) for f in found.findings} == {("I01", "note")}
+    assert {f.parameter for f in found.findings} == {
+        f"layers.*.{name}_proj.weight" for name in ("mixer.v", "ffn.gate", "ffn.up")
+    }
+    assert all("DeepNorm" in f.expected for f in found.findings)
+    assert not found.failed
+
+
+def test_other_scales_are_no_deepnorm() -> None:
+    assert {f.code for f in audit(ours("lingua", "post")).findings if f.severity != Severity.NOTE} == set()
+    faulty = audit(ours("lingua_before", "post"))  # L^-1/2
+    assert ("I01", "layers.*.mixer.v_proj.weight") in grave(faulty)
+
+    def quarter(model: Decoder) -> None:
+        sound(model)
+        for layer in model.layers:
+            normal(layer.mixer.v.weight, 0.1 * len(model.layers) ** -0.25)
+
+    assert grave(look(quarter)) == {("I01", "layers.*.mixer.v.weight")}  # pre-norm
+    with pytest.raises(UserError, match="post-norm"):
+        audit(ours("lingua", "pre"), find_scheme("deepnorm"))
 
 
 def test_what_a_scheme_expects() -> None:

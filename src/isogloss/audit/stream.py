@@ -87,12 +87,13 @@ class Norm:
 
 @dataclass(frozen=True)
 class WriteToStream:
-    """One addition to the stream: by whom, how large both are, and whether what is added was normed."""
+    """One addition to the stream: by whom, how large both are, and which of the two was normed just before."""
 
     writers: frozenset[str]
     stream: float
     write: float
     normed: bool
+    stream_normed: bool
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,11 @@ class Trace:
     def writers(self) -> frozenset[str]:
         """Every parameter that writes to the stream."""
         return frozenset().union(*(write.writers for write in self.writes))
+
+    @property
+    def is_post_norm(self) -> bool:
+        """Whether the stream itself is normed between additions; before the first, the embedding's norm may stand."""
+        return len(self.writes) > 1 and all(write.stream_normed for write in self.writes[1:])
 
     @property
     def readers(self) -> frozenset[str]:
@@ -182,7 +188,7 @@ class StreamTracer(TorchDispatchMode):
         tags = [tag for x in inputs if (tag := self.tag(x)) is not None]
         name = func._schema.name.removeprefix("aten::")
         base = name.rstrip("_") if not name.endswith("__") else name
-        write = self._residual(base, args, inputs) if base == "add" else None
+        write = self._residual(inputs) if base == "add" else None
         out = func(*args, **kwargs)
         given = {storage_of(x) for x in inputs}
         outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
@@ -191,8 +197,7 @@ class StreamTracer(TorchDispatchMode):
             return out  # a view
         new = self._made(base, args, kwargs, inputs, tags, outputs)
         if write is not None:
-            sources, normed, before = write
-            self.trace.writes.append(WriteToStream(sources, rms(outputs[0]), before, normed))
+            self.trace.writes.append(write(rms(outputs[0])))
             new = Tag(live=True)
         for x in outputs:
             # Which tokens an expert is given is no part of what it is given: integers carry no tag.
@@ -202,19 +207,22 @@ class StreamTracer(TorchDispatchMode):
                 self.tags.pop(storage_of(x), None)
         return out
 
-    def _residual(self, base: str, args: tuple[Any, ...], inputs: list[Tensor]) -> Any:
-        """Writers, whether their output is normed, and its size, where an addition is one to the stream."""
+    def _residual(self, inputs: list[Tensor]) -> Callable[[float], WriteToStream] | None:
+        """Where an addition is one to the stream, what it is, given the size of the sum."""
         if len(inputs) != 2 or inputs[0].shape != inputs[1].shape:
             return None
         a, b = (self.tag(x) for x in inputs)
         if a is None or b is None or a.is_stream == b.is_stream or not (a.live and b.live):
             return None
-        written, x = (b, inputs[1]) if a.is_stream else (a, inputs[0])
+        stream, written, x = (a, b, inputs[1]) if a.is_stream else (b, a, inputs[0])
         wide = {s for s in written.sources if self.trace.products[s].n_out == x.shape[-1]}
         wide = {s for s in wide if not self.trace.products[s].reads_stream} or wide
         if not wide:
             return None
-        return frozenset(wide), "normed" in written.marks, rms(x)
+        size = rms(x)
+        return lambda total: WriteToStream(
+            frozenset(wide), total, size, "normed" in written.marks, "normed" in stream.marks
+        )
 
     def _made(
         self,
