@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isogloss.audit.audit import Audit, audit
@@ -12,6 +13,7 @@ from isogloss.audit.depth import Scaling
 from isogloss.audit.expectation import find_scheme
 from isogloss.audit.factory import Factory
 from isogloss.audit.findings import Severity
+from isogloss.audit.stream import trace
 from isogloss.build import build_model
 from isogloss.config.base import UserError
 from isogloss.models.decoder import DecoderConfig
@@ -310,6 +312,99 @@ def test_an_offset_gain_of_one_is_two() -> None:
     found = look(then(lambda m: [nn.init.ones_(layer.norm2.weight) for layer in m.layers]), offset=1.0)
     assert grave(found) == {("I09", "layers.*.norm2")}
     assert found.findings[0].evidence == "effective gain 2"
+
+
+def mean_square(x: Tensor) -> Tensor:
+    return x.square().mean(-1, keepdim=True) + 1e-6
+
+
+NORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "x rsqrt w": lambda x, w: x * torch.rsqrt(mean_square(x)) * w,
+    "w x rsqrt": lambda x, w: w * x * torch.rsqrt(mean_square(x)),
+    "x / sqrt w": lambda x, w: x / torch.sqrt(mean_square(x)) * w,
+    "w x / sqrt": lambda x, w: w * x / torch.sqrt(mean_square(x)),
+    "x / sqrt, cast": lambda x, w: w * (x.double() / mean_square(x.double()).sqrt()).float(),
+    "x (1 / sqrt) w": lambda x, w: x * (1 / torch.sqrt(mean_square(x))) * w,
+    "x pow w": lambda x, w: w * (x * mean_square(x).pow(-0.5)),
+    "x / std w": lambda x, w: w * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6),
+}
+
+
+@pytest.mark.parametrize("form", NORMS.values(), ids=NORMS.keys())
+def test_a_norm_is_known_in_every_form(form: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(D))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return form(x, self.weight)
+
+    def build(gain: float) -> Callable[[int], Decoder]:
+        def made(n_layers: int = 3) -> Decoder:
+            model = Decoder(n_layers)
+            for layer in model.layers:
+                layer.norm2 = Written()
+            model.defect = then(lambda m: [nn.init.constant_(layer.norm2.weight, gain) for layer in m.layers])
+            return model
+
+        return made
+
+    assert grave(audit(Factory("sound", build(1.0), {}))) == set()
+    found = audit(Factory("loud", build(5.0), {}))
+    assert grave(found) == {("I09", "layers.*.norm2")}
+    assert found.findings[0].evidence == "effective gain 5"
+
+
+def test_an_epsilon_under_a_root() -> None:
+    class Written(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / torch.sqrt(x.square().mean(-1, keepdim=True) + 0.5)
+
+    def build(n_layers: int = 3) -> Decoder:
+        model = Decoder(n_layers)
+        model.layers[0].norm1 = Written()
+        return model
+
+    (found,) = [f for f in audit(Factory("large", build, {})).findings if f.code == "I14"]
+    assert found.parameter == "layers.0.norm1"
+    assert found.evidence.startswith("epsilon 0.5 is 0.5")
+
+
+def test_attention_logits_are_those_that_the_mask_shows_in_every_form() -> None:
+    """A key far beyond others, which only the last query sees."""
+    seen = torch.ones(8, 8, dtype=torch.bool).tril()
+    bias = torch.zeros(8, 8).masked_fill(~seen, -math.inf)
+
+    class Attend(nn.Module):
+        def __init__(self, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+            super().__init__()
+            self.embedding, self.q, self.k = nn.Embedding(8, 48), nn.Linear(48, 48), nn.Linear(48, 48)
+            self.how = how
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            h = self.embedding(tokens)
+            return self.how(*(w(h).unflatten(-1, (3, 16)).transpose(1, 2) for w in (self.q, self.k)))
+
+    forms = {
+        "causal": lambda q, k: F.scaled_dot_product_attention(q, k, k, is_causal=True),
+        "bool": lambda q, k: F.scaled_dot_product_attention(q, k, k, seen),
+        "bias": lambda q, k: F.scaled_dot_product_attention(q, k, k, bias),
+        "eager": lambda q, k: (q @ k.mT / 4 + bias).softmax(-1) @ k,
+    }
+    tokens = torch.arange(8)[None].repeat(2, 1)
+    found = {}
+    for name, how in forms.items():
+        torch.manual_seed(1)
+        model = Attend(how)
+        with torch.no_grad():
+            model.embedding.weight[-1] *= 20
+        found[name] = trace(model, lambda model=model: model(tokens)).attention[""]
+    with torch.no_grad():
+        q, k = (w(model.embedding(tokens)).unflatten(-1, (3, 16)).transpose(1, 2) for w in (model.q, model.k))
+        logits = q @ k.mT / 4
+    assert found == pytest.approx(dict.fromkeys(forms, float(logits[..., seen].std())), rel=1e-5)
+    assert float(logits.std()) != pytest.approx(found["causal"], rel=0.1)
 
 
 def test_a_decay_without_its_inverse_softplus() -> None:

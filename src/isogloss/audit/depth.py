@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isogloss.audit.findings import Finding, Severity, kind_of, layer_of
 from isogloss.audit.roles import infer_roles
-from isogloss.audit.stream import Trace
+from isogloss.audit.trace import Trace
 from isogloss.init.repetition import CHUNK, sidak
 from isogloss.nn.roles import Role
 
