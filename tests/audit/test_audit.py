@@ -356,6 +356,17 @@ def test_a_norm_is_known_in_every_form(form: Callable[[Tensor, Tensor], Tensor])
     assert found.findings[0].evidence == "effective gain 5"
 
 
+def test_a_power_of_many_exponents_is_no_root() -> None:
+    class Powers(Decoder):
+        def forward(self, tokens: Tensor) -> Tensor:
+            logits = super().forward(tokens)
+            return logits + 0 * logits.sigmoid().pow(torch.arange(1.0, VOCABULARY + 1))
+
+    found = audit(Factory("powers", lambda n_layers=3: Powers(n_layers), {}))
+    assert found.findings == []
+    assert found.remarks == []
+
+
 def test_an_epsilon_under_a_root() -> None:
     class Written(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -190,7 +190,8 @@ def _is_positive(x: Any) -> bool:
 
 def _roots(base: str, named: dict[str, Any], marks: set[str]) -> set[str]:
     """The mark of an operation that takes a root, or the inverse of one."""
-    exponent = named.get("exponent") if base == "pow" else None
+    exponent = named.get("exponent")
+    exponent = exponent if isinstance(exponent, int | float) else None  # a tensor is no root
     if base == "rsqrt" or exponent == -0.5 or (base == "reciprocal" and "root" in marks):
         return {"inverse_root"}
     return {"root"} if base in ("sqrt", "std") or exponent == 0.5 else set()
