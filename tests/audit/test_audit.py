@@ -5,13 +5,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isogloss.audit.audit import Audit, audit
+from isogloss.audit.depth import Scaling
 from isogloss.audit.expectation import find_scheme
 from isogloss.audit.factory import Factory
 from isogloss.audit.findings import Severity
-from models_of_audit import D, Decoder, normal, sound
+from isogloss.audit.stream import trace
+from isogloss.build import build_model
+from isogloss.config.base import UserError
+from isogloss.models.decoder import DecoderConfig
+from models_of_audit import HEADS, HIDDEN, VOCABULARY, D, Decoder, normal, sound
 
 Defect = Callable[[Decoder], None]
 
@@ -192,6 +198,54 @@ def test_writers_without_depth_are_a_note_with_the_growth_that_comes_of_it() -> 
     assert not found.failed
 
 
+def writers_inverted(model: Decoder) -> None:
+    """Multiplied by sqrt(2 L) where it should be divided."""
+    sound(model)
+    for layer in model.layers:
+        normal(layer.ffn.w2.weight, 0.1 * math.sqrt(2 * len(model.layers)))
+
+
+def writers_grow_by_layer(model: Decoder) -> None:
+    sound(model)
+    for i, layer in enumerate(model.layers):
+        normal(layer.mixer.o.weight, 0.05 * math.sqrt(2 * (i + 1)))
+
+
+def readers_grow(model: Decoder) -> None:
+    sound(model)
+    for layer in model.layers:
+        normal(layer.mixer.v.weight, 0.05 * math.sqrt(2 * len(model.layers)))
+
+
+@pytest.mark.parametrize(
+    ("defect", "expected", "evidence"),
+    [
+        (writers_inverted, ("I02", "error", "layers.*.ffn.w2.weight"), "as L^0.5"),
+        (writers_grow_by_layer, ("I02", "error", "layers.*.mixer.o.weight"), "std grows with the layer as (l+1)^0."),
+        (readers_grow, ("I01", "error", "layers.*.mixer.v.weight"), "as L^0.5"),
+    ],
+)
+def test_what_grows_with_depth_is_an_error(defect: Defect, expected: tuple[str, str, str], evidence: str) -> None:
+    found = [f for f in look(defect).findings if f.code != "I08"]
+    assert [(f.code, f.severity, f.parameter) for f in found] == [expected]
+    assert evidence in found[0].evidence
+    assert "at any depth" not in found[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ((0.001, 0.002), "std 0.1 at any depth"),
+        ((0.02, 0.002), "std 0.1 with 3 layers and 0.102 with 6: 1.0202 +- 0.0020"),  # certain, though small
+        ((0.3, 0.2), "std 0.1 with 3 layers and 0.135 with 6: 1.3499 +- 0.2700"),  # large, though uncertain
+    ],
+)
+def test_a_std_is_the_same_at_any_depth_only_where_that_was_measured(change: tuple[float, float], text: str) -> None:
+    scaling = Scaling(0.1, change, None)
+    assert scaling.trend((3, 6), 4.0) is None
+    assert scaling.constancy((3, 6), 4.0) == text
+
+
 def test_one_of_two_writers_by_depth_is_a_warning() -> None:
     def half(model: Decoder) -> None:
         sound(model)
@@ -258,6 +312,110 @@ def test_an_offset_gain_of_one_is_two() -> None:
     found = look(then(lambda m: [nn.init.ones_(layer.norm2.weight) for layer in m.layers]), offset=1.0)
     assert grave(found) == {("I09", "layers.*.norm2")}
     assert found.findings[0].evidence == "effective gain 2"
+
+
+def mean_square(x: Tensor) -> Tensor:
+    return x.square().mean(-1, keepdim=True) + 1e-6
+
+
+NORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "x rsqrt w": lambda x, w: x * torch.rsqrt(mean_square(x)) * w,
+    "w x rsqrt": lambda x, w: w * x * torch.rsqrt(mean_square(x)),
+    "x / sqrt w": lambda x, w: x / torch.sqrt(mean_square(x)) * w,
+    "w x / sqrt": lambda x, w: w * x / torch.sqrt(mean_square(x)),
+    "x / sqrt, cast": lambda x, w: w * (x.double() / mean_square(x.double()).sqrt()).float(),
+    "x (1 / sqrt) w": lambda x, w: x * (1 / torch.sqrt(mean_square(x))) * w,
+    "x pow w": lambda x, w: w * (x * mean_square(x).pow(-0.5)),
+    "x / std w": lambda x, w: w * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6),
+}
+
+
+@pytest.mark.parametrize("form", NORMS.values(), ids=NORMS.keys())
+def test_a_norm_is_known_in_every_form(form: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(D))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return form(x, self.weight)
+
+    def build(gain: float) -> Callable[[int], Decoder]:
+        def made(n_layers: int = 3) -> Decoder:
+            model = Decoder(n_layers)
+            for layer in model.layers:
+                layer.norm2 = Written()
+            model.defect = then(lambda m: [nn.init.constant_(layer.norm2.weight, gain) for layer in m.layers])
+            return model
+
+        return made
+
+    assert grave(audit(Factory("sound", build(1.0), {}))) == set()
+    found = audit(Factory("loud", build(5.0), {}))
+    assert grave(found) == {("I09", "layers.*.norm2")}
+    assert found.findings[0].evidence == "effective gain 5"
+
+
+def test_a_power_of_many_exponents_is_no_root() -> None:
+    class Powers(Decoder):
+        def forward(self, tokens: Tensor) -> Tensor:
+            logits = super().forward(tokens)
+            return logits + 0 * logits.sigmoid().pow(torch.arange(1.0, VOCABULARY + 1))
+
+    found = audit(Factory("powers", lambda n_layers=3: Powers(n_layers), {}))
+    assert found.findings == []
+    assert found.remarks == []
+
+
+def test_an_epsilon_under_a_root() -> None:
+    class Written(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / torch.sqrt(x.square().mean(-1, keepdim=True) + 0.5)
+
+    def build(n_layers: int = 3) -> Decoder:
+        model = Decoder(n_layers)
+        model.layers[0].norm1 = Written()
+        return model
+
+    (found,) = [f for f in audit(Factory("large", build, {})).findings if f.code == "I14"]
+    assert found.parameter == "layers.0.norm1"
+    assert found.evidence.startswith("epsilon 0.5 is 0.5")
+
+
+def test_attention_logits_are_those_that_the_mask_shows_in_every_form() -> None:
+    """A key far beyond others, which only the last query sees."""
+    seen = torch.ones(8, 8, dtype=torch.bool).tril()
+    bias = torch.zeros(8, 8).masked_fill(~seen, -math.inf)
+
+    class Attend(nn.Module):
+        def __init__(self, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+            super().__init__()
+            self.embedding, self.q, self.k = nn.Embedding(8, 48), nn.Linear(48, 48), nn.Linear(48, 48)
+            self.how = how
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            h = self.embedding(tokens)
+            return self.how(*(w(h).unflatten(-1, (3, 16)).transpose(1, 2) for w in (self.q, self.k)))
+
+    forms = {
+        "causal": lambda q, k: F.scaled_dot_product_attention(q, k, k, is_causal=True),
+        "bool": lambda q, k: F.scaled_dot_product_attention(q, k, k, seen),
+        "bias": lambda q, k: F.scaled_dot_product_attention(q, k, k, bias),
+        "eager": lambda q, k: (q @ k.mT / 4 + bias).softmax(-1) @ k,
+    }
+    tokens = torch.arange(8)[None].repeat(2, 1)
+    found = {}
+    for name, how in forms.items():
+        torch.manual_seed(1)
+        model = Attend(how)
+        with torch.no_grad():
+            model.embedding.weight[-1] *= 20
+        found[name] = trace(model, lambda model=model: model(tokens)).attention[""]
+    with torch.no_grad():
+        q, k = (w(model.embedding(tokens)).unflatten(-1, (3, 16)).transpose(1, 2) for w in (model.q, model.k))
+        logits = q @ k.mT / 4
+    assert found == pytest.approx(dict.fromkeys(forms, float(logits[..., seen].std())), rel=1e-5)
+    assert float(logits.std()) != pytest.approx(found["causal"], rel=0.1)
 
 
 def test_a_decay_without_its_inverse_softplus() -> None:
@@ -327,6 +485,26 @@ def test_a_model_that_only_its_constructor_initialises(forgotten: bool) -> None:
     assert "constructor" in found.remarks[0]
 
 
+def test_reset_parameters_is_no_init_of_the_whole_model() -> None:
+    """By PyTorch's convention it fills what its module holds itself, as FSDP relies on: here positions."""
+
+    class Positions(ByConstructor):
+        def __init__(self, n_layers: int) -> None:
+            super().__init__(n_layers, forgotten=False)
+            self.positions = nn.Parameter(torch.empty(32, D))
+            self.reset_parameters()
+
+        def reset_parameters(self) -> None:
+            normal(self.positions, 0.02)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return super().forward(tokens) + 0 * self.positions.sum()
+
+    found = audit(Factory("positions", lambda n_layers=3: Positions(n_layers), {}))
+    assert found.findings == []
+    assert "constructor" in found.remarks[0]
+
+
 def test_without_a_depth_or_an_embedding_it_says_what_it_cannot_see() -> None:
     found = audit(Factory("fixed", lambda: Decoder(2), {}))
     assert found.findings == []
@@ -344,6 +522,41 @@ def test_a_forward_pass_that_fails_leaves_the_rest() -> None:
     found = audit(Factory("broken", lambda n_layers=2: Broken(n_layers), {}))
     assert found.findings == []
     assert any("not today" in remark for remark in found.remarks)
+
+
+def ours(scheme: str, norm: str) -> Factory:
+    def build(n_layers: int = 3) -> nn.Module:
+        sizes = {"d_model": D, "n_layers": n_layers, "vocab_size": VOCABULARY, "norm": norm}
+        parts = {"mixer": {"n_heads": HEADS}, "ffn": {"type": "swiglu", "d_ff": HIDDEN}}
+        config = DecoderConfig.model_validate(sizes | parts)
+        return build_model(config, find_scheme(scheme), seed=n_layers, device=torch.device("cpu"))
+
+    return Factory(scheme, build, {})
+
+
+def test_deepnorm_is_a_note_where_norms_follow_additions() -> None:
+    found = audit(ours("deepnorm", "post"), find_scheme("deepnorm"))
+    assert {(f.code, f.severity) for f in found.findings} == {("I01", "note")}
+    assert {f.parameter for f in found.findings} == {
+        f"layers.*.{name}_proj.weight" for name in ("mixer.v", "ffn.gate", "ffn.up")
+    }
+    assert all("DeepNorm" in f.expected for f in found.findings)
+    assert not found.failed
+
+
+def test_other_scales_are_no_deepnorm() -> None:
+    assert {f.code for f in audit(ours("lingua", "post")).findings if f.severity != Severity.NOTE} == set()
+    faulty = audit(ours("lingua_before", "post"))  # L^-1/2
+    assert ("I01", "layers.*.mixer.v_proj.weight") in grave(faulty)
+
+    def quarter(model: Decoder) -> None:
+        sound(model)
+        for layer in model.layers:
+            normal(layer.mixer.v.weight, 0.1 * len(model.layers) ** -0.25)
+
+    assert grave(look(quarter)) == {("I01", "layers.*.mixer.v.weight")}  # pre-norm
+    with pytest.raises(UserError, match="post-norm"):
+        audit(ours("lingua", "pre"), find_scheme("deepnorm"))
 
 
 def test_what_a_scheme_expects() -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from isogloss import cli
+from isogloss.audit.audit import Audit, Row
+from isogloss.audit.findings import Finding, Severity
+from isogloss.audit.report import as_markdown
 
 FACTORIES = """
 import torch
@@ -84,6 +87,23 @@ def test_forms_and_settings(command) -> None:
     code, out, _ = command("factories:good", "--expect", "gpt2")
     assert code == 1
     assert "I00" in out
+
+
+def test_a_bar_in_a_name_stays_in_its_cell() -> None:
+    finding = Finding("I09", Severity.WARNING, "a|b", "gain 2", "1", "none")
+    found = Audit("m", 1, [finding], ["its depth cannot be set"], [Row("c|d", "value", (2, 3), 1.0, None)], None)
+    assert as_markdown(found).splitlines() == [
+        "| parameter | role | shape | std | with depth |",
+        "| --- | --- | --- | --- | --- |",
+        "| `c\\|d` | value | 2x3 | 1.00000 |  |",
+        "",
+        "| code |  | parameter | found | expected |",
+        "| --- | --- | --- | --- | --- |",
+        "| I09 | warning | `a\\|b` | gain 2 | 1 |",
+        "",
+        "its depth cannot be set",
+        "m: 1 parameters; 1 warning",
+    ]
 
 
 @pytest.mark.parametrize(

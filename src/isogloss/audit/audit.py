@@ -25,7 +25,8 @@ from isogloss.audit.findings import Finding, Severity, kind_of, merged
 from isogloss.audit.poison import materialise, poison
 from isogloss.audit.roles import infer_roles
 from isogloss.audit.signals import growth, signal_findings
-from isogloss.audit.stream import Trace, trace
+from isogloss.audit.stream import trace
+from isogloss.audit.trace import Trace
 from isogloss.audit.weights import (
     bounds,
     correlations,

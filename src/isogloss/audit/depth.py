@@ -2,7 +2,7 @@
 
 One model cannot tell ``0.02/sqrt(2 L)`` from another constant, so two are built, of different depth. A kind is scaled
 by depth where ``ln(s' / s)``, over the layers both have, is farther from 0 than sampling explains and than ``LEAST``,
-or where ``ln s`` falls so with ``ln(layer + 1)``. The error of ``ln s`` over n elements of kurtosis k is
+or where ``ln s`` changes so with ``ln(layer + 1)``. The error of ``ln s`` over n elements of kurtosis k is
 ``sqrt((k - 1) / (4 n))``.
 """
 
@@ -14,11 +14,17 @@ import torch
 from torch import Tensor
 
 from isogloss.audit.findings import Finding, Severity, kind_of, layer_of
-from isogloss.audit.stream import Trace
+from isogloss.audit.roles import infer_roles
+from isogloss.audit.trace import Trace
 from isogloss.init.repetition import CHUNK, sidak
+from isogloss.nn.roles import Role
 
 LEAST = 0.1
 """Exponent of the depth below which a std counts as constant: the slowest known rule is DeepNorm's L^-1/4."""
+DEEPNORM = -0.25
+"""DeepNorm's exponent of the depth, for decoders (Wang et al. 2022, figure 2)."""
+DEEPNORM_ROLES = (Role.VALUE, Role.FFN_GATE, Role.FFN_UP)
+"""What it scales by depth beside writers."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,14 @@ class Spread:
     n: int
     std: float
     error: float
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A std that changes with depth: which way, and the numbers that show it."""
+
+    grows: bool
+    text: str
 
 
 @dataclass(frozen=True)
@@ -44,22 +58,44 @@ class Scaling:
     by_depth: tuple[float, float] | None
     by_layer: tuple[float, float] | None
 
-    def falls(self, depths: tuple[int, int] | None, threshold: float) -> str | None:
-        """In words, how the std falls with depth; ``None`` where it does not."""
-        if self.by_layer is not None and self.by_layer[0] < -max(LEAST, threshold * self.by_layer[1]):
-            slope, error = self.by_layer
-            return f"std falls with the layer as (l+1)^{slope:.3f} (+- {error:.3f}), from {self.std:.4g}"
+    def exponent(self, depths: tuple[int, int] | None) -> float | None:
+        """Of the number of layers."""
         if self.by_depth is None or depths is None:
             return None
-        (change, error), (first, second) = self.by_depth, depths
-        exponent = change / math.log(second / first)
-        if exponent < -LEAST and abs(change) > threshold * error:
-            ratio = math.exp(change)
-            return (
-                f"std {self.std:.4g} with {first} layers and {self.std * ratio:.4g} with {second}: "
-                f"{ratio:.4f} +- {ratio * error:.4f}, as L^{exponent:.2f}"
+        return self.by_depth[0] / math.log(depths[1] / depths[0])
+
+    def trend(self, depths: tuple[int, int] | None, threshold: float) -> Trend | None:
+        """How the std changes with depth, in either direction; ``None`` where it does not."""
+        if self.by_layer is not None and abs(self.by_layer[0]) > max(LEAST, threshold * self.by_layer[1]):
+            slope, error = self.by_layer
+            verb = "grows" if slope > 0 else "falls"
+            return Trend(
+                slope > 0, f"std {verb} with the layer as (l+1)^{slope:.3f} (+- {error:.3f}), from {self.std:.4g}"
             )
-        return None
+        exponent = self.exponent(depths)
+        if exponent is None or abs(exponent) < LEAST or self._within_error(threshold):
+            return None
+        return Trend(exponent > 0, f"{self._measured(depths)}, as L^{exponent:.2f}")
+
+    def constancy(self, depths: tuple[int, int] | None, threshold: float) -> str:
+        """In words, what was measured of a std without a trend."""
+        exponent = self.exponent(depths)
+        if exponent is None or (abs(exponent) < LEAST and self._within_error(threshold)):
+            return f"std {self.std:.4g} at any depth"
+        return self._measured(depths)
+
+    def _within_error(self, threshold: float) -> bool:
+        return self.by_depth is not None and abs(self.by_depth[0]) <= threshold * self.by_depth[1]
+
+    def _measured(self, depths: tuple[int, int] | None) -> str:
+        assert self.by_depth is not None
+        assert depths is not None
+        (change, error), (first, second) = self.by_depth, depths
+        ratio = math.exp(change)
+        return (
+            f"std {self.std:.4g} with {first} layers and {self.std * ratio:.4g} with {second}: "
+            f"{ratio:.4f} +- {ratio * error:.4f}"
+        )
 
 
 @torch.no_grad()
@@ -98,26 +134,38 @@ def scalings(first: Mapping[str, Spread], second: Mapping[str, Spread] | None) -
 def depth_findings(
     trace: Trace, found: Mapping[str, Scaling], depths: tuple[int, int] | None, growth: str
 ) -> Iterator[Finding]:
-    """I01 and I17 for readers that fall with depth, I02 for writers that do not."""
+    """I01 and I17 for readers that change with depth, I02 for writers that do not fall with it."""
     threshold = sidak(2 * len(found))
-    falls = {kind: text for kind, s in found.items() if (text := s.falls(depths, threshold)) is not None}
+    trends = {kind: trend for kind, s in found.items() if (trend := s.trend(depths, threshold)) is not None}
+    falls = {kind for kind, trend in trends.items() if not trend.grows}
     writers = {kind_of(name) for name in trace.writers} & found.keys()
     inner = {kind_of(name) for name in trace.products} & found.keys() - writers
     lone_ups: set[str] = set()
     for name in trace.writers:
         branch = trace.products[name].branch
         ups, gates = ({kind_of(n) for n in names & branch} for names in (trace.ups, trace.gates))
-        if kind_of(name) in falls and not gates & falls.keys():
-            lone_ups |= ups & falls.keys()
-    for kind in sorted(inner & falls.keys()):
+        if kind_of(name) in falls and not gates & falls:
+            lone_ups |= ups & falls
+    deepnorm = _deepnorm(trace, found, depths) & falls
+    for kind in sorted(inner & trends.keys()):
+        evidence = trends[kind].text
         if kind in lone_ups:
             yield Finding(
                 "I17",
                 Severity.ERROR,
                 kind,
-                falls[kind],
+                evidence,
                 "the std of the gate: it reads the stream",
                 "scale down_proj alone by depth; w3 of SwiGLU is not a writer",
+            )
+        elif kind in deepnorm:
+            yield Finding(
+                "I01",
+                Severity.NOTE,
+                kind,
+                evidence,
+                "(8 L)^-1/4 in DeepNorm, whose norms follow the addition as here; elsewhere no dependence on depth",
+                "moot where DeepNorm is meant",
             )
         else:
             what = "reads the stream" if kind in {kind_of(n) for n in trace.readers} else "does not write to the stream"
@@ -125,25 +173,41 @@ def depth_findings(
                 "I01",
                 Severity.ERROR,
                 kind,
-                falls[kind],
+                evidence,
                 f"no dependence on depth: it {what}",
                 "divide only what is added to the stream (o_proj, down_proj) by sqrt(2 L)",
             )
-    for kind in sorted(writers - falls.keys()):
-        normed = any(w.normed for w in trace.writes if kind in {kind_of(name) for name in w.writers})
-        scaling = found[kind]
-        if normed or scaling.by_depth is None:
+    half = ", ".join(sorted(writers & falls))
+    for kind in sorted(writers - falls):
+        if any(w.normed for w in trace.writes if kind in {kind_of(name) for name in w.writers}):
             continue
-        half = bool(writers & falls.keys())
-        others = f"; {', '.join(sorted(writers & falls.keys()))} is scaled" if half else ""
-        yield Finding(
-            "I02",
-            Severity.WARNING if half else Severity.NOTE,
-            kind,
-            f"std {scaling.std:.4g} at any depth{others}",
-            f"std/sqrt(2 L), or branches multiplied by less; {growth}",
-            "moot where norms follow the branches, or where depth stays small",
-        )
+        if kind in trends:
+            yield Finding(
+                "I02",
+                Severity.ERROR,
+                kind,
+                trends[kind].text,
+                f"std/sqrt(2 L), or the same at any depth; {growth}",
+                "divide by sqrt(2 L) where it is multiplied",
+            )
+        elif found[kind].by_depth is not None:
+            yield Finding(
+                "I02",
+                Severity.WARNING if half else Severity.NOTE,
+                kind,
+                found[kind].constancy(depths, threshold) + (f"; {half} is scaled" if half else ""),
+                f"std/sqrt(2 L), or branches multiplied by less; {growth}",
+                "moot where norms follow the branches, or where depth stays small",
+            )
+
+
+def _deepnorm(trace: Trace, found: Mapping[str, Scaling], depths: tuple[int, int] | None) -> set[str]:
+    """Kinds beside writers that change as DeepNorm has it, where norms follow additions."""
+    if not trace.is_post_norm:
+        return set()
+    scaled = {kind_of(name) for name, role in infer_roles(trace).items() if role in DEEPNORM_ROLES}
+    exponents = {kind: e for kind in scaled & found.keys() if (e := found[kind].exponent(depths)) is not None}
+    return {kind for kind, exponent in exponents.items() if abs(exponent - DEEPNORM) < LEAST}
 
 
 def _mean(changes: list[tuple[float, float]]) -> tuple[float, float]:

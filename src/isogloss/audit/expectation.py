@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from isogloss.audit.depth import Spread
 from isogloss.audit.findings import Finding, Severity, layer_of
 from isogloss.audit.roles import infer_roles
-from isogloss.audit.stream import Trace
+from isogloss.audit.trace import Trace
 from isogloss.config.base import UserError
 from isogloss.config.problems import did_you_mean
 from isogloss.init.repetition import sidak
@@ -81,7 +81,7 @@ def _fans(trace: Trace, name: str) -> tuple[int, int]:
 def _config(
     trace: Trace, roles: Mapping[str, Role], shapes: Mapping[str, tuple[int, ...]], n_layers: int
 ) -> DecoderConfig:
-    """A decoder of the model's shape."""
+    """A decoder of the model's shape, post-norm where the model is."""
     embedding = next(iter(trace.embeddings), None)
     if embedding is None:
         raise UserError("--expect needs a model that reads tokens through an embedding")
@@ -93,6 +93,7 @@ def _config(
             "d_model": d_model,
             "n_layers": n_layers,
             "vocab_size": trace.n_vocab,
+            "norm": "post" if trace.is_post_norm else "pre",
             "mixer": {"n_heads": trace.n_heads} if d_model % (2 * trace.n_heads) == 0 else {"n_heads": 1},
             "ffn": {"type": "swiglu" if gated else "mlp", "d_ff": max(downs, default=4 * d_model)},
         }

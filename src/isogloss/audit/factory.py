@@ -15,7 +15,8 @@ from isogloss.audit.built import Built, first_line
 from isogloss.config.base import UserError
 
 DEPTHS = ("n_layers", "n_layer", "num_layers", "num_hidden_layers", "depth", "n_blocks")
-OWN_INIT = ("init_weights", "initialize_weights", "reset_parameters")
+OWN_INIT = ("init_weights", "initialize_weights")
+"""Not ``reset_parameters``: by PyTorch's convention it fills the parameters of its own module, not of those within."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from enum import StrEnum
 
 CODES = {
     "I00": "not what --expect says",
-    "I01": "a reader of the residual stream scaled by depth like a writer",
-    "I02": "a writer of the residual stream not scaled by depth",
+    "I01": "a reader of the residual stream scaled by depth",
+    "I02": "a writer of the residual stream not scaled by depth, or the wrong way",
     "I03": "bounds of a truncated normal that do not fit its std",
     "I04": "never initialised",
     "I05": "rows or columns that repeat others",

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from isogloss.audit.audit import Audit, Row
 from isogloss.audit.findings import CODES, Finding, Severity
+from isogloss.report.tables import markdown_table
 
 
 def as_tables(audit: Audit) -> RenderableType:
@@ -36,23 +37,18 @@ def as_tables(audit: Audit) -> RenderableType:
 
 def as_markdown(audit: Audit) -> str:
     """The same for a document."""
-    lines = []
+    parts = []
     if audit.rows:
-        lines += ["| parameter | role | shape | std | with depth |", "|---|---|---|---|---|"]
-        for row in audit.rows:
-            depth = _depth(row, audit.depths)
-            lines.append(f"| `{row.kind}` | {row.role} | {_shape(row)} | {row.std:.5f} | {depth} |")
-        lines.append("")
+        columns = ("parameter", "role", "shape", "std", "with depth")
+        rows = [
+            (f"`{row.kind}`", row.role, _shape(row), f"{row.std:.5f}", _depth(row, audit.depths)) for row in audit.rows
+        ]
+        parts.append(markdown_table(columns, rows))
     if audit.findings:
-        lines += findings_as_markdown(audit)
-        lines.append("")
-    return "\n".join([*lines, *_lines(audit), ""])
-
-
-def findings_as_markdown(audit: Audit) -> list[str]:
-    """The table of findings."""
-    lines = ["| code | | parameter | found | expected |", "|---|---|---|---|---|"]
-    return lines + [f"| {f.code} | {f.severity} | `{_name(f)}` | {f.evidence} | {f.expected} |" for f in audit.findings]
+        columns = ("code", "", "parameter", "found", "expected")
+        rows = [(f.code, f.severity, f"`{_name(f)}`", f.evidence, f.expected) for f in audit.findings]
+        parts.append(markdown_table(columns, rows))
+    return "\n".join([*parts, "\n".join([*_lines(audit), ""])])
 
 
 def as_json(audit: Audit) -> str:

@@ -1,6 +1,6 @@
 """The roles of a foreign model's parameters, from what a forward pass shows of each."""
 
-from isogloss.audit.stream import Product, Trace
+from isogloss.audit.trace import Product, Trace
 from isogloss.nn.roles import Role
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from isogloss.audit.depth import Spread
 from isogloss.audit.findings import Finding, Severity
-from isogloss.audit.stream import Trace
+from isogloss.audit.trace import Trace
 
 LINEAR_GATE = 0.25
 """Std of a gate's input below which silu(x) is x/2 and the gate lets through half of everything."""
