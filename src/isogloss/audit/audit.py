@@ -67,6 +67,7 @@ class Audit:
         remarks: what could not be looked at, and why.
         rows: the kinds of parameters that take part in products and lookups.
         depths: layers of the two models, where there were two.
+        ran: whether its forward pass could be run.
     """
 
     target: str
@@ -75,11 +76,12 @@ class Audit:
     remarks: list[str]
     rows: list[Row]
     depths: tuple[int, int] | None
+    ran: bool
 
     @property
     def failed(self) -> bool:
-        """Whether something is graver than a note."""
-        return any(finding.severity != Severity.NOTE for finding in self.findings)
+        """Whether something is graver than a note, or half of the codes could not be looked for."""
+        return not self.ran or any(finding.severity != Severity.NOTE for finding in self.findings)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def audit(target: Target, scheme: Scheme | None = None, max_bytes: int = 2**31) 
             n = n_layers or count_layers(shapes)
             findings += mismatches(seen, spreads, shapes, scheme, n)
     rows = _rows(seen, spreads, shapes, found)
-    return Audit(target.name, n_parameters, merged(findings), remarks, rows, depths)
+    return Audit(target.name, n_parameters, merged(findings), remarks, rows, depths, seen is not None)
 
 
 def _initialise(target: Target, n_layers: int | None, max_bytes: int) -> Initialised:

@@ -62,7 +62,7 @@ def _lines(audit: Audit) -> Iterator[str]:
     yield from audit.remarks
     counts = {s: sum(f.severity == s for f in audit.findings) for s in reversed(Severity)}
     said = ", ".join(f"{n} {severity}{'s' if n > 1 else ''}" for severity, n in counts.items() if n) or "no findings"
-    yield f"{audit.target}: {audit.n_parameters:,} parameters; {said}"
+    yield f"{audit.target}: {audit.n_parameters:,} parameters; {said}{'' if audit.ran else '; INCOMPLETE: it was not run'}"
 
 
 def _name(finding: Finding) -> str:

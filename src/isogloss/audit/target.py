@@ -26,6 +26,8 @@ def find_target(name: str, overrides: Sequence[str] = ()) -> Target:
     if name.startswith("hf:") or path.exists():
         return HuggingFaceModel(name, read_config(name), settings)
     module_name, colon, function_name = name.partition(":")
+    if module_name.endswith(".py") and "/" not in module_name:
+        module_name = module_name.removesuffix(".py")
     if not colon or not module_name or not function_name:
         raise UserError(
             f"{name}: no such file; a target is package.module:function, hf:TYPE (such as hf:llama), or a Hugging "

@@ -61,6 +61,8 @@ def correlated_pairs(sketches: Mapping[str, Tensor], threshold: float) -> Iterat
         sketches: vectors, with NaN for elements that a parameter does not have; short ones end in such.
         threshold: of z.
     """
+    if not sketches:
+        return
     names = list(sketches)
     x = torch.nn.utils.rnn.pad_sequence(
         [sketches[name].double() for name in names], batch_first=True, padding_value=math.nan
