@@ -91,7 +91,9 @@ def test_forms_and_settings(command) -> None:
 
 def test_a_bar_in_a_name_stays_in_its_cell() -> None:
     finding = Finding("I09", Severity.WARNING, "a|b", "gain 2", "1", "none")
-    found = Audit("m", 1, [finding], ["its depth cannot be set"], [Row("c|d", "value", (2, 3), 1.0, None)], None)
+    found = Audit(
+        "m", 1, [finding], ["its depth cannot be set"], [Row("c|d", "value", (2, 3), 1.0, None)], None, ran=True
+    )
     assert as_markdown(found).splitlines() == [
         "| parameter | role | shape | std | with depth |",
         "| --- | --- | --- | --- | --- |",

@@ -62,7 +62,8 @@ def _lines(audit: Audit) -> Iterator[str]:
     yield from audit.remarks
     counts = {s: sum(f.severity == s for f in audit.findings) for s in reversed(Severity)}
     said = ", ".join(f"{n} {severity}{'s' if n > 1 else ''}" for severity, n in counts.items() if n) or "no findings"
-    yield f"{audit.target}: {audit.n_parameters:,} parameters; {said}{'' if audit.ran else '; INCOMPLETE: it was not run'}"
+    rest = "" if audit.ran else "; INCOMPLETE: it was not run"
+    yield f"{audit.target}: {audit.n_parameters:,} parameters; {said}{rest}"
 
 
 def _name(finding: Finding) -> str:
