@@ -54,7 +54,7 @@ def _shape(width: int, depth: int) -> tuple[str, str]:
 EXPERIMENTS: dict[str, dict[str, Cell]] = {
     "origin": {
         f"width {width}, {depth} layers": Cell(ORIGIN, (*SHORT, *PLAIN, *_shape(width, depth)), (4e-3,), 4)
-        for width, depth in ((64, 4), (64, 12), (64, 32))
+        for width, depth in ((64, 4), (64, 12), (64, 32), (128, 4), (128, 12))
     }
     | {
         f"width 64, 12 layers, rate {rate:g}": Cell(ORIGIN, (*SHORT, *PLAIN, *_shape(64, 12)), (rate,), 4)

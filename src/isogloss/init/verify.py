@@ -184,11 +184,11 @@ def _kurtosis_of_a_normal(kurtosis: float, n: int) -> float:
         return 0.0
     mean, variance = 3 * (n - 1) / (n + 1), 24 * n * (n - 2) * (n - 3) / ((n + 1) ** 2 * (n + 3) * (n + 5))
     x = (kurtosis - mean) / math.sqrt(variance)
+    if x < 0:  # the transformation's lower tail is too long; that of the statistic is short
+        return x
     skew = 6 * (n * n - 5 * n + 2) / ((n + 7) * (n + 9)) * math.sqrt(6 * (n + 3) * (n + 5) / (n * (n - 2) * (n - 3)))
     a = 6 + 8 / skew * (2 / skew + math.sqrt(1 + 4 / skew**2))
     below = 1 + x * math.sqrt(2 / (a - 4))
-    if below <= 0:
-        return -math.inf
     return (1 - 2 / (9 * a) - ((1 - 2 / a) / below) ** (1 / 3)) / math.sqrt(2 / (9 * a))
 
 
