@@ -1,4 +1,4 @@
-"""The experiments of docs/experiments.md: schemes trained side by side; their records, tables and pictures.
+"""The experiments of docs/experiments/: schemes trained side by side; their records, tables and pictures.
 
     python benchmarks/experiments.py [NAME ...] [--studies FOLDER] [--record]
 

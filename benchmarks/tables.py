@@ -30,7 +30,7 @@ from isogloss.init.schemes import SchemeConfig
 from isogloss.init.signals import Signals
 from isogloss.models.decoder import DecoderConfig
 from isogloss.nn.roles import Role
-from isogloss.run.plan import as_markdown, plan_recipe
+from isogloss.run.plan import as_markdown, plan_recipe, plan_table, signal_lines
 
 DOCS = Path(__file__).parent.parent / "docs"
 REPAIR = "write them anew with: make docs (python benchmarks/tables.py)"
@@ -117,7 +117,8 @@ def signals() -> str:
 
 def plan() -> str:
     """The plan of the default recipe, as the command prints it."""
-    return as_markdown(plan_recipe("stdlib-small")).strip()
+    found = plan_recipe("stdlib-small")
+    return as_markdown(plan_table(found), signal_lines(found)).strip()
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -131,6 +132,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parametrisations": parametrisations,
     "plan": plan,
     "prediction": predict.table,
+    "prediction-few": predict.few_table,
     "schemes": schemes,
     "signals": signals,
 }

@@ -178,12 +178,28 @@ def test_plan_in_its_forms(isogloss, tiny: Path) -> None:
     table = isogloss("init", "plan", tiny)[1]
     assert "layers.0-1.mixer.q_proj.weight" in table
     assert "predicted on random tokens: stream" in table
-    assert "lr, decay, eps" not in table
-    assert "lr, decay, eps" in isogloss("init", "plan", tiny, "init.type=mup", "model.mixer.head_dim=8")[1]
     lines = isogloss("init", "plan", tiny, "--format", "csv")[1].splitlines()
     assert lines[0].startswith("name,role,shape")
     assert sum(line.startswith("layers.1.") for line in lines) == 9
     assert "| `layers.0-1.mixer.q_proj.weight` | query |" in isogloss("init", "plan", tiny, "--format", "markdown")[1]
+
+
+def test_plan_of_one_parameter(isogloss, tiny: Path) -> None:
+    lines = isogloss("init", "plan", tiny, "--format", "markdown", "init.type=completep", "init.base_width=8")[1]
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines.splitlines()}
+    hidden = ["ffn_down", "16x24", "24", "0.02/sqrt(2)", "0.01414", "0.01414", "0.5, 2, 1", "2"]
+    assert cells["`layers.0-1.ffn.down_proj.weight`"] == hidden
+    gain = ["norm_gain", "16", "1", "constant 1", "", "", "1, 0, 1", "1"]  # it does not decay
+    assert cells["`layers.0-1.ffn_norm.weight`"] == gain
+    row = next(
+        row
+        for row in json.loads(isogloss("init", "plan", tiny, "--format", "json")[1])["parameters"]
+        if row["role"] == "ffn_up"
+    )
+    assert row["std"] == 0.25
+    assert row["effective_std"] == pytest.approx(0.25 * 0.9865784)
+    assert row["kurtosis"] == pytest.approx(2.8289, abs=1e-4)
+    assert row["spectral_norm"] == pytest.approx(row["effective_std"] * (16**0.5 + 24**0.5))
 
 
 def test_verify_passes_a_clean_recipe(isogloss, tiny: Path) -> None:
@@ -304,6 +320,20 @@ def test_plan_shows_what_differs(isogloss, tiny: Path) -> None:
     assert "predicted: last ffn write" in table
     changes = ["--diff", "model.n_layers=1", "--diff", "init.base_std=1.0"]
     assert "layers.1.mixer.q_proj.weight" in isogloss("init", "plan", tiny, *changes)[1]
+    rate = isogloss("init", "plan", tiny, "--diff", "init.type=mup", "--diff", "init.base_width=8")[1]
+    assert "16^-0.5, cut 3; 1, 1, 1" in rate
+    assert "0.02/sqrt(2); 0.5, 2, 1" in rate
+
+
+def test_what_differs_in_other_forms(isogloss, tiny: Path) -> None:
+    words = ("init", "plan", tiny, "--diff", "init.type=lingua_before", "--format")
+    rows = json.loads(isogloss(*words, "json")[1])
+    gate = next(row for row in rows if row["what"] == "layers.0-1.ffn.gate_proj.weight")
+    assert (gate["a"], gate["b"]) == ("16^-0.5, cut 3", "16^-0.5/sqrt(2*(2+1)), cut 3")
+    assert gate["ratio"] == pytest.approx(6**-0.5)
+    assert rows[-1]["what"] == "predicted: loss"
+    assert isogloss(*words, "csv")[1].splitlines()[0] == "what,a,b,ratio"
+    assert "| `layers.0-1.ffn.gate_proj.weight` | 16^-0.5, cut 3 |" in isogloss(*words, "markdown")[1]
 
 
 def test_tokenizer_train_and_show(isogloss, tiny: Path) -> None:

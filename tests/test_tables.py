@@ -74,7 +74,7 @@ def test_markers_that_do_not_fit(tmp_path: Path, page: str, problem: str) -> Non
 
 
 def test_every_table_stands_in_a_page() -> None:
-    texts = [page.read_text() for page in (ROOT / "docs").glob("*.md")]
+    texts = [page.read_text() for page in (ROOT / "docs").rglob("*.md")]
     assert [name for name in tables.TABLES if not any(pages.BEGIN.format(name) in text for text in texts)] == []
 
 

@@ -41,28 +41,29 @@ def init_plan(
     import json
     from dataclasses import asdict
 
-    from isogloss.run.plan import as_csv, as_markdown, diff_table, plan_recipe, plan_table, signal_lines
+    from isogloss.run import plan as plans
 
     name, overrides = split_words(arguments)
-    plan = plan_recipe(name, overrides)
+    plan = plans.plan_recipe(name, overrides)
     if diff:
         other, changes = split_words(diff)
         other = name if "=" in diff[0] else other
-        console().print(diff_table(plan, plan_recipe(other, [*overrides, *changes])))
-    elif form == PlanFormat.JSON:
-        print(
-            json.dumps(
-                {"parameters": plan.rows, "multipliers": asdict(plan.multipliers), "signals": asdict(plan.signals)},
-                indent=1,
-            )
-        )
-    elif form == PlanFormat.CSV:
-        print(as_csv(plan), end="")
-    elif form == PlanFormat.MARKDOWN:
-        print(as_markdown(plan), end="")
+        whole = rows = plans.diff_rows(plan, plans.plan_recipe(other, [*overrides, *changes]))
+        table, below = plans.diff_table(rows), []
     else:
-        console().print(plan_table(plan))
-        print("\n".join(signal_lines(plan)))
+        rows, table, below = plan.rows, plans.plan_table(plan), plans.signal_lines(plan)
+        whole = {"parameters": rows, "multipliers": asdict(plan.multipliers), "signals": asdict(plan.signals)}
+    match form:
+        case PlanFormat.JSON:
+            print(json.dumps(whole, indent=1))
+        case PlanFormat.CSV:
+            print(plans.as_csv(rows), end="")
+        case PlanFormat.MARKDOWN:
+            print(plans.as_markdown(table, below), end="")
+        case PlanFormat.TABLE:
+            out = console()
+            out.print(plans.as_table(table, out.width))
+            print("".join(f"{line}\n" for line in below), end="")
 
 
 @init_app.command("verify")

@@ -1,5 +1,6 @@
 """The plan: which rule fills each parameter and how it will be updated, known before any memory is allotted."""
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,8 +25,15 @@ class Entry:
     rule: Rule
     update: Update = field(default_factory=Update)
 
+    @property
+    def spectral_norm(self) -> float | None:
+        """A random matrix's expected one, ``std (sqrt(rows) + sqrt(columns))`` (Geman 1980); ``None`` of all else."""
+        if isinstance(self.rule, Constant) or len(self.site.shape) != 2:
+            return None
+        return self.rule.effective_std * sum(math.sqrt(n) for n in self.site.shape)
+
     def row(self) -> dict[str, Any]:
-        """What a table or JSON shows of the entry; std and cut as nominal numbers, cut in units of std."""
+        """What a table or JSON shows: std before the cut, effective_std after it, the cut in units of std."""
         site = asdict(self.site)
         return {key: site[key] for key in ("name", "role", "shape", "fan_in", "fan_out", "layer")} | {
             "rule": self.rule.text,
@@ -33,6 +41,8 @@ class Entry:
             "std": self.rule.std,
             "cut": self.rule.cut if isinstance(self.rule, Normal) else None,
             "effective_std": self.rule.effective_std,
+            "kurtosis": None if isinstance(self.rule, Constant) else self.rule.kurtosis,
+            "spectral_norm": self.spectral_norm,
             "value": self.rule.value if isinstance(self.rule, Constant) else None,
             "lr": self.update.lr,
             "weight_decay": self.update.weight_decay,

@@ -40,27 +40,37 @@ class AdamWConfig(Config):
     """How the learning rate goes."""
 
 
+def parameter_groups(model: nn.Module, plan: Mapping[str, Entry]) -> dict[tuple[bool, Update], dict[str, nn.Parameter]]:
+    """Parameters by whether they decay and by their factors, each in exactly one group, in the model's order.
+
+    Args:
+        model: may live on the meta device.
+        plan: of the model, by canonical name.
+    """
+    groups: dict[tuple[bool, Update], dict[str, nn.Parameter]] = {}
+    for site, tensor in declared_tensors(model):
+        if isinstance(tensor, nn.Parameter):
+            groups.setdefault((site.role not in UNDECAYED, plan[site.name].update), {})[site.name] = tensor
+    return groups
+
+
 def create_optimizer(model: nn.Module, config: AdamWConfig, plan: Mapping[str, Entry]) -> torch.optim.AdamW:
-    """AdamW over groups of equal decay and equal factors, each parameter in exactly one, in the model's order.
+    """AdamW over `parameter_groups`.
 
     Args:
         model: with its weights.
         config: the settings that the plan's factors multiply.
         plan: of the model, by canonical name.
     """
-    groups: dict[tuple[bool, Update], list[nn.Parameter]] = {}
-    for site, tensor in declared_tensors(model):
-        if isinstance(tensor, nn.Parameter):
-            groups.setdefault((site.role not in UNDECAYED, plan[site.name].update), []).append(tensor)
     return torch.optim.AdamW(
         [
             {
-                "params": parameters,
+                "params": list(parameters.values()),
                 "lr_factor": update.lr,
                 "weight_decay": config.weight_decay * update.weight_decay if decayed else 0.0,
                 "eps": config.eps * update.eps,
             }
-            for (decayed, update), parameters in groups.items()
+            for (decayed, update), parameters in parameter_groups(model, plan).items()
         ],
         lr=config.lr,
         betas=(config.beta1, config.beta2),

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,15 +11,24 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from isogloss.build import plan_model
+from isogloss.build import PlannedModel, plan_model
 from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.predict import predict_signals
 from isogloss.init.signals import Signals
 from isogloss.nn.multipliers import Multipliers
+from isogloss.optim.groups import parameter_groups
 from isogloss.recipe import Recipe, load_recipe
+from isogloss.report.tables import markdown_table
 
 N_TOKENS = 128
 """Of the row of random tokens that signals are predicted for; a real batch has repetitions, see `init verify`."""
+
+NUMBERS = frozenset({"shape", "fan-in", "nominal", "std", "group", "std of B / A"})
+"""Columns that stand to the right."""
+SPARE = ("std", "lr, decay, eps", "shape", "nominal", "role", "fan-in", "group")
+"""Columns that a narrow terminal goes without, the last of them first."""
+
+Rows = list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,19 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
     tokens = torch.randint(n_vocab, (1, n_tokens), generator=torch.Generator().manual_seed(0))
     with _one_thread():
         signals = predict_signals(recipe.model, planned.model.multipliers, planned.plan, tokens)
-    return RecipePlan([entry.row() for entry in planned.plan.values()], planned.model.multipliers, signals, n_vocab)
+    return RecipePlan(_rows(planned), planned.model.multipliers, signals, n_vocab)
+
+
+def _rows(planned: PlannedModel) -> list[dict[str, Any]]:
+    """Entries with the number of their group of the optimizer; the factor of what does not decay is 0."""
+    groups = parameter_groups(planned.model, planned.plan)
+    of = {name: (number, decayed) for number, ((decayed, _), names) in enumerate(groups.items()) for name in names}
+    rows = []
+    for name, entry in planned.plan.items():
+        row = entry.row()
+        number, decayed = of.get(name, (None, False))  # a buffer is in none
+        rows.append(row | {"group": number, "weight_decay": row["weight_decay"] if decayed else 0.0})
+    return rows
 
 
 @contextmanager
@@ -67,17 +88,24 @@ def _with_planned_vocabulary(recipe: Recipe) -> Recipe:
     return recipe.with_vocabulary(n_tokens)
 
 
-def plan_table(plan: RecipePlan) -> Table:
-    """Layers with equal rules are shown once, as ``layers.0-3.…``; the optimizer's factors where there are some."""
-    factors = any(_factors(row) for row in plan.rows)
-    table = Table(caption="std: after the cut, where there is one", caption_justify="left")
-    for column in ("parameter", "role", "shape", "rule", "std", *(["lr, decay, eps"] if factors else [])):
-        table.add_column(column, justify="right" if column in ("shape", "std") else "left", overflow="fold")
-    for name, row in _grouped(plan.rows):
-        shape = "x".join(map(str, row["shape"]))
-        cells = [name, row["role"], shape, _rule(row), _std(row)]
-        table.add_row(*cells, *([_factors(row)] if factors else []))
-    return table
+def plan_table(plan: RecipePlan) -> Rows:
+    """Heading and rows. Layers with equal rules are shown once, as ``layers.0-3.…``."""
+    heading = ("parameter", "role", "shape", "fan-in", "rule", "nominal", "std", "lr, decay, eps", "group")
+    rows = [
+        (
+            name,
+            row["role"],
+            _shape(row),
+            str(row["fan_in"]),
+            _rule(row),
+            _std(row, "std"),
+            _std(row, "effective_std"),
+            _factors(row),
+            "" if row["group"] is None else str(row["group"]),
+        )
+        for name, row in _grouped(plan.rows)
+    ]
+    return [heading, *rows]
 
 
 def signal_lines(plan: RecipePlan) -> list[str]:
@@ -94,43 +122,73 @@ def signal_lines(plan: RecipePlan) -> list[str]:
     ]
 
 
-def diff_table(a: RecipePlan, b: RecipePlan) -> Table:
-    """What differs between two plans, and what comes of it."""
-    table = Table()
-    for column in ("parameter", "rule of A", "rule of B", "std of B / A"):
-        table.add_column(column, justify="right" if "/" in column else "left", overflow="fold")
+def diff_rows(a: RecipePlan, b: RecipePlan) -> list[dict[str, Any]]:
+    """What differs between two plans, and what comes of it: ``what``, ``a`` and ``b``, and the ``ratio`` of b to a.
+
+    Of a parameter a and b are rules, with the optimizer's factors where these differ (learning rate, decay, epsilon),
+    and the ratio is that of the stds after the cut. Of a predicted signal they are numbers.
+    """
     others = {row["name"]: row for row in b.rows}
-    pairs = [(row, others.pop(row["name"], None)) for row in a.rows]
-    merged = [
-        row | {"rule": (_rule(row), _rule(other) if other else "absent"), "std": (_value(row), _value(other))}
-        for row, other in pairs
-        if other is None or (_rule(row), _factors(row)) != (_rule(other), _factors(other))
-    ]
+    merged = []
+    for row in a.rows:
+        other = others.pop(row["name"], None)
+        if other is not None and _factors(row) != _factors(other):
+            rules = tuple(f"{_rule(x)}; {_factors(x) or '1, 1, 1'}" for x in (row, other))
+        else:
+            rules = (_rule(row), _rule(other) if other else "absent")
+        if rules[0] != rules[1]:
+            merged.append(row | {"rule": rules, "std": (_value(row), _value(other))})
     merged += [row | {"rule": ("absent", _rule(row)), "std": (None, _value(row))} for row in others.values()]
-    for name, row in _grouped(merged):
-        left, right = row["std"]
-        table.add_row(name, *row["rule"], f"{right / left:.4g}" if left and right is not None else "")
-    for what, (x, y) in _compared(a.signals, b.signals).items():
-        table.add_row(what, f"{x:.4g}", f"{y:.4g}", f"{y / x:.4g}" if x else "")
-    return table
+    found = [(name, row["rule"], row["std"]) for name, row in _grouped(merged)]
+    found += [(what, values, values) for what, values in _compared(a.signals, b.signals).items()]
+    return [
+        {"what": what, "a": left, "b": right, "ratio": y / x if x and y is not None else None}
+        for what, (left, right), (x, y) in found
+    ]
 
 
-def as_csv(plan: RecipePlan) -> str:
-    """One line a parameter, with a heading."""
+def diff_table(rows: Sequence[Mapping[str, Any]]) -> Rows:
+    """Heading and rows of `diff_rows`."""
+
+    def cell(value: Any) -> str:
+        return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
+
+    return [("what", "A", "B", "std of B / A"), *(tuple(cell(value) for value in row.values()) for row in rows)]
+
+
+def as_table(table: Rows, width: int) -> Table:
+    """For rich's console of this width; a caption names columns that it has no room for."""
+    columns = list(zip(*table, strict=True))
+    left_out = []
+    while sum(max(map(len, column)) + 3 for column in columns) >= width:
+        spare = [column for column in columns if column[0] in SPARE]
+        if not spare:
+            break
+        left_out.append(max(spare, key=lambda column: SPARE.index(column[0])))
+        columns.remove(left_out[-1])
+    caption = f"no room for {'; '.join(column[0] for column in left_out)} (--format shows all)" if left_out else None
+    found = Table(caption=caption, caption_justify="left")
+    for index, (name, *_) in enumerate(columns):  # the first stays in one piece
+        found.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold", no_wrap=index == 0)
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        found.add_row(*row)
+    return found
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With a heading; of a plan, one line a parameter."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(plan.rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row | {"shape": "x".join(map(str, row["shape"]))} for row in plan.rows)
+    writer.writerows({**row, "shape": _shape(row)} if "shape" in row else row for row in rows)
     return out.getvalue()
 
 
-def as_markdown(plan: RecipePlan) -> str:
-    """A table for a document, and the signals below it."""
-    lines = ["| parameter | role | shape | rule | std |", "|---|---|---|---|---|"]
-    for name, row in _grouped(plan.rows):
-        shape = "x".join(map(str, row["shape"]))
-        lines.append(f"| `{name}` | {row['role']} | {shape} | {_rule(row)} | {_std(row)} |")
-    return "\n".join([*lines, "", *signal_lines(plan), ""])
+def as_markdown(table: Rows, below: Sequence[str]) -> str:
+    """A table for a document, its names as code, and sentences below it."""
+    heading, *rows = table
+    lines = markdown_table(heading, [(what if " " in what else f"`{what}`", *cells) for what, *cells in rows])
+    return "\n".join([lines, *below, ""]) if below else lines
 
 
 def _compared(a: Signals, b: Signals) -> dict[str, tuple[float, float]]:
@@ -168,8 +226,12 @@ def _value(row: dict[str, Any] | None) -> float | None:
     return row["value"] if row["distribution"] == "constant" else row["effective_std"]
 
 
-def _std(row: dict[str, Any]) -> str:
-    return "" if row["distribution"] == "constant" else f"{row['effective_std']:.5f}"
+def _std(row: dict[str, Any], which: str) -> str:
+    return "" if row["distribution"] == "constant" else f"{row[which]:.4g}"
+
+
+def _shape(row: Mapping[str, Any]) -> str:
+    return "x".join(map(str, row["shape"]))
 
 
 def _factors(row: dict[str, Any]) -> str:
