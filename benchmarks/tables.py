@@ -30,7 +30,7 @@ from isogloss.init.schemes import SchemeConfig
 from isogloss.init.signals import Signals
 from isogloss.models.decoder import DecoderConfig
 from isogloss.nn.roles import Role
-from isogloss.run.plan import as_markdown, plan_recipe, plan_table, signal_lines
+from isogloss.run.plan import as_markdown, plan_recipe, plan_table, footer
 
 DOCS = Path(__file__).parent.parent / "docs"
 REPAIR = "write them anew with: make docs (python benchmarks/tables.py)"
@@ -118,7 +118,7 @@ def signals() -> str:
 def plan() -> str:
     """The plan of the default recipe, as the command prints it."""
     found = plan_recipe("stdlib-small")
-    return as_markdown(plan_table(found), signal_lines(found)).strip()
+    return as_markdown(plan_table(found), footer(found)).strip()
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -184,6 +184,13 @@ def test_plan_in_its_forms(isogloss, tiny: Path) -> None:
     assert "| `layers.0-1.mixer.q_proj.weight` | query |" in isogloss("init", "plan", tiny, "--format", "markdown")[1]
 
 
+def test_a_slip_that_is_kept_is_called_one(isogloss, tiny: Path) -> None:
+    assert "a slip" not in isogloss("init", "plan", tiny)[1]
+    out = isogloss("init", "plan", tiny, "init.type=torchtitan_llama3")[1]
+    assert "layers.0.ffn.up_proj.weight and 1 more: a slip of the source, kept: up_proj reads the stream" in out
+    assert "q_proj.weight and 4 more: the defect" in isogloss("init", "plan", tiny, "init.type=lingua_before")[1]
+
+
 def test_plan_of_one_parameter(isogloss, tiny: Path) -> None:
     lines = isogloss("init", "plan", tiny, "--format", "markdown", "init.type=completep", "init.base_width=8")[1]
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines.splitlines()}

@@ -107,6 +107,7 @@ DEFECTS = {
     "not cut": (refill(DOWN, Normal(STD, "", None)), DOWN, "bounds"),
     "uniform of equal std": (refill(DOWN, Uniform(STD, "")), DOWN, "kurtosis"),
     "half repeated": (lambda p: p[DOWN][64:].copy_(p[DOWN][:64]), DOWN, "rows"),
+    "half repeated by columns": (lambda p: p[DOWN][:, 192:].copy_(p[DOWN][:, :192]), DOWN, "columns"),
     "one row repeated": (lambda p: p[DOWN][7].copy_(p[DOWN][3]), DOWN, "rows"),
     "head is the embedding": (lambda p: p["head.weight"].copy_(p["embedding.weight"]), "head.weight", "correlation"),
     "the same stream, another scale": (

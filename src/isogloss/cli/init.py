@@ -51,7 +51,7 @@ def init_plan(
         whole = rows = plans.diff_rows(plan, plans.plan_recipe(other, [*overrides, *changes]))
         table, below = plans.diff_table(rows), []
     else:
-        rows, table, below = plan.rows, plans.plan_table(plan), plans.signal_lines(plan)
+        rows, table, below = plan.rows, plans.plan_table(plan), plans.footer(plan)
         whole = {"parameters": rows, "multipliers": asdict(plan.multipliers), "signals": asdict(plan.signals)}
     match form:
         case PlanFormat.JSON:

@@ -26,7 +26,7 @@ def sidak(n_tests: int, error: float = FAMILY_WISE_ERROR) -> float:
 
 
 def row_hashes(local: Tensor) -> Tensor:
-    """A 64-bit hash of each row of a matrix; none for what has too few columns to be told apart."""
+    """A 64-bit hash of each row of a matrix; none for a vector, or where columns are too few to tell rows apart."""
     if local.ndim < 2 or local.numel() == 0 or local.shape[-1] < 4:
         return torch.empty(0, dtype=torch.int64)
     rows = local.detach().flatten(0, -2)

@@ -290,7 +290,10 @@ class PaLMConfig(Scheme):
 
 
 class NanochatConfig(Scheme):
-    """nanochat (gpt.py, commit 92d63d4): writers start at zero, so every block starts as the identity."""
+    """nanochat (gpt.py, commit 92d63d4): writers start at zero, so every block starts as the identity.
+
+    Its scales alone: the norm after its embedding, 1.2 on queries and keys, and scalars on the stream are not modelled.
+    """
 
     type: Literal["nanochat"]
 

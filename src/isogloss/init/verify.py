@@ -2,7 +2,7 @@
 
 Per random parameter, with n elements, effective std s and kurtosis k of its rule: its std
 (``z = (std/s - 1) / sqrt((k-1)/4n)``), mean (``sqrt(n) mean / s``) and kurtosis (``sqrt(n/24)`` times the difference),
-bounds and finiteness; equal rows; equal shards at different places, and unequal ones at the same; correlation with
+bounds and finiteness; equal rows or columns; equal shards at different places, and unequal ones at the same; correlation with
 other parameters (``sqrt(n) r``), which is how a reused key or seed shows. Constants are compared. All z share one
 threshold, by Sidak over all tests of the model, so that a clean model is suspected once in a thousand.
 
@@ -62,6 +62,7 @@ class Piece:
     smallest: float
     digest: bytes
     rows: Tensor
+    columns: Tensor
     corner: Tensor
     eps: float
 
@@ -120,6 +121,7 @@ def _piece(tensor: Tensor) -> Piece:
         smallest,
         digest.digest(),
         row_hashes(local),
+        row_hashes(local.flatten(0, -2).mT) if local.ndim > 1 else row_hashes(local),
         corner(local, offset),
         torch.finfo(tensor.dtype).eps,
     )
@@ -200,13 +202,16 @@ def _repetitions(name: str, pieces: Sequence[Piece], std: float) -> Iterator[Fin
         if (other := places.setdefault(piece.digest, piece.offset)) != piece.offset:
             yield Finding(name, "shards", f"the parts at {other} and {piece.offset} hold the same numbers")
             return
-    by_column: dict[tuple[int, ...], list[Tensor]] = {}
-    for piece in pieces:
-        by_column.setdefault(piece.offset[-1:], []).append(piece.rows)
-    for parts in by_column.values():
-        rows = torch.cat(parts)
-        if n_equal := n_repeated(rows):
-            yield Finding(name, "rows", f"{n_equal} of {len(rows)} rows are repetitions of others")
+    # Whole rows stand side by side in the parts of equal columns, whole columns in those of equal rows.
+    lines = [("rows", piece.offset[-1:], piece.rows) for piece in pieces]
+    lines += [("columns", piece.offset[:-1], piece.columns) for piece in pieces]
+    together: dict[tuple[str, tuple[int, ...]], list[Tensor]] = {}
+    for what, place, hashes in lines:
+        together.setdefault((what, place), []).append(hashes)
+    for (what, _), parts in together.items():
+        hashes = torch.cat(parts)
+        if n_equal := n_repeated(hashes):
+            yield Finding(name, what, f"{n_equal} of {len(hashes)} {what} are repetitions of others")
             return
 
 

@@ -108,11 +108,15 @@ def plan_table(plan: RecipePlan) -> Rows:
     return [heading, *rows]
 
 
-def signal_lines(plan: RecipePlan) -> list[str]:
-    """The forward multipliers, where there are some, and the predicted signals in words."""
-    s = plan.signals
+def footer(plan: RecipePlan) -> list[str]:
+    """The reasons of rules that have one to give, the forward multipliers that are not 1, the predicted signals."""
+    s, reasons = plan.signals, {}
+    for name, row in _grouped(plan.rows):
+        if row["why"]:
+            reasons.setdefault(row["why"], []).append(name)
     factors = [f"{name} {value:.4g}" for name, value in asdict(plan.multipliers).items() if value != 1.0]
     return [
+        *(f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {why}" for why, names in reasons.items()),
         *([f"forward multipliers: {', '.join(factors)}"] if factors else []),
         f"predicted on random tokens: stream {s.stream[0]:.3g} -> {s.stream[-1]:.3g}, of which the embedding "
         f"{s.embedding_share:.2g}; the last layer writes {s.mixer_write[-1]:.2g} (mixer), {s.ffn_write[-1]:.2g} (ffn)",
