@@ -30,7 +30,7 @@ from isogloss.init.schemes import SchemeConfig
 from isogloss.init.signals import Signals
 from isogloss.models.decoder import DecoderConfig
 from isogloss.nn.roles import Role
-from isogloss.run.plan import as_markdown, plan_recipe, plan_table, footer
+from isogloss.run.plan import as_markdown, footer, plan_recipe, plan_table
 
 DOCS = Path(__file__).parent.parent / "docs"
 REPAIR = "write them anew with: make docs (python benchmarks/tables.py)"

@@ -2,7 +2,7 @@
 
 The state is the Gram matrix C of the residual stream, ``C_st = E x_s x_t`` per component, for the positions of a batch.
 Weights are independent, so each sublayer maps C to C, and the gradient's Gram matrix G backward, without a sample.
-With X the Gram matrix that a sublayer reads (``g^2 C / (n n^T)`` after a norm of gain g, ``n_t^2 = C_tt + eps``), P the
+With X the Gram matrix that a sublayer reads (``C / (n n^T)`` after a norm, ``n_t^2 = C_tt + eps``, gains 1), P the
 uniform average over a query's keys, q_w = fan_in std_w^2, H heads of C channels, f hidden units:
 
 embedding   C = e^2 s_E^2 [token_s = token_t]
@@ -12,7 +12,7 @@ plain       F = f s_down^2 K(q_up x, R)
 residual    C <- a^2 C + b^2 F
 
 with p2 and p3 the participations of the softmax (`isogloss.init.gaussian`) at logits of variance ``s_z^2 (1 - rho)``,
-``s_z^2 = C scale^2 q_q q_k x^2`` (gains' powers in the place of the q with QK-norm) and rho the mean correlation among
+``s_z^2 = C scale^2 q_q q_k x^2`` (1 in the place of ``q x`` with QK-norm) and rho the mean correlation among
 a query's keys: what the keys share moves all logits alike. Backward, each sublayer adds to G
 
 swiglu      f s_down^2 (q_gate q_up X o K' + q_up K) o G
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from isogloss.init.gaussian import Activation, Kernel, Participation, W, Z, expected_maximum
 from isogloss.init.plan import Entry
+from isogloss.init.rules import Constant
 from isogloss.init.signals import Signals
 from isogloss.models.protocol import IGNORED
 from isogloss.models.registry import ModelConfig
@@ -109,6 +110,8 @@ class _Prediction:
         self.entries: dict[tuple[int | None, Role], list[Entry]] = {}
         for entry in plan.values():
             self.entries.setdefault((entry.site.layer, entry.site.role), []).append(entry)
+            if entry.site.role == Role.NORM_GAIN:
+                assert entry.rule == Constant(1.0, "1"), f"{entry.site.name}: predictions are for gains of 1"
         visible = _visible(self.tokens, None if documents is None else documents.cpu(), config.mixer.window)
         self.n = visible.sum(-1).double()
         self.average = visible.double() / self.n[..., None]

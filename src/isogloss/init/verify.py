@@ -2,9 +2,9 @@
 
 Per random parameter, with n elements, effective std s and kurtosis k of its rule: its std
 (``z = (std/s - 1) / sqrt((k-1)/4n)``), mean (``sqrt(n) mean / s``) and kurtosis (``sqrt(n/24)`` times the difference),
-bounds and finiteness; equal rows or columns; equal shards at different places, and unequal ones at the same; correlation with
-other parameters (``sqrt(n) r``), which is how a reused key or seed shows. Constants are compared. All z share one
-threshold, by Sidak over all tests of the model, so that a clean model is suspected once in a thousand.
+bounds and finiteness; equal rows or columns; equal shards at different places, and unequal ones at the same;
+correlation with other parameters (``sqrt(n) r``), which is how a reused key or seed shows. Constants are compared. All
+z share one threshold, by Sidak over all tests of the model, so that a clean model is suspected once in a thousand.
 
 Works on sharded models without gathering them: each rank sends sums and hashes. Standard deviations alone would not
 do: ``manual_seed`` and ``nn.init`` on a sharded CPU model give every rank the same numbers, of the right std.
