@@ -2,14 +2,50 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from pydantic import Field
+
+from isogloss.config.base import Config
 from isogloss.data.baselines import Baselines
 from isogloss.data.rows import RowSource
 from isogloss.data.tokenizers.base import Tokenizer
 
 SplitName = Literal["train", "validation"]
 Packing = Literal["concatenate", "best_fit", "document"]
+
+
+class Cut(NamedTuple):
+    """How rows are asked of a corpus: ``corpus.rows(split, *cut)``."""
+
+    seq_len: int
+    within_document: bool
+    packing: Packing = "concatenate"
+
+
+class RowConfig(Config):
+    """How data become rows."""
+
+    seq_len: int = Field(default=256, ge=1)
+    """Tokens in a row."""
+    within_document: bool = True
+    """Attention and recurrent state are kept within a document."""
+
+    def cut(self) -> Cut:
+        """How rows are asked of the corpus."""
+        return Cut(self.seq_len, self.within_document)
+
+
+class PackedConfig(RowConfig):
+    """How documents of various lengths become rows."""
+
+    packing: Packing = "concatenate"
+    """concatenate: laid end to end and cut; best_fit: no document cut that fits a row; document: each in rows of its
+    own. The latter two pad rows."""
+
+    def cut(self) -> Cut:
+        """How rows are asked of the corpus."""
+        return Cut(self.seq_len, self.within_document, self.packing)
 
 
 @dataclass(frozen=True)
