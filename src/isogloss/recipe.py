@@ -10,7 +10,7 @@ from isogloss.checkpoint import CheckpointConfig
 from isogloss.config.base import Config, UserError
 from isogloss.config.load import load_config
 from isogloss.config.problems import did_you_mean
-from isogloss.data.prepare import DataConfig
+from isogloss.data.opening import DataConfig
 from isogloss.data.tokenizers.config import TokenizerConfig
 from isogloss.init.schemes import LinguaConfig, SchemeConfig
 from isogloss.models.registry import ModelConfig
@@ -57,6 +57,12 @@ class Recipe(Config):
                 f"optim.schedule.warmup ({self.optim.schedule.warmup}) must be below train.steps ({self.train.steps}): "
                 "the learning rate would never reach its peak; set optim.schedule.warmup"
             )
+        for stage in self.train.seq_len_warmup:
+            if self.data.seq_len % stage.divisor:
+                raise ValueError(
+                    f"train.seq_len_warmup: data.seq_len ({self.data.seq_len}) cannot be cut into {stage.divisor} "
+                    "equal rows; choose a divisor of it"
+                )
         return self
 
     @property

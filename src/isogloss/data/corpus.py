@@ -91,7 +91,7 @@ class Corpus(Protocol):
 
     @property
     def floor(self) -> float | None:
-        """The lowest loss that any model can reach on the validation split, nats a target, where it is known exactly."""
+        """The lowest loss that a model can reach on the validation split, nats a target, where it is known exactly."""
         ...
 
     @property

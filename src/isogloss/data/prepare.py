@@ -133,6 +133,17 @@ def prepare(
     return corpus
 
 
+def training_texts(config: PythonStdlibText | FilesText) -> tuple[str, Callable[[], Iterator[str]]]:
+    """What identifies the training texts of a config, and a way to read them again and again."""
+    inputs = _open_inputs(config)
+
+    def read() -> Iterator[str]:
+        split = choose_split(survey(inputs.sources), inputs.sources, config.validation_bytes)
+        return split.texts(inputs.sources, "train")
+
+    return f"{inputs.fingerprint}:{config.validation_bytes}", read
+
+
 def _open_inputs(config: PythonStdlibText | FilesText) -> Inputs:
     if isinstance(config, PythonStdlibText):
         skipped: dict[str, str] = {}
