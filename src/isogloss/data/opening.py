@@ -10,9 +10,13 @@ from isogloss.data.corpus import Corpus
 from isogloss.data.mixture import MixtureConfig, open_mixture
 from isogloss.data.on_the_fly import OnTheFlyConfig, OnTheFlyCorpus
 from isogloss.data.prepare import FilesConfig, PythonStdlibConfig, prepare
+from isogloss.data.synthetic.corpus import AnySyntheticConfig, SyntheticCorpus
+from isogloss.data.synthetic.task import SyntheticConfig
 from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
 
-DataConfig = Annotated[PythonStdlibConfig | FilesConfig | MixtureConfig | OnTheFlyConfig, Field(discriminator="type")]
+DataConfig = Annotated[
+    PythonStdlibConfig | FilesConfig | MixtureConfig | OnTheFlyConfig | AnySyntheticConfig, Field(discriminator="type")
+]
 """Any data, told apart by ``type``."""
 
 
@@ -43,5 +47,7 @@ def open_corpus(
                     "set tokenizer.type to bytes or file (isogloss tokenizer train makes one)"
                 )
             return OnTheFlyCorpus(config, tokenizer_config)
+        case SyntheticConfig():
+            return SyntheticCorpus(config)
         case _:
             return prepare(config, tokenizer_config, progress, verify)

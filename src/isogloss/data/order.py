@@ -15,6 +15,7 @@ import math
 import numpy as np
 from jaxtyping import Int, UInt
 
+from isogloss.data.counter import scramble
 from isogloss.data.rows import Rows, RowSource
 
 FEISTEL_ROUNDS = 8
@@ -32,7 +33,7 @@ def permute(index: Int[np.ndarray, "N"], n: int, key: int) -> Int[np.ndarray, "N
     a = math.isqrt(max(n - 1, 0)) + 1
     sides = np.array([a, -(-n // a)], dtype=np.uint64)
     counter = np.arange(1, FEISTEL_ROUNDS + 1, dtype=np.uint64)
-    round_keys = _scramble(np.uint64(key) ^ _scramble(counter))
+    round_keys = scramble(np.uint64(key) ^ scramble(counter))
     image = _encipher(index.astype(np.uint64), sides, round_keys)
     while (walking := image >= n).any():
         image[walking] = _encipher(image[walking], sides, round_keys)
@@ -45,17 +46,10 @@ def _encipher(
     right, left = np.divmod(values, sides[0])
     for i, round_key in enumerate(round_keys):
         if i % 2 == 0:
-            left = (left + _scramble(right ^ round_key) % sides[0]) % sides[0]
+            left = (left + scramble(right ^ round_key) % sides[0]) % sides[0]
         else:
-            right = (right + _scramble(left ^ round_key) % sides[1]) % sides[1]
+            right = (right + scramble(left ^ round_key) % sides[1]) % sides[1]
     return right * sides[0] + left
-
-
-def _scramble(values: UInt[np.ndarray, "N"]) -> UInt[np.ndarray, "N"]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every input bit reaches every output bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 class Shuffled:

@@ -25,7 +25,7 @@ class __legacy__:
         return []
 
     def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-        folder = pathlib.Path(metadata_directory, "read-1.dist-info")
+        folder = pathlib.Path(metadata_directory, "{folder}.dist-info")
         folder.mkdir()
         (folder / "METADATA").write_text("Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
         return folder.name
@@ -63,7 +63,7 @@ def download(package: Package, folder: Path) -> Path:
         requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
         builder.mkdir(parents=True)
         (builder / "__init__.py").touch()
-        (builder / "build_meta.py").write_text(BUILDER.format(name=package.name, version=package.version))
+        (builder / "build_meta.py").write_text(_builder(package))
         kind = "--only-binary" if package.is_wheel else "--no-binary"
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input", kind, ":all:"]
         command += ["--disable-pip-version-check", "--no-build-isolation", "--use-pep517"]
@@ -88,6 +88,11 @@ def download(package: Package, folder: Path) -> Path:
     assert len(files) == 1, "pip says it saved the one file asked for"
     check(package, files[0])
     return files[0]
+
+
+def _builder(package: Package) -> str:
+    folder = f"{package.name.replace('-', '_')}-{package.version}"
+    return BUILDER.format(folder=folder, name=package.name, version=package.version)
 
 
 def check(package: Package, file: Path) -> None:
