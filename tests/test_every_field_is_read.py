@@ -44,6 +44,27 @@ def schedule(kind: str) -> list[str]:
     return [f"optim.schedule={{type: {kind}, warmup: 2}}"]
 
 
+def generated(kind: str) -> list[str]:
+    return [
+        f"data={{type: {kind}, seq_len: 70, validation_rows: 4}}",
+        "tokenizer={type: symbols}",
+        "model.n_layers=1",
+        "watch.sample_tokens=0",
+    ]
+
+
+GENERATED = {
+    "markov": {"n_symbols": 9, "order": 2, "concentration": 1.0},
+    "pcfg": {"n_nonterminals": 3, "n_terminals": 20, "n_rules": 4, "branching": 0.5, "concentration": 9.0},
+    "copy": {"n_symbols": 9, "min_length": 30, "max_length": 9},
+    "induction": {"n_symbols": 40, "min_period": 30, "max_period": 9},
+    "associative_recall": {"n_keys": 90, "n_values": 90, "n_pairs": 4, "power": 1.0},
+    "selective_copy": {"n_symbols": 9, "n_data": 9},
+    "modular_arithmetic": {"modulus": 7, "n_operands": 3, "operations": "[multiply]", "train_fraction": 0.9},
+    "needle": {"n_symbols": 9, "length": 2, "depth": "[0.5, 0.6]"},
+}
+"""What each generated corpus takes beside the fields that all of them have."""
+
 VARIATIONS = {
     "name": Vary("name=other"),
     "runs_dir": Vary("runs_dir=elsewhere"),
@@ -59,6 +80,11 @@ VARIATIONS = {
     "data[files].prepared_dir": Vary("data.prepared_dir=elsewhere"),
     "data[files].train": Vary("data.train=[corpus/000.txt, corpus/001.txt, corpus/002.txt]"),
     "data[files].validation": Vary("data.validation=[corpus/003.txt]"),
+    **{
+        f"data[{kind}].{name}": Vary(f"data.{name}={value}", generated(kind))
+        for kind, fields in GENERATED.items()
+        for name, value in {"seq_len": 68, "validation_rows": 5, "seed": 1, **fields}.items()
+    },
     "tokenizer[bpe].vocab_size": Vary("tokenizer.vocab_size=280", ["tokenizer={type: bpe, vocab_size: 270}"]),
     "tokenizer[file].path": Vary("tokenizer.path=b.tiktoken", ["tokenizer={type: file, path: a.tiktoken}"]),
     "tokenizer[file].pattern": Vary("tokenizer.pattern='.'", ["tokenizer={type: file, path: a.tiktoken}"]),

@@ -198,5 +198,5 @@ def test_queries_follow_the_power_law() -> None:
     ],
 )
 def test_settings_that_cannot_be(wrong) -> None:
-    with pytest.raises(ValueError, match="above|fall|rising|twice|numbered|without any"):
+    with pytest.raises(ValueError, match=r"above|fall|rising|twice|numbered|without any"):
         wrong()

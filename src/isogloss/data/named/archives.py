@@ -6,6 +6,7 @@ ordinary file, and it is no larger than it may be; what it decompresses to is me
 
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +16,7 @@ MAX_MEMBER_BYTES = 64 << 20
 MAX_TOTAL_BYTES = 1 << 30
 
 
-def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+def read_members(archive: Path, wanted: Callable[[str], object]) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files of a ``.whl`` or ``.tar.gz`` whose name is wanted, in order of their names.
 
     Raises:
@@ -29,11 +30,11 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
             if total > MAX_TOTAL_BYTES:
                 raise UserError(f"{archive}: holds more than {MAX_TOTAL_BYTES:,} bytes; it is not read")
             yield name, data
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{archive}: cannot be read as an archive ({error}); delete it and fetch it again") from error
 
 
-def _zip_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+def _zip_members(archive: Path, wanted: Callable[[str], object]) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(archive) as opened:
         for info in sorted(opened.infolist(), key=lambda info: info.filename):
             _check_name(archive, info.filename)
@@ -43,7 +44,7 @@ def _zip_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
                 yield info.filename, capped(archive, info.filename, stream.read(MAX_MEMBER_BYTES + 1))
 
 
-def _tar_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+def _tar_members(archive: Path, wanted: Callable[[str], object]) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(archive, "r:gz") as opened:
         for info in sorted(opened.getmembers(), key=lambda info: info.name):
             tarfile.data_filter(info, "/")  # refuses links, devices and names that lead outside

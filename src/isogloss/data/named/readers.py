@@ -55,7 +55,7 @@ def _bible(source: bytes) -> tuple[str, dict[int, int], dict[int, int], list[str
 
 
 def botocore_docs(archive: Path) -> Iterator[Document]:
-    """The documentation of each service's newest model, one document a service; a string that came before is left out."""
+    """The documentation of each service's newest model, a document each; a string that came before is left out."""
     newest: dict[str, tuple[str, bytes]] = {}
     for name, data in read_members(archive, re.compile(r"botocore/data/[^/]+/[^/]+/service-2\.json(\.gz)?").fullmatch):
         _, _, service, version, file = name.split("/")

@@ -1,5 +1,7 @@
-"""Multi-query associative recall, MQAR (Arora, Eyuboglu, Timalsina, Johnson, Poli, Zou, Rudra and Ré 2023, "Zoology:
-measuring and improving recall in efficient language models", arXiv 2312.04927, section 4 and appendix E).
+"""Multi-query associative recall, MQAR.
+
+Source: Arora, Eyuboglu, Timalsina, Johnson, Poli, Zou, Rudra and Ré 2023, "Zoology: measuring and improving recall in
+efficient language models", arXiv 2312.04927.
 
 A row begins with D pairs of a key and its value, keys all different. Each key then comes once more, followed by its
 value again, at a place whose distance from the pairs follows a power law: g-th slot of two tokens with weight g^(a-1).

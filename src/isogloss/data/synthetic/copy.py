@@ -1,5 +1,7 @@
-"""Copying strings (Graves, Wayne and Danihelka 2014, "Neural Turing machines", 4.1; Jelassi, Brandfonbrener, Kakade and
-Malach 2024, "Repeat after me", arXiv 2402.01032).
+"""Copying strings.
+
+Source: Graves, Wayne and Danihelka 2014, "Neural Turing machines", 4.1; Jelassi, Brandfonbrener, Kakade and Malach
+2024, "Repeat after me", arXiv 2402.01032.
 
 A row is made of blocks ``x_1 .. x_n COPY x_1 .. x_n`` of random symbols, n drawn for each row. Only the copies count.
 Each of their symbols stands n + 1 places earlier, and where COPY stands tells n: the floor is exactly 0.

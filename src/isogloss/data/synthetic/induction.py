@@ -1,5 +1,7 @@
-"""Induction: [A][B] .. [A] -> [B] (Olsson et al. 2022, "In-context learning and induction heads", arXiv 2209.11895, who
-measure it on repeated random sequences; Elhage et al. 2021).
+"""Induction: [A][B] .. [A] -> [B].
+
+Source: Olsson et al. 2022, "In-context learning and induction heads", arXiv 2209.11895, who measure it on repeated
+random sequences.
 
 A row is a segment of different random symbols, repeated to the row's end; its length is drawn for each row, so that
 looking back by a fixed distance does not do. A target counts where the token before it has occurred earlier in the row:

@@ -32,7 +32,7 @@ class MarkovConfig(SyntheticConfig):
     order: int = Field(default=1, ge=1)
     """How many symbols decide the distribution of the next one."""
     concentration: float = Field(default=0.2, ge=0.001)
-    """Of the Dirichlet distribution that the tables are drawn from: small makes symbols predictable, large all alike."""
+    """Of the Dirichlet distribution that tables are drawn from: small makes symbols predictable, large all alike."""
 
     @model_validator(mode="after")
     def _check(self) -> "MarkovConfig":

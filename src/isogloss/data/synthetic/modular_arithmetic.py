@@ -1,9 +1,9 @@
 """Equations modulo p (Power, Burda, Edwards, Babuschkin and Misra 2022, "Grokking", arXiv 2201.02177).
 
 A row is a list of equations ``x_1 ∘ x_2 .. ∘ x_n = y``, read from left to right, y = (((x_1 ∘ x_2) mod p) ∘ x_3) mod p
-and so on. Only the results count; each follows from its equation: the floor is exactly 0. All p^n·q^(n-1) equations with
-q operations are put in an order that the seed decides; the first ones train, the others validate, so that validation
-asks for equations that were never seen. With two operands these are the authors' tasks; with more, a recurrent state
+and so on. Only the results count; each follows from its equation: the floor is exactly 0. All p^n·q^(n-1) equations
+with q operations are put in an order that the seed decides; the first ones train, the others validate, so that
+validation asks for equations that were never seen. With two operands these are the authors' tasks; with more, a recurrent state
 must be carried along.
 """
 
@@ -40,7 +40,9 @@ class ModularArithmeticConfig(SyntheticConfig):
             raise ValueError("operations: one is named twice")
         n, n_train = self.n_equations, round(self.n_equations * self.train_fraction)
         if n > MAX_EQUATIONS:
-            raise ValueError(f"there are {n:.1e} such equations, more than can be numbered; lower n_operands or modulus")
+            raise ValueError(
+                f"there are {n:.1e} such equations, more than can be numbered; lower n_operands or modulus"
+            )
         if not 0 < n_train < n:
             raise ValueError(f"train_fraction {self.train_fraction} of {n} equations leaves one side without any")
         return self

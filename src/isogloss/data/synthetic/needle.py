@@ -1,4 +1,6 @@
-"""A needle in a haystack: the passkey task (Mohtashami and Jaggi 2023, "Landmark attention", arXiv 2305.16300) in symbols.
+"""A needle in a haystack, in symbols.
+
+Source: the passkey task of Mohtashami and Jaggi 2023, "Landmark attention", arXiv 2305.16300.
 
 A row is random symbols with a needle ``MARK v_1 .. v_m`` at some depth, and ends with ``ASK v_1 .. v_m``. Only the
 answer counts, and it stands in the needle: the floor is exactly 0.

@@ -7,8 +7,8 @@ on top of the stack, and nothing but a stack tells which that is. A row is ``end
 a sentence ..., cut at T; the end is certain once the stack is empty.
 
 With h_A the entropy of A's rules and M_AB the expected number of B's in a rule of A (spectral radius below 1, so that
-sentences end), the entropy of a sentence from A and its expected length are (Grenander 1967; Nederhof and Satta 2008,
-"Computing partition functions of PCFGs", section 3)
+sentences end), the entropy of a sentence from A and its expected length are (Grenander 1967, "Syntax-controlled
+probabilities")
 
     H = h + M H,        L = 1 + M L,        entropy rate = H_S / (L_S + 1)  nats a token, ends included.
 
@@ -152,17 +152,18 @@ class PCFG:
         return Sample(np.ascontiguousarray(tokens.T), np.ones((n_rows, seq_len), dtype=bool))
 
 
-def _tilted(
-    weights: Float[np.ndarray, "R"], arity: np.ndarray, branching: float
-) -> Float[np.ndarray, "R"]:
+def _tilted(weights: Float[np.ndarray, "R"], arity: np.ndarray, branching: float) -> Float[np.ndarray, "R"]:
     """The probabilities nearest to ``weights`` (in relative entropy) of which ``arity`` has this mean: w·exp(λ·arity).
 
     λ by bisection: the mean rises with it.
     """
+
+    def at(strength: float) -> Float[np.ndarray, "R"]:
+        tilted = weights * np.exp(strength * arity - max(0.0, strength * arity.max()))
+        return tilted / tilted.sum()
+
     low, high = -50.0, 50.0
     for _ in range(100):
         middle = (low + high) / 2
-        tilted = weights * np.exp(middle * arity - max(0.0, middle * arity.max()))
-        tilted /= tilted.sum()
-        low, high = (middle, high) if tilted @ arity < branching else (low, middle)
-    return tilted
+        low, high = (middle, high) if at(middle) @ arity < branching else (low, middle)
+    return at(low)

@@ -1,8 +1,8 @@
 """Selective copying (Gu and Dao 2023, "Mamba", arXiv 2312.00752, section 4.1.1, after Jing et al. 2019).
 
-A row holds n data symbols at random places among noise, then COPY and the data symbols in their order. Only those count,
-and all of them stand in the row already: the floor is exactly 0. The authors' answers are read off at n marks; here each
-follows the one before, as in text. They take n = 16 and 16 symbols in 4096 places.
+A row holds n data symbols at random places among noise, then COPY and the data symbols in their order. Only those
+count, and all of them stand in the row already: the floor is exactly 0. The authors' answers are read off at n marks;
+here each follows the one before, as in text. They take n = 16 and 16 symbols in 4096 places.
 """
 
 from typing import Literal

@@ -67,9 +67,7 @@ class Task(Protocol):
 
 
 def quantised(probabilities: Float[np.ndarray, "*S V"]) -> Int[np.ndarray, "*S V"]:
-    """Probabilities as counts out of 2^12, each at least 1: by largest remainder, so that none is off by more than one
-    part beside that least one.
-    """
+    """Probabilities as counts out of 2^12, each at least 1, the rest shared out by largest remainder."""
     n = probabilities.shape[-1]
     share = probabilities * ((1 << RESOLUTION) - n)
     counts = np.floor(share).astype(np.int64)

@@ -34,7 +34,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
             return load_tokenizer(config.path, config.pattern)
         case SymbolsConfig():
             raise UserError(
-                "tokenizer.type symbols is for generated corpora, which have no text (data.type markov, induction, ...); "
+                "tokenizer.type symbols is for generated corpora, which have no text (data.type markov and others); "
                 "choose bytes, bpe or file for text"
             )
 
