@@ -49,6 +49,8 @@ def generated(kind: str) -> list[str]:
         f"data={{type: {kind}, seq_len: 70, validation_rows: 4}}",
         "tokenizer={type: symbols}",
         "model.n_layers=1",
+        "optim.schedule.warmup=1",
+        "train.steps=2",
         "watch.sample_tokens=0",
     ]
 

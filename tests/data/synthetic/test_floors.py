@@ -43,6 +43,7 @@ def markov_losses(chain: Markov, tokens: np.ndarray) -> np.ndarray:
 )
 def test_the_floor_of_a_chain_is_what_its_rows_cost(config, n_rows) -> None:
     corpus = SyntheticCorpus(config)
+    assert isinstance(corpus.task, Markov)
     tokens, targets, _ = corpus.rows("train", config.seq_len).rows(np.arange(n_rows))
     losses = markov_losses(corpus.task, np.concatenate([tokens, targets[:, -1:]], axis=1))
     mean, error = measured(losses)
@@ -98,6 +99,7 @@ def pcfg_losses(grammar: PCFG, tokens: np.ndarray) -> np.ndarray:
 )
 def test_the_floor_of_a_grammar_is_what_its_rows_cost(config, n_rows) -> None:
     corpus = SyntheticCorpus(config)
+    assert isinstance(corpus.task, PCFG)
     tokens, targets, _ = corpus.rows("train", config.seq_len).rows(np.arange(n_rows))
     mean, error = measured(pcfg_losses(corpus.task, np.concatenate([tokens, targets[:, -1:]], axis=1)))
     assert abs(mean - corpus.floor) < 4 * error
