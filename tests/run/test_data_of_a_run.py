@@ -31,7 +31,9 @@ def weights_of(root: Path, name: str) -> bytes:
 
 
 def mixture(root: Path, a: float = 3.0, b: float = 1.0, more: str = "") -> str:
-    text = "data: {{type: files, train: [{root}/corpus/{glob}], validation_bytes: 200, prepared_dir: {root}/prepared}}"
+    text = (
+        "data: {{type: files, train: ['{root}/corpus/{glob}'], validation_bytes: 200, prepared_dir: {root}/prepared}}"
+    )
     one, other = (text.format(root=root, glob=glob) for glob in ("0[0-2]*.txt", "0[3-5]*.txt"))
     return f"data={{type: mixture, seq_len: 24, sources: {{a: {{weight: {a}, {one}}}, b: {{weight: {b}, {other}}}}}{more}}}"
 
@@ -131,7 +133,7 @@ def test_a_mixture_may_be_changed_on_the_way(tiny: Path, killed) -> None:
             "sources: {a: {DATA}}, schedule: [{at: 0.5, weights: {a: 1.0}}, {at: 0.2, weights: {a: 1.0}}]",
             "after the one",
         ),
-        ("sources: {a: {max_epochs: 0.1, DATA}}", "used up"),
+        ("sources: {a: {max_epochs: 0.05, DATA}}", "used up"),
         ("sources: {a: {max_tokens: 100, DATA}}", "used up"),
         ("sources: {a: {data: {type: files, train: [nowhere/]}}}", r"data\.sources\.a"),
     ],
