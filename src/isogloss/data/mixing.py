@@ -248,7 +248,7 @@ class MixedRows:
             block, slot = np.divmod(places[in_segment] - segment.start, segment.block)
             for one in np.unique(block):
                 here = block == one
-                counts, order = self._block(blocks, int(one))
+                counts, order, rank = self._block(blocks, int(one))
                 if slot[here].max() >= len(order):
                     last = segment.start + int(one) * segment.block + len(order)
                     raise UserError(
@@ -256,9 +256,8 @@ class MixedRows:
                         "max_tokens; raise one of them, or lower train.steps"
                     )
                 source = order[slot[here]]
-                rank = _rank_within(order)[slot[here]]
                 which[in_segment[here]] = to_source[source]
-                nth[in_segment[here]] = np.array(counts)[source] + rank
+                nth[in_segment[here]] = np.array(counts)[source] + rank[slot[here]]
         return which, nth
 
     def counts(self, row: int) -> dict[str, int]:
@@ -283,21 +282,24 @@ class MixedRows:
             self.locate(np.array([self._n_planned - 1]))
 
     @staticmethod
-    def _block(blocks: _Blocks, number: int) -> tuple[tuple[int, ...], Int[np.ndarray, "L"]]:
+    def _block(blocks: _Blocks, number: int) -> tuple[tuple[int, ...], Int[np.ndarray, "L"], Int[np.ndarray, "L"]]:
+        """The counts before a block, the source of each of its rows, and how many of the same stand before it."""
         before, after = blocks.counts(number), blocks.counts(number + 1)
-        return before, block_order(tuple(b - a for a, b in zip(before, after, strict=True)))
+        counts = tuple(b - a for a, b in zip(before, after, strict=True))
+        return before, block_order(counts), _rank_within(counts)
 
 
 def _counts(blocks: _Blocks, row: int) -> dict[str, int]:
     number, slot = divmod(row - blocks.segment.start, blocks.segment.block)
-    before, order = MixedRows._block(blocks, number)
+    before, order, _ = MixedRows._block(blocks, number)
     within = np.bincount(order[:slot], minlength=len(before))
     now = {name: n + int(m) for name, n, m in zip(blocks.segment.names, before, within, strict=True)}
     return blocks.before | now
 
 
-def _rank_within(order: Int[np.ndarray, "L"]) -> Int[np.ndarray, "L"]:
-    """How many of the same source stand before each row of a block."""
+@lru_cache(maxsize=256)
+def _rank_within(counts: tuple[int, ...]) -> Int[np.ndarray, "L"]:
+    order = block_order(counts)
     rank = np.empty_like(order)
     for i in np.unique(order):
         here = order == i
