@@ -20,6 +20,7 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
     record_validation(session, metrics, display, found, by_source)
     record_samples(session, metrics, display, progress.step)
     baselines = session.corpus.baselines
+    n_read = recipe.train.plan().rows_before(progress.step) * recipe.data.seq_len
     summary: dict[str, Any] = {
         "name": recipe.name,
         "validation": finite(
@@ -41,7 +42,7 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
         "skipped_steps": progress.skipped,
         "tokens": progress.tokens,
         "seconds": progress.seconds,
-        "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else 0.0,
+        "tokens_per_second": n_read / progress.seconds if progress.seconds else 0.0,
         "parameters": session.estimate.n_parameters,
         "corpus": session.corpus.origin,
         "machine": session.machine.as_dict(),

@@ -31,9 +31,10 @@ class Watch:
         if info.step != 1 and info.step % self._session.recipe.watch.log_every and not info.last:
             return
         values = self._session.window.empty()
-        rate = values["tokens_per_second"]
         train, seq_len = self._session.recipe.train, self._session.recipe.data.seq_len
         plan = train.plan()
+        # Of all tokens read: where few targets count, theirs would say nothing of the work.
+        rate = plan.size(info.step - 1) * seq_len / values["seconds_per_step"]
         share = rate * self._session.model.flops_per_token(seq_len // plan.divisor(info.step - 1)) / self._peak
         bits = None if self._bytes_per_token is None else values["loss"] / math.log(2) / self._bytes_per_token
         progress, shares = self._session.progress, self._session.loader.shares(info.step)
