@@ -3,7 +3,8 @@
 A row is a list of equations ``x_1 ∘ x_2 .. ∘ x_n = y``, read from left to right, y = (((x_1 ∘ x_2) mod p) ∘ x_3) mod p
 and so on. Only the results count; each follows from its equation: the floor is exactly 0. All p^n·q^(n-1) equations
 with q operations are put in an order that the seed decides; the first ones train, the others validate, so that
-validation asks for equations that were never seen. With two operands these are the authors' tasks; with more, a recurrent state
+validation asks for equations that were never seen.
+With two operands these are the authors' tasks; with more, a recurrent state
 must be carried along.
 """
 
