@@ -7,6 +7,7 @@ tables are computed each time; long experiments leave records (benchmarks/record
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import audit_models
 import billion
 import coordinates
 import experiments
+import numpy as np
 import predict
 import torch
 from pages import PageError, blocks, difference, joined
@@ -23,12 +25,15 @@ from pydantic import TypeAdapter
 from records import StaleRecordError
 
 from isogloss.build import plan_model
+from isogloss.data.named.catalogue import CATALOGUE, Downloaded
+from isogloss.data.synthetic.corpus import TASKS, SyntheticCorpus
 from isogloss.init.plan import Entry
 from isogloss.init.predict import predict_signals
 from isogloss.init.rules import Constant, Normal
 from isogloss.init.schemes import SchemeConfig
 from isogloss.init.signals import Signals
 from isogloss.models.decoder import DecoderConfig
+from isogloss.models.protocol import IGNORED
 from isogloss.nn.roles import Role
 from isogloss.run.plan import as_markdown, footer, plan_recipe, plan_table
 
@@ -121,6 +126,39 @@ def plan() -> str:
     return as_markdown(plan_table(found), footer(found)).strip()
 
 
+def named_corpora() -> str:
+    """What ``isogloss data fetch`` knows."""
+    rows = []
+    for corpus in CATALOGUE.values():
+        source = "installed"
+        if isinstance(corpus.source, Downloaded):
+            source = f"{corpus.source.package}, SHA-256 {corpus.source.package.sha256[:12]}…"
+        rows.append([f"`{corpus.name}`", corpus.what, corpus.licence, source])
+    return _markdown(["name", "what", "licence", "from"], rows)
+
+
+def floors() -> str:
+    """Every generated corpus with its default settings: its size, and the lowest loss there is."""
+    rows = []
+    for kind in TASKS:
+        config = kind()
+        corpus = SyntheticCorpus(config)
+        rows_of_it = corpus.rows("validation", config.seq_len)
+        share = (rows_of_it.rows(np.arange(200)).targets != IGNORED).mean()
+        floor = f"{corpus.floor:.4f}" if corpus.floor else "0"
+        settings = {k: v for k, v in config.model_dump().items() if k not in ("type", "validation_rows", "seed")}
+        words = ", ".join(f"{k} {', '.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in settings.items())
+        cells = [
+            f"`{config.model_dump()['type']}`",
+            words,
+            str(corpus.tokenizer.n_tokens),
+            str(corpus.task.min_seq_len),
+        ]
+        rows.append([*cells, f"{share:.0%}", f"{math.log(corpus.tokenizer.n_tokens):.2f}", floor])
+    heading = ["`data.type`", "default settings", "ids", "shortest row", "targets that count", "ln of ids", "floor"]
+    return _markdown(heading, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "audit": audit_models.summary_table,
     "audit-findings": audit_models.findings_table,
@@ -129,6 +167,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "default": experiments.default_table,
     "default-seeds": experiments.default_seeds_table,
     "origin": experiments.origin_table,
+    "floors": floors,
+    "named-corpora": named_corpora,
     "parametrisations": parametrisations,
     "plan": plan,
     "prediction": predict.table,

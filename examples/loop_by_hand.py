@@ -38,7 +38,7 @@ model = materialise(planned, seed=0, device=torch.device("cpu"))
 
 optim = AdamWConfig(lr=3e-3, schedule=WSDSchedule(warmup=5))
 optimizer = create_optimizer(model, optim, planned.plan)
-loader = Loader(corpus.split("train"), 128, 4, seed=0, with_documents=True, pad_token=tokenizer.end_of_text)
+loader = Loader(corpus.rows("train", seq_len=128), 4, seed=0)
 
 hooks = [every(5, lambda info: print(f"step {info.step}: loss {info.loss:.3f}, gradient norm {info.grad_norm:.2f}"))]
 train = TrainConfig(steps=30, batch_size=4)

@@ -38,11 +38,45 @@ STDLIB = ["data={type: python_stdlib, seq_len: 24, validation_bytes: 400, prepar
 LLAMA3 = ["model.mixer.rotary.scaling={type: llama3, original_seq_len: 64, factor: 8.0}"]
 YARN = ["model.mixer.rotary.scaling={type: yarn, original_seq_len: 1000, factor: 4.0, beta_fast: 2.0, beta_slow: 0.5}"]
 WSD = ["optim.schedule={type: wsd, warmup: 2, decay: 0.5, final: 0.1}"]
+FILES = "data: {{type: files, train: [{0}], validation_bytes: 200, prepared_dir: prepared}}"
+ONE, OTHER = FILES.format("'corpus/0[0-2]*.txt'"), FILES.format("'corpus/0[3-5]*.txt'")
+MIXTURE = [f"data={{type: mixture, seq_len: 24, sources: {{a: {{weight: 3.0, {ONE}}}, b: {{weight: 1.0, {OTHER}}}}}}}"]
+UNWEIGHTED = [
+    f"data={{type: mixture, seq_len: 24, sources: {{a: {{{ONE}}}, b: {{{FILES.format('corpus/030.txt')}}}}}}}"
+]
+SCHEDULED = [MIXTURE[0][:-1] + ", schedule: [{at: 0.5, weights: {b: 30.0}}]}"]
+STDLIB_PART = [MIXTURE[0].replace(ONE, "data: {type: python_stdlib, validation_bytes: 400, prepared_dir: prepared}")]
+ON_THE_FLY = ["data={type: on_the_fly, train: [corpus], validation_bytes: 400, seq_len: 24}"]
+SIZES = ["train.batch_size_warmup=[{until: 2, batch_size: 2}]"]
+LENGTHS = ["train.seq_len_warmup=[{until: 2, divisor: 2}]"]
 
 
 def schedule(kind: str) -> list[str]:
     return [f"optim.schedule={{type: {kind}, warmup: 2}}"]
 
+
+def generated(kind: str) -> list[str]:
+    return [
+        f"data={{type: {kind}, seq_len: 70, validation_rows: 4}}",
+        "tokenizer={type: symbols}",
+        "model.n_layers=1",
+        "optim.schedule.warmup=1",
+        "train.steps=2",
+        "watch.sample_tokens=0",
+    ]
+
+
+GENERATED = {
+    "markov": {"n_symbols": 9, "order": 2, "concentration": 1.0},
+    "pcfg": {"n_nonterminals": 3, "n_terminals": 20, "n_rules": 4, "branching": 0.5, "concentration": 9.0},
+    "copy": {"n_symbols": 9, "min_length": 30, "max_length": 9},
+    "induction": {"n_symbols": 40, "min_period": 30, "max_period": 9},
+    "associative_recall": {"n_keys": 90, "n_values": 90, "n_pairs": 4, "power": 1.0},
+    "selective_copy": {"n_symbols": 9, "n_data": 9},
+    "modular_arithmetic": {"modulus": 7, "n_operands": 3, "operations": "[multiply]", "train_fraction": 0.9},
+    "needle": {"n_symbols": 9, "length": 2, "depth": "[0.5, 0.6]"},
+}
+"""What each generated corpus takes beside the fields that all of them have."""
 
 VARIATIONS = {
     "name": Vary("name=other"),
@@ -59,6 +93,43 @@ VARIATIONS = {
     "data[files].prepared_dir": Vary("data.prepared_dir=elsewhere"),
     "data[files].train": Vary("data.train=[corpus/000.txt, corpus/001.txt, corpus/002.txt]"),
     "data[files].validation": Vary("data.validation=[corpus/003.txt]"),
+    **{
+        f"data[{kind}].{name}": Vary(f"data.{name}={value}", generated(kind))
+        for kind, fields in GENERATED.items()
+        for name, value in {"seq_len": 68, "validation_rows": 5, "seed": 1, **fields}.items()
+    },
+    "data[python_stdlib].packing": Vary("data.packing=best_fit", STDLIB),
+    "data[files].packing": Vary("data.packing=document"),
+    "data[mixture].seq_len": Vary("data.seq_len=20", MIXTURE),
+    "data[mixture].within_document": Vary("data.within_document=false", MIXTURE),
+    "data[mixture].packing": Vary("data.packing=document", MIXTURE),
+    "data[mixture].sources.*.data[python_stdlib].validation_bytes": Vary(
+        "data.sources.a.data.validation_bytes=50", STDLIB_PART
+    ),
+    "data[mixture].sources.*.data[python_stdlib].prepared_dir": Vary(
+        "data.sources.a.data.prepared_dir=elsewhere", STDLIB_PART
+    ),
+    "data[mixture].sources.*.data[python_stdlib].include_tests": Vary(
+        "data.sources.a.data.include_tests=true", STDLIB_PART
+    ),
+    "data[mixture].sources.*.data[files].validation_bytes": Vary("data.sources.a.data.validation_bytes=400", MIXTURE),
+    "data[mixture].sources.*.data[files].prepared_dir": Vary("data.sources.a.data.prepared_dir=elsewhere", MIXTURE),
+    "data[mixture].sources.*.data[files].train": Vary("data.sources.a.data.train=[corpus/001.txt]", MIXTURE),
+    "data[mixture].sources.*.data[files].validation": Vary("data.sources.a.data.validation=[corpus/003.txt]", MIXTURE),
+    "data[mixture].sources.*.weight": Vary("data.sources.b.weight=3.0", MIXTURE),
+    "data[mixture].sources.*.max_epochs": Vary("data.sources.b.max_epochs=0.01", MIXTURE),
+    "data[mixture].sources.*.max_tokens": Vary("data.sources.b.max_tokens=48", MIXTURE),
+    "data[mixture].temperature": Vary("data.temperature=100.0", UNWEIGHTED),
+    "data[mixture].schedule.*.at": Vary("data.schedule.0.at=0.1", SCHEDULED),
+    "data[mixture].schedule.*.weights": Vary("data.schedule.0.weights={b: 3.0}", SCHEDULED),
+    "data[on_the_fly].seq_len": Vary("data.seq_len=20", ON_THE_FLY),
+    "data[on_the_fly].within_document": Vary("data.within_document=false", ON_THE_FLY),
+    "data[on_the_fly].train": Vary("data.train=[corpus/003.txt, corpus/004.txt, corpus/005.txt, corpus]", ON_THE_FLY),
+    "data[on_the_fly].validation_bytes": Vary("data.validation_bytes=700", ON_THE_FLY),
+    "train.batch_size_warmup.*.until": Vary("train.batch_size_warmup.0.until=3", SIZES),
+    "train.batch_size_warmup.*.batch_size": Vary("train.batch_size_warmup.0.batch_size=3", SIZES),
+    "train.seq_len_warmup.*.until": Vary("train.seq_len_warmup.0.until=3", LENGTHS),
+    "train.seq_len_warmup.*.divisor": Vary("train.seq_len_warmup.0.divisor=3", LENGTHS),
     "tokenizer[bpe].vocab_size": Vary("tokenizer.vocab_size=280", ["tokenizer={type: bpe, vocab_size: 270}"]),
     "tokenizer[file].path": Vary("tokenizer.path=b.tiktoken", ["tokenizer={type: file, path: a.tiktoken}"]),
     "tokenizer[file].pattern": Vary("tokenizer.pattern='.'", ["tokenizer={type: file, path: a.tiktoken}"]),

@@ -10,8 +10,9 @@ from isogloss.checkpoint import CheckpointConfig
 from isogloss.config.base import Config, UserError
 from isogloss.config.load import load_config
 from isogloss.config.problems import did_you_mean
-from isogloss.data.prepare import DataConfig
-from isogloss.data.tokenizers.config import TokenizerConfig
+from isogloss.data.opening import DataConfig
+from isogloss.data.synthetic.task import SyntheticConfig
+from isogloss.data.tokenizers.config import SymbolsConfig, TokenizerConfig
 from isogloss.init.schemes import LinguaConfig, SchemeConfig
 from isogloss.models.registry import ModelConfig
 from isogloss.optim.groups import AdamWConfig
@@ -57,6 +58,23 @@ class Recipe(Config):
                 f"optim.schedule.warmup ({self.optim.schedule.warmup}) must be below train.steps ({self.train.steps}): "
                 "the learning rate would never reach its peak; set optim.schedule.warmup"
             )
+        generated, symbols = isinstance(self.data, SyntheticConfig), isinstance(self.tokenizer, SymbolsConfig)
+        if generated and not symbols:
+            raise ValueError(
+                f"data.type {self.data.type} is generated, so there is no text for a tokenizer of type "
+                f"{self.tokenizer.type}; set tokenizer.type to symbols"
+            )
+        if symbols and not generated:
+            raise ValueError(
+                f"tokenizer.type symbols is for generated data, which data.type {self.data.type} is not; set "
+                "tokenizer.type to bytes, bpe or file"
+            )
+        for stage in self.train.seq_len_warmup:
+            if self.data.seq_len % stage.divisor:
+                raise ValueError(
+                    f"train.seq_len_warmup: data.seq_len ({self.data.seq_len}) cannot be cut into {stage.divisor} "
+                    "equal rows; choose a divisor of it"
+                )
         return self
 
     @property

@@ -8,20 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
-from isogloss.data.loader import Loader, permute, sequential_batches
+from isogloss.data.loader import Loader, sequential_batches
+from isogloss.data.packing import PackedRows
 from isogloss.data.shards import TokenStream
 from isogloss.models.protocol import IGNORED, Batch
 
 PAD = 9999
-KEYS = st.integers(0, 2**64 - 1)
 
 
 def make_stream(n_tokens: int, fingerprint: str = "x") -> TokenStream:
     return TokenStream([np.arange(n_tokens, dtype=np.uint16)], np.arange(0, n_tokens, 7), fingerprint)
 
 
+def make_rows(n_tokens: int, seq_len: int = 4, fingerprint: str = "x", with_documents: bool = True) -> PackedRows:
+    return PackedRows(make_stream(n_tokens, fingerprint), seq_len, PAD, with_documents)
+
+
 def make_loader(n_tokens=100, seq_len=4, batch_size=6, seed=0, fingerprint="x") -> Loader:
-    return Loader(make_stream(n_tokens, fingerprint), seq_len, batch_size, seed, with_documents=True, pad_token=PAD)
+    return Loader(make_rows(n_tokens, seq_len, fingerprint), batch_size, seed)
 
 
 def join(batches) -> Batch:
@@ -32,48 +36,6 @@ def join(batches) -> Batch:
 
 def equal(one: Batch, other: Batch) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("tokens", "targets", "documents"))
-
-
-@settings(deadline=None)
-@given(st.integers(1, 3000), KEYS)
-def test_permute_is_a_bijection(n, key):
-    image = permute(np.arange(n), n, key)
-    np.testing.assert_array_equal(np.sort(image), np.arange(n))
-
-
-@settings(deadline=None)
-@given(st.integers(1, 2**40), KEYS, st.data())
-def test_permute_acts_entry_by_entry_and_stays_inside(n, key, data):
-    entries = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20, unique=True)))
-    image = permute(entries, n, key)
-    assert ((image >= 0) & (image < n)).all()
-    assert len(set(image.tolist())) == len(entries)
-    np.testing.assert_array_equal(image, [permute(entries[i : i + 1], n, key)[0] for i in range(len(entries))])
-
-
-def test_permute_reaches_all_orders_of_few_entries_evenly():
-    counts = Counter(tuple(permute(np.arange(4), 4, key)) for key in range(4800))
-    assert len(counts) == 24
-    chi_square = sum((count - 200) ** 2 / 200 for count in counts.values())
-    assert chi_square < 49.7  # the 99.9th percentile with 23 degrees of freedom
-
-
-@pytest.mark.parametrize("n", [1000, 4096, 10_007])
-def test_permute_mixes_well(n):
-    """Displacements, neighbours and fixed points are those of a random permutation, within five standard errors."""
-    keys = range(50)
-    images = np.stack([permute(np.arange(n), n, key) for key in keys]) / n
-    place = np.arange(n) / n
-    samples = len(keys) * n
-    # Two independent uniform numbers differ by 1/3 on average, with variance 1/18.
-    tolerance = 5 * (1 / 18 / samples) ** 0.5 + 1 / n
-    assert abs(np.abs(images - place).mean() - 1 / 3) < tolerance
-    assert abs(np.abs(np.diff(images)).mean() - 1 / 3) < tolerance
-    assert abs(np.abs(images[1:] - images[:-1]).mean() - 1 / 3) < tolerance  # across neighbouring keys
-    assert (images == place).sum() < 50 + 5 * 50**0.5  # one fixed point each on average
-    # Each tenth of the entries lands evenly on each tenth of the places.
-    table = np.histogram2d(np.tile(place, len(keys)), images.ravel(), bins=10, range=[[0, 1], [0, 1]])[0]
-    assert np.abs(table - samples / 100).max() < 5 * (samples / 100) ** 0.5
 
 
 SHAPES = {"n_tokens": st.integers(2, 120), "seq_len": st.integers(1, 9), "batch_size": st.sampled_from([1, 2, 6, 12])}
@@ -95,12 +57,12 @@ def test_any_world_size_sees_the_same_global_batch(step, seed, n_tokens, seq_len
 def test_each_epoch_sees_each_row_once_across_batches(seed, n_tokens, seq_len, batch_size):
     loader = make_loader(n_tokens, seq_len, batch_size, seed)
     n_epochs = 3
-    n_steps = -(-n_epochs * loader.n_rows // batch_size)
+    n_steps = -(-n_epochs * loader.source.n_rows // batch_size)
     first_tokens = torch.cat([loader.batch(step).tokens[:, 0] for step in range(n_steps)])
     for epoch in range(n_epochs):
-        rows = first_tokens[epoch * loader.n_rows : (epoch + 1) * loader.n_rows]
-        assert sorted((rows // seq_len).tolist()) == list(range(loader.n_rows))
-    targets = torch.cat([loader.batch(step).targets for step in range(n_steps)])[: loader.n_rows]
+        rows = first_tokens[epoch * loader.source.n_rows : (epoch + 1) * loader.source.n_rows]
+        assert sorted((rows // seq_len).tolist()) == list(range(loader.source.n_rows))
+    targets = torch.cat([loader.batch(step).targets for step in range(n_steps)])[: loader.source.n_rows]
     assert sorted(targets[targets != IGNORED].tolist()) == list(range(1, n_tokens))
 
 
@@ -118,7 +80,7 @@ def test_epochs_and_seeds_differ_in_order():
 def test_a_batch_is_64_bit_and_numbers_documents_on_demand():
     batch = make_loader().batch(0)
     assert {batch.tokens.dtype, batch.targets.dtype, batch.documents.dtype} == {torch.int64}
-    assert Loader(make_stream(100), 4, 6, 0, False, PAD).batch(0).documents is None
+    assert Loader(make_rows(100, with_documents=False), 6, 0).batch(0).documents is None
 
 
 def test_what_cannot_work_is_refused():
@@ -127,7 +89,7 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(UserError, match="too few"):
         make_loader(n_tokens=1)
     with pytest.raises(UserError, match="batch_size 6 cannot"):
-        list(sequential_batches(make_stream(50), 4, 6, True, PAD, world_size=5))
+        list(sequential_batches(make_rows(50), 6, world_size=5))
 
 
 def test_a_changed_corpus_or_setting_is_noticed():
@@ -143,8 +105,8 @@ def test_a_changed_corpus_or_setting_is_noticed():
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from([1, 2, 3, 6]), st.integers(1, 120), st.integers(1, 9))
 def test_sequential_batches_cover_every_target_once_and_in_order(world_size, n_tokens, seq_len):
-    stream = make_stream(n_tokens)
-    ranks = [list(sequential_batches(stream, seq_len, 6, True, PAD, rank, world_size)) for rank in range(world_size)]
+    rows = make_rows(n_tokens, seq_len)
+    ranks = [list(sequential_batches(rows, 6, rank, world_size)) for rank in range(world_size)]
     assert len({len(batches) for batches in ranks}) == 1
     if world_size > 1:
         assert {len(batch.tokens) for batches in ranks for batch in batches} <= {6 // world_size}

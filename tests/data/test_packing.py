@@ -63,3 +63,22 @@ def test_rows_can_be_cut_in_any_order(lengths, seq_len):
     backwards = pack_rows(stream, np.arange(n_rows)[::-1], seq_len, PAD, with_documents=True)
     for one, other in zip(forwards, backwards, strict=True):
         np.testing.assert_array_equal(one, other[::-1])
+
+
+@settings(deadline=None)
+@given(STREAMS, st.integers(1, 20), st.integers(2, 5), st.booleans())
+def test_lookahead_gives_the_tokens_that_follow(lengths, seq_len, lookahead, with_documents):
+    stream = make_stream(lengths)
+    rows = np.arange(count_rows(len(stream), seq_len))
+    one = pack_rows(stream, rows, seq_len, PAD, with_documents)
+    several = pack_rows(stream, rows, seq_len, PAD, with_documents, lookahead)
+    assert several.targets.shape == (len(rows), seq_len, lookahead)
+    np.testing.assert_array_equal(several.tokens, one.tokens)
+    np.testing.assert_array_equal(several.targets[:, :, 0], one.targets)
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    for position, targets in enumerate(several.targets.reshape(-1, lookahead)):
+        for k, target in enumerate(targets.tolist()):
+            inside = position + 1 + k < len(stream)
+            # The token that opens the next document closes this one; what follows it is of no concern.
+            same = inside and (not with_documents or k == 0 or document[position + k] == document[position])
+            assert target == (position + 1 + k if same else IGNORED)

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from isogloss.config.base import UserError
 from isogloss.data import prepare as prepare_module
 from isogloss.data import shards
-from isogloss.data.prepare import DataConfig, FilesConfig, PythonStdlibConfig, prepare
+from isogloss.data.prepare import FilesConfig, PythonStdlibConfig, prepare
 from isogloss.data.prepared import MANIFEST
 from isogloss.data.tokenizers.config import TokenizerConfig
 
@@ -62,7 +62,7 @@ def test_every_document_comes_back_from_one_split(texts):
     assert (manifest.n_duplicates, manifest.n_empty) == (1, 1)
     assert (manifest.train.n_documents, manifest.validation.n_documents) == (len(train), len(validation))
     assert manifest.train.n_bytes == sum(len(text.encode()) for text in train)
-    assert corpus.validation_text_bytes == sum(len(text.encode()) for text in validation)
+    assert corpus.manifest.validation.n_bytes == sum(len(text.encode()) for text in validation)
     assert manifest.validation.n_tokens == len(corpus.split("validation"))
     assert corpus.split("train") is corpus.split("train")
     assert corpus.split("train").fingerprint != corpus.split("validation").fingerprint
@@ -287,14 +287,14 @@ def test_a_second_process_waits_for_the_first_and_leaves_its_files_alone(texts):
 def test_the_default_corpus(tmp_path):
     corpus = prepare(PythonStdlibConfig(prepared_dir=tmp_path), BYTES)
     manifest = corpus.manifest
-    assert 600_000 <= corpus.validation_text_bytes <= manifest.train.n_bytes // 9
+    assert 600_000 <= corpus.manifest.validation.n_bytes <= manifest.train.n_bytes // 9
     assert 1 < manifest.baselines.xz_bits_per_byte < manifest.baselines.gzip_bits_per_byte < 3
     assert manifest.skipped == {}
     assert "standard library" in manifest.origin
 
 
 def test_the_config_is_a_union_by_type():
-    adapter = TypeAdapter(DataConfig)
+    adapter = TypeAdapter(FilesConfig | PythonStdlibConfig)
     assert isinstance(adapter.validate_python({"type": "python_stdlib"}), PythonStdlibConfig)
     assert adapter.validate_python({"type": "files", "train": ["a.txt"]}).train == ("a.txt",)
     for bad in ({"type": "files", "train": []}, {"type": "files", "trian": ["a"]}, {"type": "c4"}):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from isogloss.config.base import UserError
 from isogloss.config.load import with_overrides
+from isogloss.data.corpus import Corpus
+from isogloss.data.prepared import open_prepared
 from isogloss.recipe import Recipe, load_recipe
 from isogloss.study import trials as module
 from isogloss.study.compare import Arm, Comparison, comparison_rows
@@ -21,14 +24,18 @@ from isogloss.study.trials import Study, Trial, open_study
 from isogloss.train.display import Display
 
 
-def count(recipe: Recipe, corpus: Path) -> dict:
+def marks_file(recipe: Recipe) -> Path:
+    return recipe.data.prepared_dir / "marks"
+
+
+def count(recipe: Recipe, corpus: Corpus) -> dict:
     """A trial that leaves a mark, so that a test sees how often it ran."""
-    with (corpus.parent / "marks").open("a") as marks:
+    with marks_file(recipe).open("a") as marks:
         marks.write(f"{recipe.seed}\n")
     return {"seed": recipe.seed, "loss": float("inf")}
 
 
-def other(recipe: Recipe, corpus: Path) -> dict:
+def other(recipe: Recipe, corpus: Corpus) -> dict:
     """Another kind of trial."""
     return {}
 
@@ -44,7 +51,7 @@ def trials_of(study: Study, *seeds: int) -> list[Trial]:
 
 
 def marks(study: Study) -> int:
-    return len((study.corpus.parent / "marks").read_text().splitlines())
+    return len(marks_file(study.recipe).read_text().splitlines())
 
 
 def test_results_come_in_order_and_are_found_again(study: Study) -> None:
@@ -78,7 +85,9 @@ def test_what_decides_a_trial_is_in_its_name(study: Study, monkeypatch) -> None:
     monkeypatch.setattr(scheme, "rules", lambda self, m: original(self.model_copy(update={"base_std": 0.5}), m))
     assert trial.key(count, study.corpus) != key  # somebody has edited the scheme
     monkeypatch.undo()
-    assert trial.key(count, study.corpus.with_name("another text")) != key
+    elsewhere = study.corpus.folder.with_name("another text")
+    shutil.copytree(study.corpus.folder, elsewhere)
+    assert trial.key(count, open_prepared(elsewhere)) != key
     monkeypatch.setattr(module, "_code", lambda name: "edited")
     assert trial.key(count, study.corpus) != key
 

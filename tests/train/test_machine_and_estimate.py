@@ -63,9 +63,9 @@ def test_parts_add_up_and_memory_grows_with_rows() -> None:
     with torch.device("meta"):
         expected = sum(p.numel() for p in create_model(recipe.model, Multipliers()).parameters())
     assert sum(parts.values()) == expected
-    small, large = (estimate(sites, 10, 8, rows, 256, 100) for rows in (4, 8))
+    small, large = (estimate(sites, 20_480.0, rows, 256) for rows in (4, 8))
     assert small.memory < large.memory
-    assert large.flops == 10 * 8 * 256 * 100
+    assert large.flops == 20_480.0
 
 
 def test_durations() -> None:

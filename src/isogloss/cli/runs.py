@@ -78,8 +78,8 @@ def evaluate(
 
     loaded = load_run(run, device, warn)
     documents = [document.text for document in read_documents(texts)]
-    data = loaded.recipe.data
-    found = evaluate_text(loaded.model, loaded.tokenizer, documents, data.seq_len, within_document=data.within_document)
+    cut = loaded.recipe.data.cut()
+    found = evaluate_text(loaded.model, loaded.tokenizer, documents, cut.seq_len, within_document=cut.within_document)
     if as_json:
         rates = {key: getattr(found, key) for key in ("loss", "perplexity", "bits_per_byte")}
         print(json.dumps(asdict(found) | rates))

@@ -44,15 +44,22 @@ def python_stdlib(
             f"{root}: this Python keeps no readable sources of its standard library here; "
             "use another Python, or a corpus of your own (type: files)"
         )
-    for path in paths:
-        name = path.relative_to(root).as_posix()
-        try:
-            text = _decode(path)
-        except (OSError, SyntaxError, LookupError, UnicodeDecodeError) as error:
-            on_skip(name, str(error))
-            continue
-        if not (name.startswith("encodings/") and CHARACTER_TABLE in text):
-            yield Document(name, text)
+    for document in _documents(root, paths, on_skip):
+        if not (document.name.startswith("encodings/") and CHARACTER_TABLE in document.text):
+            yield document
+
+
+def library_sources(root: Path, on_skip: Callable[[str, str], None] = lambda name, why: None) -> Iterator[Document]:
+    """The source and documentation files of installed packages, their tests left out.
+
+    Args:
+        root: a package's folder, or the folder of many.
+        on_skip: called with the name of a file that could not be decoded or read, and why.
+
+    Yields:
+        Documents named by their path below ``root``, sorted by name.
+    """
+    return _documents(root, sorted(_walk(root, TEST_FOLDERS | {"__pycache__"})), on_skip)
 
 
 def fingerprint_documents(documents: Iterable[Document]) -> str:
@@ -64,6 +71,15 @@ def fingerprint_documents(documents: Iterable[Document]) -> str:
             total.update(len(data).to_bytes(8, "little"))
             total.update(data)
     return total.hexdigest()
+
+
+def _documents(root: Path, paths: Iterable[Path], on_skip: Callable[[str, str], None]) -> Iterator[Document]:
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        try:
+            yield Document(name, _decode(path))
+        except (OSError, SyntaxError, LookupError, UnicodeDecodeError) as error:
+            on_skip(name, str(error))
 
 
 def _walk(root: Path, left_out: set[str]) -> Iterator[Path]:

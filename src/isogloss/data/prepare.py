@@ -23,13 +23,13 @@ from pydantic import Field
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import CompressionMeter
 from isogloss.data.corpora import fingerprint_documents, python_stdlib
+from isogloss.data.corpus import PackedConfig, SplitName
 from isogloss.data.prepared import (
     MANIFEST,
     TOKENIZER_FOLDER,
     FileRecord,
     Manifest,
     PreparedCorpus,
-    SplitName,
     SplitRecord,
     open_prepared,
 )
@@ -48,20 +48,16 @@ BATCH_CHARACTERS = 1 << 22
 PROGRESS_SECONDS = 10
 
 
-class CorpusConfig(Config):
-    """What every corpus has."""
+class TextConfig(Config):
+    """What every text has that is prepared."""
 
-    seq_len: int = Field(default=256, ge=1)
-    """Tokens in a row."""
     validation_bytes: int = Field(default=600_000, ge=1)
     """Text set aside for validation, unless validation files are given; never more than a tenth of all text."""
-    within_document: bool = True
-    """Attention and recurrent state are kept within a document."""
     prepared_dir: Path = Path("prepared")
     """Where prepared corpora are kept, each in a folder of its own."""
 
 
-class PythonStdlibConfig(CorpusConfig):
+class PythonStdlibText(TextConfig):
     """The sources of the running Python's standard library: nothing to download."""
 
     type: Literal["python_stdlib"] = "python_stdlib"
@@ -69,7 +65,7 @@ class PythonStdlibConfig(CorpusConfig):
     """Also the library's own tests: about three times as much text."""
 
 
-class FilesConfig(CorpusConfig):
+class FilesText(TextConfig):
     """Text files and JSON lines of your own."""
 
     type: Literal["files"] = "files"
@@ -79,7 +75,16 @@ class FilesConfig(CorpusConfig):
     """Files, folders and globs to validate on; without any, a part of ``train`` is set aside."""
 
 
-DataConfig = Annotated[PythonStdlibConfig | FilesConfig, Field(discriminator="type")]
+class PythonStdlibConfig(PythonStdlibText, PackedConfig):
+    """The sources of the running Python's standard library: nothing to download."""
+
+
+class FilesConfig(FilesText, PackedConfig):
+    """Text files and JSON lines of your own."""
+
+
+TextChoice = Annotated[PythonStdlibText | FilesText, Field(discriminator="type")]
+"""Any text that is prepared: what is read, without how its rows are cut."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Inputs:
 
 
 def prepare(
-    config: DataConfig,
+    config: PythonStdlibText | FilesText,
     tokenizer_config: TokenizerConfig,
     progress: Callable[[str], None] = lambda message: None,
     verify: bool = False,
@@ -128,8 +133,19 @@ def prepare(
     return corpus
 
 
-def _open_inputs(config: DataConfig) -> Inputs:
-    if isinstance(config, PythonStdlibConfig):
+def training_texts(config: PythonStdlibText | FilesText) -> tuple[str, Callable[[], Iterator[str]]]:
+    """What identifies the training texts of a config, and a way to read them again and again."""
+    inputs = _open_inputs(config)
+
+    def read() -> Iterator[str]:
+        split = choose_split(survey(inputs.sources), inputs.sources, config.validation_bytes)
+        return split.texts(inputs.sources, "train")
+
+    return f"{inputs.fingerprint}:{config.validation_bytes}", read
+
+
+def _open_inputs(config: PythonStdlibText | FilesText) -> Inputs:
+    if isinstance(config, PythonStdlibText):
         skipped: dict[str, str] = {}
         documents = list(python_stdlib(config.include_tests, skipped.__setitem__))
         origin = f"the standard library of {platform.python_implementation()} {platform.python_version()}"
@@ -141,7 +157,7 @@ def _open_inputs(config: DataConfig) -> Inputs:
     return Inputs(sources, fingerprint, ", ".join(config.train))
 
 
-def _key(config: DataConfig, tokenizer_config: TokenizerConfig, inputs: Inputs) -> str:
+def _key(config: PythonStdlibText | FilesText, tokenizer_config: TokenizerConfig, inputs: Inputs) -> str:
     decisive: list[Any] = [FORMAT, inputs.fingerprint]
     if tokenizer_config.type == "file":  # by its content, which may have changed under the same path
         decisive.append(build_tokenizer(tokenizer_config, tuple).fingerprint)
@@ -188,7 +204,7 @@ def _sweep(parent: Path) -> None:
 
 def _make(
     folder: Path,
-    config: DataConfig,
+    config: PythonStdlibText | FilesText,
     tokenizer_config: TokenizerConfig,
     inputs: Inputs,
     progress: Callable[[str], None],
@@ -223,7 +239,7 @@ def _make(
 def _write(
     folder: Path,
     split: Split,
-    config: DataConfig,
+    config: PythonStdlibText | FilesText,
     tokenizer_config: TokenizerConfig,
     inputs: Inputs,
     progress: Callable[[str], None],
@@ -240,7 +256,7 @@ def _write(
     manifest = Manifest(
         format=FORMAT,
         origin=inputs.origin,
-        corpus=config.model_dump(mode="json", exclude={"seq_len", "within_document", "prepared_dir"}),
+        corpus=config.model_dump(mode="json", exclude={"seq_len", "within_document", "packing", "prepared_dir"}),
         tokenizer=tokenizer_config.model_dump(mode="json"),
         inputs_fingerprint=inputs.fingerprint,
         tokenizer_fingerprint=tokenizer.fingerprint,

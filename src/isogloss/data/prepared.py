@@ -5,14 +5,16 @@ file sizes, and on demand the checksums, tell whether it still is.
 """
 
 import hashlib
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines
+from isogloss.data.corpus import Packing, Part, SplitFacts, SplitName
+from isogloss.data.fitting import keep_table
+from isogloss.data.packing import PackedRows
 from isogloss.data.shards import TokenStream, open_stream
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
@@ -20,7 +22,6 @@ from isogloss.durable import hash_file
 
 MANIFEST = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
-SplitName = Literal["train", "validation"]
 
 
 class FileRecord(Config):
@@ -71,32 +72,68 @@ class Manifest(Config):
 
 
 class PreparedCorpus:
-    """An open prepared corpus. Each split is memory-mapped once, when it is first asked for."""
+    """An open prepared corpus (a ``Corpus``). Each split is memory-mapped once, when it is first asked for."""
+
+    floor: float | None = None
+    parts: tuple[Part, ...] = ()
 
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder = folder
         self.manifest = manifest
         self._streams: dict[str, TokenStream] = {}
+        self._tokenizer: Tokenizer | None = None
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens.
 
         Raises:
             UserError: the folder's tokenizer encodes otherwise than it did.
         """
+        if self._tokenizer is not None:
+            return self._tokenizer
         tokenizer = load_tokenizer(self.folder / TOKENIZER_FOLDER)
         if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
             raise UserError(
                 f"{self.folder / TOKENIZER_FOLDER}: not the tokenizer that made this corpus; "
                 f"delete {self.folder} and prepare the corpus again"
             )
+        self._tokenizer = tokenizer
         return tokenizer
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder for itself."""
+        return open_prepared, (self.folder,)
+
     @property
-    def validation_text_bytes(self) -> int:
-        """Bytes of the validation texts as UTF-8: what bits per byte are counted over."""
-        return self.manifest.validation.n_bytes
+    def name(self) -> str:
+        """The folder's name: a hash of all that decides its content."""
+        return self.folder.name
+
+    @property
+    def origin(self) -> str:
+        """The corpus in words."""
+        return self.manifest.origin
+
+    @property
+    def baselines(self) -> Baselines:
+        """Of the validation text."""
+        return self.manifest.baselines
+
+    def facts(self, split: SplitName) -> SplitFacts:
+        """What a split holds."""
+        record: SplitRecord = getattr(self.manifest, split)
+        return SplitFacts(record.n_documents, record.n_tokens, record.n_bytes)
+
+    def rows(
+        self, split: SplitName, seq_len: int, within_document: bool = True, packing: Packing = "concatenate"
+    ) -> PackedRows:
+        """The rows of a split; the table of those that are not cut end to end is kept in the folder's ``rows/``."""
+        stream = self.split(split)
+        table = None
+        if packing != "concatenate":
+            table = keep_table(stream, packing, seq_len, self.folder / "rows" / f"{split}-{packing}-{seq_len}")
+        return PackedRows(stream, seq_len, self.tokenizer.end_of_text, within_document, table, packing)
 
     def split(self, name: SplitName) -> TokenStream:
         """The tokens of a split."""

@@ -3,6 +3,7 @@
 ``bits per byte = nll / ln 2 / n_bytes``: what an arithmetic coder driven by the model would need for the text.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 
 from isogloss.config.base import UserError
+from isogloss.data.corpus import Corpus, Cut
 from isogloss.data.loader import sequential_batches
+from isogloss.data.packing import PackedRows
 from isogloss.data.shards import TokenStream
 from isogloss.data.tokenizers.base import Tokenizer, well_formed
 from isogloss.models.inference import check_vocabulary, inference
@@ -25,12 +28,12 @@ class Evaluation:
     Args:
         nll: negative log-likelihood of all targets, nats.
         n_targets: how many targets.
-        n_bytes: UTF-8 bytes of the text they stand for.
+        n_bytes: UTF-8 bytes of the text they stand for; ``None`` where they do not stand for text.
     """
 
     nll: float
     n_targets: int
-    n_bytes: float
+    n_bytes: float | None
 
     @property
     def loss(self) -> float:
@@ -43,13 +46,13 @@ class Evaluation:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     @property
-    def bits_per_byte(self) -> float:
+    def bits_per_byte(self) -> float | None:
         """Bits that the model needs for a byte of the text."""
-        return self.nll / math.log(2) / self.n_bytes
+        return None if self.n_bytes is None else self.nll / math.log(2) / self.n_bytes
 
 
 def evaluate_batches(
-    model: LanguageModel, batches: Iterable[Batch], *, precision: str, bytes_per_token: float
+    model: LanguageModel, batches: Iterable[Batch], *, precision: str, bytes_per_token: float | None
 ) -> Evaluation:
     """The negative log-likelihood of every target of some batches, without the z-loss.
 
@@ -57,7 +60,7 @@ def evaluate_batches(
         model: in any mode; it is left in the same.
         batches: on any device.
         precision: ``bf16`` or ``fp32``.
-        bytes_per_token: UTF-8 bytes of text that a target stands for, on the average.
+        bytes_per_token: UTF-8 bytes of text that a target stands for, on the average; ``None`` if it is no text.
 
     Raises:
         UserError: there is no target.
@@ -70,7 +73,52 @@ def evaluate_batches(
             nll += model.loss(batch.to(device)).nll
     if n_targets == 0:
         raise UserError("there is nothing to predict in this text: it must have at least one token")
-    return Evaluation(float(nll), n_targets, n_targets * bytes_per_token)
+    return Evaluation(float(nll), n_targets, None if bytes_per_token is None else n_targets * bytes_per_token)
+
+
+def evaluate_corpus(
+    model: LanguageModel,
+    corpus: Corpus,
+    cut: Cut,
+    batch_size: int,
+    *,
+    precision: str,
+    n_rows: int | None = None,
+) -> tuple[Evaluation, dict[str, Evaluation]]:
+    """The loss on the validation split; on that of a mixture's sources one by one, and their mean by final weights.
+
+    Args:
+        model: in any mode; it is left in the same.
+        corpus: any.
+        cut: how rows are cut.
+        batch_size: rows at a time.
+        precision: ``bf16`` or ``fp32``.
+        n_rows: only so many of the first rows of the split, or of each source's, up to whole batches.
+
+    Returns:
+        Of all, and by source (empty where nothing is mixed).
+    """
+    if corpus.parts:
+        of = {
+            part.name: evaluate_corpus(model, part.corpus, cut, batch_size, precision=precision, n_rows=n_rows)[0]
+            for part in corpus.parts
+        }
+        return _weighted([(part.weight, of[part.name]) for part in corpus.parts]), of
+    batches = sequential_batches(corpus.rows("validation", *cut), batch_size)
+    batches = batches if n_rows is None else itertools.islice(batches, -(-n_rows // batch_size))
+    # All targets (every token but the first) stand for all bytes, a part of them for its share.
+    bytes_per_target = corpus.facts("validation").bytes_per_target
+    return evaluate_batches(model, batches, precision=precision, bytes_per_token=bytes_per_target), {}
+
+
+def _weighted(parts: Sequence[tuple[float, Evaluation]]) -> Evaluation:
+    """As if the targets were spread over the parts by weight."""
+    n_targets = sum(found.n_targets for _, found in parts)
+    share = [weight * n_targets / found.n_targets for weight, found in parts]
+    nll = sum(s * found.nll for s, (_, found) in zip(share, parts, strict=True))
+    n_bytes = [found.n_bytes for _, found in parts]
+    known = [s * n for s, n in zip(share, n_bytes, strict=True) if n is not None]
+    return Evaluation(nll, n_targets, sum(known) if len(known) == len(parts) else None)
 
 
 def evaluate_text(
@@ -107,6 +155,6 @@ def evaluate_text(
         raise UserError("there is nothing to predict: the text is empty")
     lengths = np.array([len(document) for document in documents])
     stream = TokenStream([np.concatenate(documents)], np.cumsum(lengths) - lengths, fingerprint="texts")
-    batches = sequential_batches(stream, seq_len, batch_size, within_document, tokenizer.end_of_text)
+    batches = sequential_batches(PackedRows(stream, seq_len, tokenizer.end_of_text, within_document), batch_size)
     found = evaluate_batches(model, batches, precision=precision, bytes_per_token=n_bytes / (len(stream) - 1))
     return replace(found, n_bytes=n_bytes)

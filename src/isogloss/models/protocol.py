@@ -43,6 +43,11 @@ class Batch:
             Batch(*parts) for parts in zip(self.tokens.split(rows), self.targets.split(rows), documents, strict=False)
         ]
 
+    def pinned(self) -> "Batch":
+        """The same batch in page-locked memory, from which a GPU copies while it computes."""
+        documents = None if self.documents is None else self.documents.pin_memory()
+        return Batch(self.tokens.pin_memory(), self.targets.pin_memory(), documents)
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
         documents = None if self.documents is None else self.documents.to(device, non_blocking=True)

@@ -8,7 +8,7 @@ import torch
 from isogloss.build import build_model
 from isogloss.checkpoint import load_checkpoint
 from isogloss.config.base import UserError
-from isogloss.data.prepare import prepare
+from isogloss.data.opening import open_corpus
 from isogloss.init.fingerprint import fingerprint, total_fingerprint
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
@@ -18,7 +18,7 @@ from isogloss.train.display import Display
 def recipe_fingerprint(recipe: Recipe, display: Display) -> dict[str, str]:
     """Make a recipe's initial weights on the CPU; the text is read only where the vocabulary follows from it."""
     if recipe.model.vocab_size is None:
-        recipe = recipe.with_vocabulary(prepare(recipe.data, recipe.tokenizer, display.say).tokenizer.n_tokens)
+        recipe = recipe.with_vocabulary(open_corpus(recipe.data, recipe.tokenizer, display.say).tokenizer.n_tokens)
     return fingerprint(build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device("cpu")))
 
 

@@ -16,10 +16,11 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
     """Measure what came out, write ``summary.json`` last, and return it."""
     folder, recipe, progress = session.folder, session.recipe, session.progress
     display.say("validating on the whole validation split")
-    found = validate(session)
-    record_validation(session, metrics, display, found)
+    found, by_source = validate(session)
+    record_validation(session, metrics, display, found, by_source)
     record_samples(session, metrics, display, progress.step)
-    baselines = session.corpus.manifest.baselines
+    baselines = session.corpus.baselines
+    n_read = recipe.train.plan().rows_before(progress.step) * recipe.data.seq_len
     summary: dict[str, Any] = {
         "name": recipe.name,
         "validation": finite(
@@ -28,23 +29,28 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
                 "perplexity": found.perplexity,
                 "bits_per_byte": found.bits_per_byte,
                 "targets": found.n_targets,
-                "bytes": session.corpus.validation_text_bytes,
+                "bytes": session.corpus.facts("validation").n_bytes,
             }
         ),
-        "baselines": {"gzip": baselines.gzip_bits_per_byte, "xz": baselines.xz_bits_per_byte},
+        "baselines": {"gzip": baselines.gzip_bits_per_byte, "xz": baselines.xz_bits_per_byte} if baselines else {},
+        "floor": session.corpus.floor,
+        "sources": {
+            name: finite({"share": share, "loss": by_source[name].loss if name in by_source else None})
+            for name, share in session.loader.shares(progress.step).items()
+        },
         "steps": progress.step,
         "skipped_steps": progress.skipped,
         "tokens": progress.tokens,
         "seconds": progress.seconds,
-        "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else 0.0,
+        "tokens_per_second": n_read / progress.seconds if progress.seconds else 0.0,
         "parameters": session.estimate.n_parameters,
-        "corpus": session.corpus.manifest.origin,
+        "corpus": session.corpus.origin,
         "machine": session.machine.as_dict(),
     }
     records = read_metrics(folder.metrics_file)
     samples = [f"--- step {r['step']} ---\n{r['text']}\n" for r in records if r["kind"] == "sample"]
     write_whole(folder.samples_file, "".join(samples).encode())
-    plot_loss(records, summary["baselines"], recipe.name, folder.plot_file)
+    plot_loss(records, summary["baselines"], recipe.name, folder.plot_file, floor=session.corpus.floor)
     folder.save_json("summary.json", summary)
     return summary
 
@@ -54,16 +60,19 @@ def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], dis
     validation, baselines = summary["validation"], summary["baselines"]
     rows = [("validation loss", "not finite: the run has diverged")]
     if validation["loss"] is not None:
-        share = validation["bits_per_byte"] / baselines["xz"]
-        # A compressor needs some 100 kB before it has learnt anything; on less, the ratio flatters the model.
-        beside = f", {share:.2f} of what xz needs" if validation["bytes"] >= 100_000 else ""
-        rows = [
-            ("validation loss", f"{validation['loss']:.4f} nats a token"),
-            ("validation bits per byte", f"{validation['bits_per_byte']:.4f}{beside}"),
-        ]
+        rows = [("validation loss", f"{validation['loss']:.4f} nats a token")]
+        if (floor := summary.get("floor")) is not None:
+            rows.append(("  lowest there is", f"{floor:.4f}"))
+        if (bits := validation["bits_per_byte"]) is not None:
+            # A compressor needs some 100 kB before it has learnt anything; on less, the ratio flatters the model.
+            long = baselines and validation["bytes"] >= 100_000
+            beside = f", {bits / baselines['xz']:.2f} of what xz needs" if long else ""
+            rows.append(("validation bits per byte", f"{bits:.4f}{beside}"))
+    for name, source in summary.get("sources", {}).items():
+        loss = "" if source["loss"] is None else f", validation loss {source['loss']:.4f}"
+        rows.append((f"  {name}", f"{source['share']:.2%} of the tokens{loss}"))
+    rows += [(f"  {name} -9 on the same bytes", f"{bits:.4f}") for name, bits in baselines.items()]
     rows += [
-        ("  gzip -9 on the same bytes", f"{baselines['gzip']:.4f}"),
-        ("  xz -9 on the same bytes", f"{baselines['xz']:.4f}"),
         ("parameters", f"{summary['parameters']:,}"),
         ("steps", f"{summary['steps']:,} ({summary['skipped_steps']} skipped)"),
         ("tokens", f"{summary['tokens']:,}"),

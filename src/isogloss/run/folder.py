@@ -36,6 +36,10 @@ CHANGEABLE = (
     "runs_dir",
     "name",
     "data.prepared_dir",
+    # What a mixture is made of may change on the way; the loader keeps from which row on, and checks the texts.
+    "data.sources.",
+    "data.schedule",
+    "data.temperature",
 )
 
 

@@ -12,6 +12,9 @@ import torch
 from rich.table import Table
 
 from isogloss.build import PlannedModel, plan_model
+from isogloss.data.synthetic.corpus import SyntheticCorpus
+from isogloss.data.synthetic.task import SyntheticConfig
+from isogloss.data.tokenizers.config import BPEConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.predict import predict_signals
 from isogloss.init.signals import Signals
@@ -83,8 +86,13 @@ def _with_planned_vocabulary(recipe: Recipe) -> Recipe:
     """The recipe with a vocabulary, without reading any text."""
     if recipe.model.vocab_size is not None:
         return recipe
-    tokenizer = recipe.tokenizer
-    n_tokens = tokenizer.vocab_size if tokenizer.type == "bpe" else build_tokenizer(tokenizer, tuple).n_tokens
+    match recipe.data, recipe.tokenizer:
+        case SyntheticConfig() as data, _:
+            n_tokens = SyntheticCorpus(data).tokenizer.n_tokens
+        case _, BPEConfig() as tokenizer:
+            n_tokens = tokenizer.vocab_size
+        case _, tokenizer:
+            n_tokens = build_tokenizer(tokenizer, tuple).n_tokens
     return recipe.with_vocabulary(n_tokens)
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from isogloss.data.corpus import Corpus
 from isogloss.data.loader import Loader
-from isogloss.data.prepared import PreparedCorpus
 from isogloss.models.decoder import Decoder
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
@@ -24,7 +24,7 @@ class Session:
 
     recipe: Recipe
     folder: RunFolder
-    corpus: PreparedCorpus
+    corpus: Corpus
     machine: Machine
     model: Decoder
     optimizer: torch.optim.Optimizer

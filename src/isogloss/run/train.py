@@ -15,11 +15,13 @@ import torch
 from isogloss.build import PlannedModel, materialise, plan_model
 from isogloss.checkpoint import has_checkpoints, newest_checkpoint, save_checkpoint
 from isogloss.config.base import UserError
-from isogloss.data.loader import Loader
-from isogloss.data.prepare import prepare
-from isogloss.data.prepared import PreparedCorpus
+from isogloss.data.corpus import Corpus
+from isogloss.data.loader import open_loader
+from isogloss.data.opening import open_corpus
+from isogloss.data.packing import PackedRows
+from isogloss.data.prefetch import Prefetcher
 from isogloss.data.tokenizers.loading import load_tokenizer
-from isogloss.durable import sync_folder, write_whole
+from isogloss.durable import sync, sync_folder
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import load_weights, model_tensors
 from isogloss.optim.groups import create_optimizer
@@ -83,18 +85,20 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
-    corpus = prepare(recipe.data, recipe.tokenizer, display.say, verify=True)
+    corpus = open_corpus(recipe.data, recipe.tokenizer, display.say, verify=True)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     expected = _estimate(recipe, planned)
     machine = _choose_machine(recipe, folder, expected, changes, display)
     peak = measure_peak(torch.device(machine.device), machine.precision)
-    rows = recipe.train.batch_size * recipe.data.seq_len
-    n_tokens = corpus.manifest.train.n_tokens
-    display.say(banner(recipe.name, str(folder.path), expected, machine, peak, recipe.train.steps, rows, n_tokens))
+    steps, seq_len = recipe.train.steps, recipe.data.seq_len
+    tokens = recipe.train.plan().rows_before(steps) * seq_len
+    per_step, n_tokens = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
+    display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, tokens, n_tokens))
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
     session = _build(recipe, folder, corpus, machine, expected, planned)
+    _say_rows(session, display)
     _resume(session, display)
     folder.save_recipe(recipe)
     folder.save_json("machine.json", machine.as_dict())
@@ -103,7 +107,17 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
     return session
 
 
-def _keep_tokenizer(corpus: PreparedCorpus, folder: RunFolder) -> None:
+def _say_rows(session: Session, display: Display) -> None:
+    """What packing costs, source by source, and the lowest loss, where they are known."""
+    corpus, cut = session.corpus, session.recipe.data.cut()
+    for name, one in [(f"{part.name}: ", part.corpus) for part in corpus.parts] or [("", corpus)]:
+        if isinstance(rows := one.rows("train", *cut), PackedRows):
+            display.say(f"  {name}{cut.packing}: {rows.waste()}")
+    if corpus.floor is not None:
+        display.say(f"  no model can do better than {corpus.floor:.4f} nats a target here")
+
+
+def _keep_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
     """Copy the tokenizer into the run's folder, whole or not at all."""
     with suppress(UserError):  # a damaged one is written anew
         if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
@@ -113,9 +127,10 @@ def _keep_tokenizer(corpus: PreparedCorpus, folder: RunFolder) -> None:
     folder.tokenizer.unlink(missing_ok=True)
     aside = folder.path / ".tokenizer.aside"
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for file in sorted((corpus.folder / "tokenizer").iterdir()):
-        write_whole(aside / file.name, file.read_bytes())
+    corpus.tokenizer.save(aside)
+    for file in aside.iterdir():
+        with file.open("rb+") as stream:
+            sync(stream)
     aside.rename(folder.tokenizer)
     sync_folder(folder.path)
 
@@ -127,10 +142,13 @@ def _open_metrics(session: Session) -> Metrics:
 
 
 def _estimate(recipe: Recipe, planned: PlannedModel) -> Estimate:
-    flops = planned.model.flops_per_token(recipe.data.seq_len)
-    micro = min(recipe.train.micro_batch_size or recipe.train.batch_size, recipe.train.batch_size)
+    seq_len = recipe.data.seq_len
+    flops = sum(
+        float(planned.model.flops_per_token(seq_len // divisor)) * n_steps * size * seq_len
+        for n_steps, size, divisor in recipe.train.plan().pieces(0, recipe.train.steps)
+    )
     sites = [entry.site for entry in planned.plan.values()]
-    return estimate(sites, flops, recipe.train.batch_size, micro, recipe.data.seq_len, recipe.train.steps)
+    return estimate(sites, flops, recipe.train.largest_micro_batch, seq_len)
 
 
 def _choose_machine(
@@ -158,21 +176,14 @@ def _choose_machine(
 def _build(
     recipe: Recipe,
     folder: RunFolder,
-    corpus: PreparedCorpus,
+    corpus: Corpus,
     machine: Machine,
     expected: Estimate,
     planned: PlannedModel,
 ) -> Session:
     device = torch.device(machine.device)
     model = materialise(planned, seed=recipe.seed, device=device, compiled=machine.compiled)
-    loader = Loader(
-        corpus.split("train"),
-        recipe.data.seq_len,
-        recipe.train.batch_size,
-        recipe.seed,
-        with_documents=recipe.data.within_document,
-        pad_token=corpus.tokenizer.end_of_text,
-    )
+    loader = open_loader(corpus, recipe.data.cut(), recipe.train.plan(), recipe.seed, recipe.train.steps)
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
     return Session(recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected)
 
@@ -184,7 +195,8 @@ def _resume(session: Session, display: Display) -> None:
         session.initial = fingerprint(session.model)
         return
     session.initial = checkpoint.state.get("initial_weights")
-    session.loader.check(checkpoint.state["loader"])
+    for change in session.loader.resume(checkpoint.state["loader"], checkpoint.state["progress"]["step"]):
+        display.say(change)
     load_weights(session.model, checkpoint.tensors("model"))
     load_optimizer_tensors(session.model, session.optimizer, checkpoint.tensors("optimizer"))
     session.progress = Progress(**checkpoint.state["progress"])
@@ -241,12 +253,14 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
     display.start(progress.step, recipe.train.steps)
     if progress.step and session.machine.compiled:
         display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
+    pinned = session.machine.device == "cuda"
+    ahead = Prefetcher(session.loader, last_step=recipe.train.steps, pinned=pinned)
     try:
-        with stop_requests() as request:
+        with ahead, stop_requests() as request:
             for info in training_steps(
                 session.model,
                 session.optimizer,
-                session.loader,
+                ahead,
                 recipe.train,
                 recipe.optim,
                 progress,

@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 
 from isogloss.build import materialise, plan_model
 from isogloss.config.base import UserError
-from isogloss.data.loader import Loader
-from isogloss.data.prepare import prepare
-from isogloss.data.prepared import PreparedCorpus
+from isogloss.data.batches import BatchPlan
+from isogloss.data.corpus import Corpus
+from isogloss.data.loader import open_loader
+from isogloss.data.opening import open_corpus
 from isogloss.init.drift import Drift, drift
 from isogloss.init.measure import measure_signals
 from isogloss.init.plan import Entry
@@ -79,7 +80,7 @@ def verify_recipe(recipe: Recipe, display: Display, weights: Path | None = None)
     Raises:
         UserError: the file cannot be read or does not fit the model.
     """
-    corpus = prepare(recipe.data, recipe.tokenizer, display.say)
+    corpus = open_corpus(recipe.data, recipe.tokenizer, display.say)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     model = materialise(planned, seed=recipe.seed, device=torch.device("cpu"))
@@ -111,23 +112,17 @@ def verify_checkpoint(path: Path, display: Display, warn: Callable[[str], None])
     if run.step:
         findings = [finding for finding in findings if finding.test == "finite"]
         moved = tuple(drift(run.model, plan, run.recipe.seed))
-    corpus = prepare(run.recipe.data, run.recipe.tokenizer, display.say)
+    corpus = open_corpus(run.recipe.data, run.recipe.tokenizer, display.say)
     measured, predicted, checks = _signals(run.recipe, run.model, plan, corpus)
     return Verification(len(plan), findings, measured, predicted, checks, run.step, moved)
 
 
 def _signals(
-    recipe: Recipe, model: Decoder, plan: dict[str, Entry], corpus: PreparedCorpus
+    recipe: Recipe, model: Decoder, plan: dict[str, Entry], corpus: Corpus
 ) -> tuple[Signals, Signals, list[SignalCheck]]:
     """Measured, predicted, compared: of a model on its recipe's first rows."""
-    loader = Loader(
-        corpus.split("train"),
-        min(recipe.data.seq_len, MAX_TOKENS),
-        min(recipe.train.batch_size, MAX_ROWS),
-        recipe.seed,
-        with_documents=recipe.data.within_document,
-        pad_token=corpus.tokenizer.end_of_text,
-    )
+    cut = recipe.data.cut()._replace(seq_len=min(recipe.data.seq_len, MAX_TOKENS))
+    loader = open_loader(corpus, cut, BatchPlan(min(recipe.train.batch_size, MAX_ROWS)), recipe.seed, steps=1)
     batch: Batch = loader.batch(0)
     predicted = predict_signals(recipe.model, model.multipliers, plan, batch.tokens, batch.documents, batch.targets)
     measured = measure_signals(model, batch)

@@ -1,11 +1,10 @@
 """The hooks of a run: lines of metrics, validation and samples on the way."""
 
-import itertools
 import math
+from collections.abc import Mapping
 
 from isogloss.config.base import UserError
-from isogloss.data.loader import sequential_batches
-from isogloss.evaluate.loss import Evaluation, evaluate_batches
+from isogloss.evaluate.loss import Evaluation, evaluate_corpus
 from isogloss.generate.engine import generate
 from isogloss.generate.sampling import SamplingConfig
 from isogloss.run.session import Session
@@ -20,9 +19,8 @@ class Watch:
 
     def __init__(self, session: Session, metrics: Metrics, display: Display) -> None:
         self._session, self._metrics, self._display = session, metrics, display
-        split = session.corpus.manifest.train
-        self._bytes_per_token = split.n_bytes / split.n_tokens
-        self._flops_per_token = session.model.flops_per_token(session.recipe.data.seq_len)
+        facts = session.corpus.facts("train")
+        self._bytes_per_token = facts.n_bytes / facts.n_tokens if facts.n_bytes and facts.n_tokens else None
         self._peak = measure_peak(next(session.model.parameters()).device, session.machine.precision)
 
     def log(self, info: StepInfo) -> None:
@@ -33,10 +31,13 @@ class Watch:
         if info.step != 1 and info.step % self._session.recipe.watch.log_every and not info.last:
             return
         values = self._session.window.empty()
-        rate = values["tokens_per_second"]
-        share = rate * self._flops_per_token / self._peak
-        bits = values["loss"] / math.log(2) / self._bytes_per_token
-        progress = self._session.progress
+        train, seq_len = self._session.recipe.train, self._session.recipe.data.seq_len
+        plan = train.plan()
+        # Of all tokens read: where few targets count, theirs would say nothing of the work.
+        rate = plan.size(info.step - 1) * seq_len / values["seconds_per_step"]
+        share = rate * self._session.model.flops_per_token(seq_len // plan.divisor(info.step - 1)) / self._peak
+        bits = None if self._bytes_per_token is None else values["loss"] / math.log(2) / self._bytes_per_token
+        progress, shares = self._session.progress, self._session.loader.shares(info.step)
         self._metrics.write(
             "train",
             info.step,
@@ -49,56 +50,58 @@ class Watch:
             tokens_per_second=rate,
             share_of_peak=share,
             seconds=progress.seconds,
+            **{f"share_{name}": value for name, value in shares.items()},
         )
-        train, seq_len = self._session.recipe.train, self._session.recipe.data.seq_len
-        left = (train.steps - info.step) * train.batch_size * seq_len / rate
+        left = (plan.rows_before(train.steps) - plan.rows_before(info.step)) * seq_len / rate
         # What matters least comes last: a narrow terminal cuts it off. A warming step's time says nothing.
         speed = "" if info.warming else f"{duration(left)} left  {rate:,.0f} tok/s  {share:.0%} of peak  "
-        self._display.step(
-            info.step,
-            f"loss {values['loss']:.3f}  {bits:.3f} bits/byte  {speed}lr {info.lr:.2e}  grad {values['grad_norm']:.2f}",
-        )
+        loss = loss_in_words(self._session, values["loss"], bits)
+        self._display.step(info.step, f"{loss}  {speed}lr {info.lr:.2e}  grad {values['grad_norm']:.2f}")
         if info.step == 1 and self._session.machine.compiled and not info.last:
             self._display.wait("compiling the blocks, once for each shape: up to half a minute")
 
     def validate(self, info: StepInfo) -> None:
         """Read the first rows of the validation split."""
-        found = validate(self._session, self._session.recipe.watch.validation_rows)
-        record_validation(self._session, self._metrics, self._display, found)
+        found, by_source = validate(self._session, self._session.recipe.watch.validation_rows)
+        record_validation(self._session, self._metrics, self._display, found, by_source)
 
     def sample(self, info: StepInfo) -> None:
         """Let the model write."""
         record_samples(self._session, self._metrics, self._display, info.step)
 
 
-def validate(session: Session, n_rows: int | None = None) -> Evaluation:
-    """The loss on the validation split, or on its first rows."""
+def loss_in_words(session: Session, loss: float, bits: float | None) -> str:
+    """A loss, in bits a byte where bytes are known, and beside it the lowest there is, where that is known."""
+    floor = session.corpus.floor
+    known = ([] if bits is None else [f"{bits:.3f} bits/byte"]) + ([] if floor is None else [f"floor {floor:.3f}"])
+    return "  ".join([f"loss {loss:.3f}", *known])
+
+
+def validate(session: Session, n_rows: int | None = None) -> tuple[Evaluation, dict[str, Evaluation]]:
+    """The loss on the validation split, or on its first rows; and by source, where several are mixed."""
     recipe = session.recipe
     size = recipe.train.micro_batch_size or recipe.train.batch_size
-    batches = sequential_batches(
-        session.corpus.split("validation"),
-        recipe.data.seq_len,
-        size,
-        recipe.data.within_document,
-        session.corpus.tokenizer.end_of_text,
-    )
-    split = session.corpus.manifest.validation
-    batches = batches if n_rows is None else itertools.islice(batches, -(-n_rows // size))
-    # All targets (every token but the first) stand for all bytes, a part of them for its share.
-    return evaluate_batches(
+    return evaluate_corpus(
         session.model,
-        batches,
+        session.corpus,
+        recipe.data.cut(),
+        size,
         precision=session.machine.precision,
-        bytes_per_token=split.n_bytes / (split.n_tokens - 1),
+        n_rows=n_rows,
     )
 
 
-def record_validation(session: Session, metrics: Metrics, display: Display, found: Evaluation) -> None:
+def record_validation(
+    session: Session, metrics: Metrics, display: Display, found: Evaluation, by_source: Mapping[str, Evaluation]
+) -> None:
     """Write and show a validation."""
     step, tokens = session.progress.step, session.progress.tokens
     values = {"loss": found.loss, "bits_per_byte": found.bits_per_byte, "targets": found.n_targets}
+    values |= {f"loss_{name}": one.loss for name, one in by_source.items()}
     metrics.write("validation", step, tokens=tokens, **values)
-    display.say(f"step {step:>6}  validation loss {found.loss:.3f}  {found.bits_per_byte:.3f} bits/byte")
+    display.say(f"step {step:>6}  validation {loss_in_words(session, found.loss, found.bits_per_byte)}")
+    for name, one in by_source.items():
+        display.say(f"             of {name}: {loss_in_words(session, one.loss, one.bits_per_byte)}")
 
 
 def record_samples(session: Session, metrics: Metrics, display: Display, step: int) -> None:

@@ -35,7 +35,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +42,7 @@ from torch import Tensor, nn
 from isogloss.build import PlannedModel, materialise, plan_model
 from isogloss.config.base import UserError
 from isogloss.config.load import with_overrides
-from isogloss.data.prepared import open_prepared
+from isogloss.data.corpus import Corpus
 from isogloss.init.parametrisations import HIDDEN
 from isogloss.init.plan import Entry
 from isogloss.init.scheme import Axis
@@ -75,12 +74,12 @@ class _OneBatch:
         return self.only
 
 
-def coordinate_trial(recipe: Recipe, corpus: Path) -> Result:
+def coordinate_trial(recipe: Recipe, corpus: Corpus) -> Result:
     """Train ``recipe.train.steps`` steps and measure the module's table, by role where there are several.
 
     Values are means over layers.
     """
-    batch = create_loader(recipe, open_prepared(corpus)).batch(0)
+    batch = create_loader(recipe, corpus).batch(0)
     documents = None if batch.documents is None else batch.documents[:1, :TOKENS]
     batch = Batch(batch.tokens[:1, :TOKENS], batch.targets[:1, :TOKENS], documents)
     found: dict[str, list[float]] = defaultdict(list)

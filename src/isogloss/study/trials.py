@@ -25,7 +25,8 @@ import torch
 
 from isogloss.build import plan_model
 from isogloss.config.base import UserError
-from isogloss.data.prepare import prepare
+from isogloss.data.corpus import Corpus
+from isogloss.data.opening import open_corpus
 from isogloss.durable import write_whole
 from isogloss.recipe import Recipe
 from isogloss.train.display import Display, duration
@@ -38,8 +39,8 @@ _BYSTANDERS = ("cli", "report", "audit", "run", "interop", "generate")
 SHARE_OF_PEAK = 0.25
 
 Result = dict[str, Any]
-Measure = Callable[[Recipe, Path], Result]
-"""Carries out one trial: the settled recipe and its prepared corpus; the result can be written as JSON."""
+Measure = Callable[[Recipe, Corpus], Result]
+"""Carries out one trial: the settled recipe and its corpus; the result can be written as JSON."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Trial:
     label: str
     recipe: Recipe
 
-    def key(self, measure: Measure, corpus: Path) -> str:
-        """Its result's name: a hash of all that decides it; a prepared corpus bears a hash of its text as its name."""
+    def key(self, measure: Measure, corpus: Corpus) -> str:
+        """Its result's name: a hash of all that decides it; a corpus bears a hash of its text as its name."""
         decides = self.recipe.model_dump(mode="json", exclude={"name", "runs_dir", "watch", "checkpoint", "trackers"})
         planned = plan_model(self.recipe.model, self.recipe.init)
         says = [[entry.row() for entry in planned.plan.values()], asdict(planned.model.multipliers)]
@@ -63,7 +64,7 @@ class Trial:
     def flops(self) -> float:
         """Operations of its steps."""
         model = plan_model(self.recipe.model, self.recipe.init).model
-        tokens = self.recipe.train.steps * self.recipe.train.batch_size * self.recipe.data.seq_len
+        tokens = self.recipe.train.plan().rows_before(self.recipe.train.steps) * self.recipe.data.seq_len
         return float(model.flops_per_token(self.recipe.data.seq_len)) * tokens
 
 
@@ -73,14 +74,14 @@ class Study:
 
     Args:
         recipe: with the vocabulary and all that was ``auto`` settled; trials vary it.
-        corpus: the folder of the prepared text.
+        corpus: the text, which other processes open again.
         folder: where results are kept, those of trials in its ``trials``.
         jobs: processes, sharing the cores.
         display: told what it will cost and how far it is.
     """
 
     recipe: Recipe
-    corpus: Path
+    corpus: Corpus
     folder: Path
     jobs: int
     display: Display
@@ -128,7 +129,7 @@ def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display)
     Raises:
         UserError: the recipe asks for a GPU, or for what is not here.
     """
-    corpus = prepare(recipe.data, recipe.tokenizer, display.say)
+    corpus = open_corpus(recipe.data, recipe.tokenizer, display.say)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     # Without operations compiling never pays: it is on only where the recipe says so, a trial being short.
     on_cpu = recipe.train.model_copy(update={"device": "cpu" if recipe.train.device == "auto" else recipe.train.device})
@@ -138,7 +139,7 @@ def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display)
         raise UserError("studies run on the CPU, a trial a core; set train.device=cpu")
     settled = {"device": "cpu", "precision": machine.precision, "compile": "on" if machine.compiled else "off"}
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=settled)})
-    return Study(recipe, corpus.folder, folder, jobs or os.cpu_count() or 1, display)
+    return Study(recipe, corpus, folder, jobs or os.cpu_count() or 1, display)
 
 
 @contextmanager
@@ -223,7 +224,7 @@ def _begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _one(measure: Measure, trial: Trial, corpus: Path, file: Path) -> float:
+def _one(measure: Measure, trial: Trial, corpus: Corpus, file: Path) -> float:
     """Carry out a trial and file its result; the seconds it took."""
     start = time.monotonic()
     result = measure(trial.recipe, corpus)

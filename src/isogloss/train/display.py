@@ -93,18 +93,23 @@ def banner(
     peak: float,
     steps: int,
     tokens_per_step: int,
-    corpus_tokens: int,
+    tokens: int,
+    corpus_tokens: int | None,
 ) -> str:
-    """What a run is about to do, before its first step."""
+    """What a run is about to do, before its first step.
+
+    ``tokens_per_step`` holds after any warm-up, ``tokens`` are all of them; ``corpus_tokens`` is ``None`` if endless.
+    """
     parts = ", ".join(f"{part} {_count(n)}" for part, n in estimate.parameters.items())
-    passes = steps * tokens_per_step / corpus_tokens
+    passes = tokens / corpus_tokens if corpus_tokens else 0.0
+    times = f", {passes:,.1f} times the text" if corpus_tokens else ""
     by_heart = " (it will be learnt by heart: lower train.steps, or bring more text)" if passes > 20 else ""
     seconds = estimate.flops / (TYPICAL_SHARE_OF_PEAK * peak)
     return "\n".join(
         [
             f"{name}: {_count(estimate.n_parameters)} parameters ({parts})",
-            f"  training {steps} steps of {tokens_per_step:,} tokens = {_count(steps * tokens_per_step)} tokens,"
-            f" {passes:,.1f} times the text{by_heart}, {estimate.flops:.2e} operations",
+            f"  training {steps} steps of {tokens_per_step:,} tokens = {_count(tokens)} tokens"
+            f"{times}{by_heart}, {estimate.flops:.2e} operations",
             f"  on {machine.name} ({machine.device}, {machine.threads} threads): products in {machine.precision},"
             f" measured peak {peak / 1e12:.2f} Tflop/s, {'compiled' if machine.compiled else 'eager'}",
             f"  about {estimate.memory / 2**30:.1f} GiB for weights, optimizer and activations;"

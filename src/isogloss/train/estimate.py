@@ -40,10 +40,8 @@ def parameters_by_part(sites: Iterable[Site]) -> dict[str, int]:
     return {part: n for part, n in counts.items() if n}
 
 
-def estimate(
-    sites: Iterable[Site], flops_per_token: int, rows: int, micro_rows: int, seq_len: int, steps: int
-) -> Estimate:
-    """Estimate a run of ``steps`` steps of ``rows`` rows of ``seq_len`` tokens, ``micro_rows`` rows at a time.
+def estimate(sites: Iterable[Site], flops: float, micro_rows: int, seq_len: int) -> Estimate:
+    """Estimate a run of ``flops`` operations in all that has ``micro_rows`` rows of ``seq_len`` tokens at a time.
 
     Memory: 16 bytes a parameter (weight, gradient, two moments, float32) and, for each matrix that a token passes, its
     input and output kept for the backward pass (about 6 bytes a number under bfloat16 autocast). An estimate:
@@ -53,4 +51,4 @@ def estimate(
     parameters = parameters_by_part(sites)
     kept = sum(site.fan_in + site.fan_out for site in sites if len(site.shape) == 2 and site.layer is not None)
     memory = 16.0 * sum(parameters.values()) + 6.0 * kept * micro_rows * seq_len
-    return Estimate(parameters, float(flops_per_token) * rows * seq_len * steps, memory)
+    return Estimate(parameters, flops, memory)

@@ -38,9 +38,9 @@ class Window:
         self._infos = [StepInfo(**info) for info in state]
 
     def empty(self) -> dict[str, float]:
-        """Mean loss and largest gradient norm of the steps that were made, targets a second; then forget them.
+        """Mean loss and largest gradient norm of the steps that were made, seconds a step; then forget them.
 
-        The rate leaves out warming steps, unless there are no others.
+        The time leaves out warming steps, unless there are no others.
         """
         made = [info for info in self._infos if not info.nonfinite]
         targets = sum(info.n_targets for info in made)
@@ -48,7 +48,7 @@ class Window:
         values = {
             "loss": sum(info.loss * info.n_targets for info in made) / targets if targets else float("nan"),
             "grad_norm": max((info.grad_norm for info in made), default=float("nan")),
-            "tokens_per_second": sum(info.n_targets for info in timed) / sum(info.seconds for info in timed),
+            "seconds_per_step": sum(info.seconds for info in timed) / len(timed),
         }
         self._infos = []
         return values

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from isogloss.config.base import Config, UserError
+from isogloss.data.batches import BatchPlan, BatchStage, LengthStage, check_stages
 from isogloss.models.protocol import Batch, LanguageModel
 from isogloss.optim.groups import AdamWConfig, set_learning_rate
 from isogloss.train.step import train_step
@@ -28,8 +29,13 @@ class TrainConfig(Config):
     """Optimizer steps."""
     batch_size: int = Field(gt=0)
     """Rows a step, over all devices."""
+    batch_size_warmup: tuple[BatchStage, ...] = ()
+    """Batch sizes of the first steps, one stage after the other."""
+    seq_len_warmup: tuple[LengthStage, ...] = ()
+    """Rows cut into shorter ones in the first steps, one stage after the other; nothing is lost."""
     micro_batch_size: int | None = Field(default=None, gt=0)
-    """Rows at a time on a device; the batch's gradient is accumulated over them. All of the batch if not given."""
+    """Rows at a time on a device; the batch's gradient is accumulated over them. All of the batch if not given. While
+    rows are cut into shorter ones, as many tokens at a time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a CUDA device where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -38,6 +44,22 @@ class TrainConfig(Config):
     """Compile blocks; auto: where a compiler is found and the run is long enough to pay for it."""
     max_skipped: int = Field(default=10, gt=0)
     """Stop after this many steps in a row whose loss or gradient is not finite."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        check_stages("batch_size_warmup", self.batch_size_warmup)
+        check_stages("seq_len_warmup", self.seq_len_warmup)
+        return self
+
+    def plan(self) -> BatchPlan:
+        """What each step reads."""
+        return BatchPlan(self.batch_size, self.batch_size_warmup, self.seq_len_warmup)
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Rows at a time on a device, at most."""
+        largest = max(self.batch_size, *(stage.batch_size for stage in self.batch_size_warmup), 1)
+        return min(self.micro_batch_size or largest, largest)
 
 
 @dataclass
@@ -116,6 +138,7 @@ def training_steps(
     assert isinstance(model, nn.Module)
     eager_first = compiled and next(model.parameters()).device.type == "cpu"
     warm = progress.step + (2 if eager_first and progress.step == 0 else 1)
+    plan = config.plan()
     while progress.step < config.steps:
         start = time.perf_counter()
         step = progress.step + 1
@@ -126,10 +149,12 @@ def training_steps(
                 model,
                 optimizer,
                 loader.batch(progress.step),
-                micro_batch_size=config.micro_batch_size or config.batch_size,
+                micro_batch_size=(config.micro_batch_size or plan.size(progress.step)) * plan.divisor(progress.step),
                 clip=optim.clip,
                 precision=precision,
             )
+        if compiled and _shape(plan, progress.step) != _shape(plan, max(progress.step - 1, 0)):
+            warm = max(warm, step)  # compiled for another shape
         progress.step = step
         progress.tokens += 0 if result.nonfinite else result.n_targets
         progress.skipped += bool(result.nonfinite)
@@ -146,3 +171,7 @@ def training_steps(
         yield StepInfo(
             step, result.loss, result.grad_norm, lr, result.n_targets, seconds, result.nonfinite, last, step <= warm
         )
+
+
+def _shape(plan: BatchPlan, step: int) -> tuple[int, int]:
+    return plan.size(step), plan.divisor(step)

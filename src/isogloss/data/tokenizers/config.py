@@ -42,5 +42,12 @@ class FileConfig(Config):
     own."""
 
 
-TokenizerConfig = Annotated[BytesConfig | BPEConfig | FileConfig, Field(discriminator="type")]
+class SymbolsConfig(Config):
+    """The ids of a generated corpus, which has no text: each is written as its number."""
+
+    type: Literal["symbols"] = "symbols"
+    """symbols: of generated corpora; as many ids as the task has."""
+
+
+TokenizerConfig = Annotated[BytesConfig | BPEConfig | FileConfig | SymbolsConfig, Field(discriminator="type")]
 """Any tokenizer, told apart by ``type``."""

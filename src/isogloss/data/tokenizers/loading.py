@@ -9,12 +9,13 @@ from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.bpe import BPETokenizer
 from isogloss.data.tokenizers.bpe_training import train_bpe
 from isogloss.data.tokenizers.bytes import BytesTokenizer, byte_vocabulary
-from isogloss.data.tokenizers.config import BPEConfig, BytesConfig, FileConfig
+from isogloss.data.tokenizers.config import BPEConfig, BytesConfig, FileConfig, SymbolsConfig, TokenizerConfig
 from isogloss.data.tokenizers.sentence_piece import SentencePieceTokenizer
+from isogloss.data.tokenizers.symbols import SymbolsTokenizer, symbol_vocabulary
 from isogloss.data.tokenizers.tiktoken_ranks import is_ranks_line, read_ranks_file
 
 
-def build_tokenizer(config: BytesConfig | BPEConfig | FileConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
     """The tokenizer a config asks for.
 
     Args:
@@ -22,7 +23,7 @@ def build_tokenizer(config: BytesConfig | BPEConfig | FileConfig, texts: Callabl
         texts: gives the corpus; called only for ``bpe``, which learns from it.
 
     Raises:
-        UserError: for a file that is not there or cannot be read as a tokenizer.
+        UserError: for a file that is not there or cannot be read as a tokenizer, and for ``symbols``.
     """
     match config:
         case BytesConfig():
@@ -31,6 +32,11 @@ def build_tokenizer(config: BytesConfig | BPEConfig | FileConfig, texts: Callabl
             return train_bpe(texts(), config.vocab_size)
         case FileConfig():
             return load_tokenizer(config.path, config.pattern)
+        case SymbolsConfig():
+            raise UserError(
+                "tokenizer.type symbols is for generated corpora, which have no text (data.type markov and others); "
+                "choose bytes, bpe or file for text"
+            )
 
 
 def load_tokenizer(path: Path, pattern: str = "cl100k") -> Tokenizer:
@@ -75,10 +81,15 @@ def _load_json(file: Path) -> Tokenizer:
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text ({error}); give a Hugging Face tokenizer.json") from error
     try:
-        is_bytes = json.loads(text) == byte_vocabulary()
+        spec = json.loads(text)
     except json.JSONDecodeError:
-        is_bytes = False  # BPETokenizer says what is wrong
-    return BytesTokenizer() if is_bytes else BPETokenizer(text, origin=str(file))
+        spec = None  # BPETokenizer says what is wrong
+    if spec == byte_vocabulary():
+        return BytesTokenizer()
+    match spec:
+        case {"model": {"type": "WordLevel", "vocab": dict(vocab)}} if spec == symbol_vocabulary(len(vocab)):
+            return SymbolsTokenizer(len(vocab))
+    return BPETokenizer(text, origin=str(file))
 
 
 def _first_line(file: Path) -> bytes:

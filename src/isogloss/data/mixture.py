@@ -1,0 +1,265 @@
+"""Mixtures: several texts, each prepared by itself, read together in proportions by token that may change on the way.
+
+Weights are of targets, not of documents or rows: a source whose rows are fuller needs fewer of them. Where none are
+given they are proportional to ``tokens^(1/temperature)`` (Conneau et al. 2019, "Unsupervised Cross-lingual
+Representation Learning at Scale", where 1/temperature is alpha). ``mixing.py`` keeps the proportions to the row.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import Field, model_validator
+
+from isogloss.config.base import Config, UserError
+from isogloss.data.baselines import Baselines
+from isogloss.data.corpus import Cut, PackedConfig, Packing, Part, SplitFacts, SplitName
+from isogloss.data.mixing import MixedRows, Segment, block_size
+from isogloss.data.order import Shuffled
+from isogloss.data.packing import PackedRows
+from isogloss.data.prepare import TextChoice, prepare, training_texts
+from isogloss.data.prepared import PreparedCorpus
+from isogloss.data.rows import Rows, RowSource
+from isogloss.data.tokenizers.base import Tokenizer
+from isogloss.data.tokenizers.config import BPEConfig, FileConfig, TokenizerConfig
+from isogloss.data.tokenizers.loading import build_tokenizer
+
+
+class MixtureSource(Config):
+    """One text of a mixture."""
+
+    data: TextChoice
+    """The text."""
+    weight: float | None = Field(default=None, ge=0)
+    """Its share of the training tokens, relative to the others' weights; by its size if no source has one."""
+    max_epochs: float | None = Field(default=None, gt=0)
+    """It is read at most this many times; the others then share its part."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """At most this many of its tokens are trained on, repeated ones included."""
+
+
+class MixturePoint(Config):
+    """Weights at a moment of training."""
+
+    at: float = Field(ge=0, le=1)
+    """The moment: 0 is the run's beginning, 1 its end."""
+    weights: dict[str, float] = Field(min_length=1)
+    """By source; one that is not named keeps the weight it had."""
+
+
+class MixtureConfig(PackedConfig):
+    """Several texts, mixed by weight."""
+
+    type: Literal["mixture"] = "mixture"
+    sources: dict[str, MixtureSource] = Field(min_length=1)
+    """The texts, each under a name of its own."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Where no weights are given, they are tokens to the power 1/temperature: above 1, small texts count for more."""
+    schedule: tuple[MixturePoint, ...] = ()
+    """How the weights change: linearly from point to point, and not after the last one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "MixtureConfig":
+        given = [name for name, source in self.sources.items() if source.weight is not None]
+        if given and len(given) < len(self.sources):
+            missing = ", ".join(name for name in self.sources if name not in given)
+            raise ValueError(f"weights are given to all sources or to none: {missing} has none")
+        if given and self.temperature != 1:
+            raise ValueError("temperature chooses weights where none are given: leave out one or the other")
+        if given and not any(source.weight for source in self.sources.values()):
+            raise ValueError("all weights are 0: nothing would be read")
+        moments = [point.at for point in self.schedule]
+        if moments != sorted(set(moments)):
+            raise ValueError(f"schedule: each point must be after the one before it, but `at` is {moments}")
+        for point in self.schedule:
+            if unknown := [name for name in point.weights if name not in self.sources]:
+                raise ValueError(f"schedule: there is no source {', '.join(unknown)}")
+            if min(point.weights.values()) < 0:
+                raise ValueError("schedule: a weight is below 0")
+        return self
+
+
+class MixtureCorpus:
+    """Open texts that are mixed (a ``Corpus``).
+
+    Args:
+        config: the mixture.
+        corpora: the text of each source, all with one tokenizer.
+    """
+
+    floor: float | None = None
+    baselines: Baselines | None = None
+
+    def __init__(self, config: MixtureConfig, corpora: Mapping[str, PreparedCorpus]) -> None:
+        self.config, self.corpora = config, dict(corpora)
+        self.points = self._points()
+        """Moments of training, rising, with the weights by token that hold there, in the order of the sources."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the texts for itself."""
+        return MixtureCorpus, (self.config, self.corpora)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The one of all sources."""
+        return next(iter(self.corpora.values())).tokenizer
+
+    @property
+    def name(self) -> str:
+        """A hash of the sources and of how they are mixed."""
+        caps = [(source.max_epochs, source.max_tokens) for source in self.config.sources.values()]
+        decisive = [[(name, corpus.name) for name, corpus in self.corpora.items()], caps, self.points]
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+
+    @property
+    def origin(self) -> str:
+        """The sources and their weights at the beginning, in words."""
+        first = self.points[0][1]
+        parts = zip(self.corpora.items(), first, strict=True)
+        return "a mixture of " + ", ".join(f"{weight:.1%} {name} ({corpus.origin})" for (name, corpus), weight in parts)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The sources, with the weights that training ends with."""
+        last = self.points[-1][1]
+        return tuple(Part(name, w, corpus) for (name, corpus), w in zip(self.corpora.items(), last, strict=True))
+
+    def facts(self, split: SplitName) -> SplitFacts:
+        """What the split holds in all sources together."""
+        facts = [corpus.facts(split) for corpus in self.corpora.values()]
+        totals = [sum(getattr(fact, name) or 0 for fact in facts) for name in ("n_documents", "n_tokens", "n_bytes")]
+        return SplitFacts(*totals)
+
+    def rows(
+        self, split: SplitName, seq_len: int, within_document: bool = True, packing: Packing = "concatenate"
+    ) -> RowSource:
+        """The rows of a split: for training the mixture of a run that sees about each row once (see ``mixed``)."""
+        cut = Cut(seq_len, within_document, packing)
+        if split == "validation":
+            return _Joined([corpus.rows(split, *cut) for corpus in self.corpora.values()])
+        return self.mixed(cut, 0, sum(corpus.rows(split, *cut).n_rows for corpus in self.corpora.values()))
+
+    def mixed(self, cut: Cut, seed: int, n_rows: int) -> MixedRows:
+        """The training rows of a run.
+
+        Args:
+            cut: how rows are cut.
+            seed: decides each source's order.
+            n_rows: how many rows the run reads; what the moments of the schedule are parts of.
+
+        Raises:
+            UserError: a source with a weight has too few tokens, or all have reached their limits before the end.
+        """
+        sources: dict[str, RowSource] = {}
+        per_row: dict[str, float] = {}
+        caps: list[int | None] = []
+        for name, corpus in self.corpora.items():
+            packed: PackedRows = corpus.rows("train", *cut)
+            if packed.n_rows == 0:
+                raise UserError(f"data.sources.{name}: too few tokens to predict any; leave it out")
+            sources[name] = Shuffled(packed, seed, name)
+            per_row[name] = packed.n_targets / packed.n_rows
+            source = self.config.sources[name]
+            limits = [
+                *([] if source.max_epochs is None else [int(source.max_epochs * packed.n_rows)]),
+                *([] if source.max_tokens is None else [int(source.max_tokens / per_row[name])]),
+            ]
+            caps.append(min(limits, default=None))
+        points = tuple(
+            (round(at * n_rows), tuple(w / per_row[name] for name, w in zip(sources, weights, strict=True)))
+            for at, weights in self.points
+        )
+        segment = Segment(0, block_size(n_rows), tuple(sources), tuple(caps), points)
+        return MixedRows(sources, per_row, segment, n_rows)
+
+    def _points(self) -> list[tuple[float, tuple[float, ...]]]:
+        sources = self.config.sources
+        weights = {name: source.weight for name, source in sources.items()}
+        if None in weights.values():
+            sizes = {name: corpus.facts("train").n_tokens or 0 for name, corpus in self.corpora.items()}
+            largest = max(sizes.values())
+            weights = {name: (n / largest) ** (1 / self.config.temperature) for name, n in sizes.items()}
+        points: list[tuple[float, tuple[float, ...]]] = []
+        if not (self.config.schedule and self.config.schedule[0].at == 0):
+            points.append((0.0, _normalised(weights)))
+        for point in self.config.schedule:
+            weights = weights | point.weights
+            points.append((point.at, _normalised(weights)))
+        return points
+
+
+def _normalised(weights: Mapping[str, float | None]) -> tuple[float, ...]:
+    values = [weight or 0.0 for weight in weights.values()]
+    if not sum(values):
+        raise UserError("data.schedule: all weights are 0 at a point: nothing would be read")
+    return tuple(value / sum(values) for value in values)
+
+
+class _Joined:
+    """The rows of several finite sources, one source after the other (a ``RowSource``)."""
+
+    def __init__(self, sources: Sequence[PackedRows]) -> None:
+        self._sources = sources
+        self._ends = np.cumsum([source.n_rows for source in sources])
+        self.seq_len, self.n_rows = sources[0].seq_len, int(self._ends[-1])
+        self.fingerprint = "+".join(source.fingerprint for source in sources)
+
+    def rows(self, numbers: Int[np.ndarray, "N"]) -> Rows:
+        """Some rows, by their numbers."""
+        which = np.searchsorted(self._ends, numbers, side="right")
+        begins = np.append(0, self._ends)
+        # One at a time: validation reads them in order, and there are few.
+        parts = [self._sources[i].rows(numbers[j : j + 1] - begins[i]) for j, i in enumerate(which)]
+        tokens, targets = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        documents = [part.documents for part in parts if part.documents is not None]
+        return Rows(tokens, targets, np.concatenate(documents) if documents else None)
+
+
+def open_mixture(
+    config: MixtureConfig, tokenizer_config: TokenizerConfig, progress: Callable[[str], None], verify: bool = False
+) -> MixtureCorpus:
+    """Prepare every source of a mixture with one tokenizer; a `bpe` is trained on the training texts of all.
+
+    Raises:
+        UserError: as ``prepare``, naming the source.
+    """
+    texts = [source.data for source in config.sources.values()]
+    if isinstance(tokenizer_config, BPEConfig):
+        tokenizer_config = _shared_tokenizer(texts, tokenizer_config, progress)
+    corpora: dict[str, PreparedCorpus] = {}
+    for name, source in config.sources.items():
+        try:
+            corpora[name] = prepare(
+                source.data, tokenizer_config, lambda text, name=name: progress(f"{name}: {text}"), verify
+            )
+        except UserError as error:
+            raise UserError(f"data.sources.{name}: {error}") from error
+    return MixtureCorpus(config, corpora)
+
+
+def _shared_tokenizer(texts: Sequence[TextChoice], config: BPEConfig, progress: Callable[[str], None]) -> FileConfig:
+    """A BPE of all texts, kept beside the first one's prepared corpora."""
+    gathered = [training_texts(text) for text in texts]
+    decisive = [config.model_dump(mode="json"), [fingerprint for fingerprint, _ in gathered]]
+    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    folder = texts[0].prepared_dir / f"tokenizer-{key}"
+    if not (folder / "tokenizer.json").is_file():
+        progress(f"building the tokenizer ({config.type}) of all sources")
+        tokenizer = build_tokenizer(config, lambda: (text for _, read in gathered for text in read()))
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        try:
+            tokenizer.save(aside)
+            if not folder.exists():  # another process may have been as quick
+                aside.rename(folder)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: the tokenizer cannot be written ({error.strerror or error}); choose another prepared_dir"
+            ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return FileConfig(path=folder)

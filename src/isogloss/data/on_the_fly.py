@@ -1,0 +1,158 @@
+"""Text read and tokenised while training runs: a quick look at files without preparing them.
+
+The documents are read in the order of the files, again and again; nothing is shuffled, deduplicated or written. Row r
+covers the T+1 tokens from position r·T of the endless stream on. A step further on is found by reading up to it, so a
+run that goes on takes as long as reading took so far; what is kept in memory is one document and the rows asked for.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import Field
+
+from isogloss.config.base import UserError
+from isogloss.data.baselines import Baselines, CompressionMeter
+from isogloss.data.corpus import Packing, Part, RowConfig, SplitFacts, SplitName
+from isogloss.data.packing import PackedRows
+from isogloss.data.rows import Rows, RowSource
+from isogloss.data.shards import TokenStream
+from isogloss.data.sources import find_files, read_documents
+from isogloss.data.tokenizers.base import Tokenizer
+from isogloss.data.tokenizers.config import TokenizerConfig
+from isogloss.data.tokenizers.loading import build_tokenizer
+
+
+class OnTheFlyConfig(RowConfig):
+    """Files read as training goes, in their order: for a quick look, without preparing them."""
+
+    type: Literal["on_the_fly"] = "on_the_fly"
+    train: tuple[str, ...] = Field(min_length=1)
+    """Files, folders and globs."""
+    validation_bytes: int = Field(default=600_000, ge=1)
+    """The first documents that hold so much text validate, and are not trained on."""
+
+
+class OnTheFlyCorpus:
+    """Files read as training goes (a ``Corpus``)."""
+
+    floor: float | None = None
+    parts: tuple[Part, ...] = ()
+
+    def __init__(self, config: OnTheFlyConfig, tokenizer_config: TokenizerConfig) -> None:
+        self._config, self._tokenizer_config = config, tokenizer_config
+        self.tokenizer: Tokenizer = build_tokenizer(tokenizer_config, tuple)
+        self.origin = f"{', '.join(config.train)}, read on the fly"
+        files = [(str(file.path.absolute()), file.path.stat()) for file in find_files(config.train)]
+        decisive = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
+        decisive += [self.tokenizer.fingerprint, config.validation_bytes]
+        self.name = hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
+        meter = CompressionMeter()
+        ids: list[np.ndarray] = []
+        self._n_validation = 0
+        for text in meter.watch(_texts(config.train)):
+            ids.append(_tokens(self.tokenizer, text))
+            self._n_validation += 1
+            if meter.n_bytes >= config.validation_bytes:
+                break
+        if meter.n_bytes == 0:
+            raise UserError("data.train: these files hold no text")
+        self._n_bytes = meter.n_bytes
+        self.baselines: Baselines | None = meter.finish()
+        lengths = np.array([len(some) for some in ids])
+        self._validation = TokenStream([np.concatenate(ids)], np.cumsum(lengths) - lengths, self.name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the files for itself."""
+        return OnTheFlyCorpus, (self._config, self._tokenizer_config)
+
+    def facts(self, split: SplitName) -> SplitFacts:
+        """What a split holds; of the training text nothing is known beforehand."""
+        if split == "train":
+            return SplitFacts(None, None, None)
+        return SplitFacts(self._n_validation, len(self._validation), self._n_bytes)
+
+    def rows(
+        self, split: SplitName, seq_len: int, within_document: bool = True, packing: Packing = "concatenate"
+    ) -> RowSource:
+        """The rows of a split, laid end to end and cut."""
+        if split == "validation":
+            return PackedRows(self._validation, seq_len, self.tokenizer.end_of_text, within_document)
+
+        def documents() -> Iterator[np.ndarray]:
+            for number, text in enumerate(_texts(self._config.train)):
+                if number >= self._n_validation:
+                    yield _tokens(self.tokenizer, text)
+
+        return ReadRows(documents, seq_len, within_document, self.name)
+
+
+class ReadRows:
+    """The endless rows of documents that are read again and again (a ``RowSource``).
+
+    Args:
+        documents: gives the tokens of each document, from the first one on.
+        seq_len: T.
+        with_documents: also number the documents within each row.
+        fingerprint: of the documents.
+    """
+
+    n_rows: int | None = None
+
+    def __init__(
+        self, documents: Callable[[], Iterator[np.ndarray]], seq_len: int, with_documents: bool, fingerprint: str
+    ) -> None:
+        self.seq_len, self.fingerprint = seq_len, fingerprint
+        self._documents, self._with_documents = documents, with_documents
+        self._rewind()
+
+    def rows(self, numbers: Int[np.ndarray, "N"]) -> Rows:
+        """Some rows; those before the last ones asked for are found by reading from the beginning."""
+        found = {}
+        for number in sorted(set(numbers.tolist())):
+            found[number] = self._row(number)
+        windows, documents = (np.stack([found[n][i] for n in numbers.tolist()]) for i in (0, 1))
+        numbered = documents[:, :-1] - documents[:, :1] if self._with_documents else None
+        return Rows(windows[:, :-1].copy(), windows[:, 1:].copy(), numbered)
+
+    def _rewind(self) -> None:
+        self._stream = self._endless()
+        self._begin = 0
+        """The position of the first token that is held."""
+        self._tokens = np.empty(0, np.int64)
+        self._numbers = np.empty(0, np.int64)
+
+    def _endless(self) -> Iterator[np.ndarray]:
+        while True:
+            empty = True
+            for tokens in self._documents():
+                empty = False
+                yield tokens
+            if empty:
+                raise UserError(
+                    "data.train: no text is left to train on beyond the validation text; lower data.validation_bytes"
+                )
+
+    def _row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        first = number * self.seq_len
+        if first < self._begin:
+            self._rewind()
+        while self._begin + len(self._tokens) < first + self.seq_len + 1:
+            keep = max(first - self._begin, 0)
+            self._begin += min(keep, len(self._tokens))
+            tokens = next(self._stream)
+            nth = self._numbers[-1] + 1 if len(self._numbers) else 0
+            self._tokens = np.concatenate([self._tokens[keep:], tokens.astype(np.int64)])
+            self._numbers = np.concatenate([self._numbers[keep:], np.full(len(tokens), nth)])
+        at = first - self._begin
+        return self._tokens[at : at + self.seq_len + 1], self._numbers[at : at + self.seq_len + 1]
+
+
+def _texts(paths: tuple[str, ...]) -> Iterator[str]:
+    return (document.text for document in read_documents(paths) if document.text)
+
+
+def _tokens(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    return np.append(np.uint32(tokenizer.end_of_text), tokenizer.encode(text))
