@@ -3,8 +3,8 @@
 python benchmarks/loader.py            rows a second of each way of packing, of a mixture, and of the seek
 
 The corpus is of random documents in a temporary folder; the one of 10^10 tokens is a sparse file, which has no blocks
-on the disk. The seek is timed by the processor's clock, so that other programs do not count. A step of the default recipe reads 8 rows of 256 tokens in about 0.12 s on two cores: pass its measured
-time with --step-seconds.
+on the disk. The seek is timed by the processor's clock, so that other programs do not count. A step of the default
+recipe reads 8 rows of 256 tokens in about 0.12 s on two cores: pass its measured time with --step-seconds.
 """
 
 import argparse
