@@ -116,12 +116,13 @@ def test_documents_are_numbered_anew_in_shorter_rows():
     plan = BatchPlan(1, lengths=(LengthStage(until=1, divisor=3),))
     loader = Loader(PackedRows(stream, T, PAD, True), plan, 0)
     batch = loader.batch(0)
+    assert batch.documents is not None
     assert batch.documents.shape == (3, 4)
     starts = [0, 4, 7, 25]
     for tokens, documents in zip(batch.tokens.tolist(), batch.documents.tolist(), strict=True):
         number = [sum(start <= token for start in starts) for token in tokens]
         assert documents == [n - number[0] for n in number]
-    assert loader.batch(1).documents.shape == (1, T)
+    assert loader.batch(1).tokens.shape == (1, T)
     with pytest.raises(UserError, match="cannot be cut into 5"):
         Loader(PackedRows(stream, T, PAD, True), BatchPlan(1, lengths=(LengthStage(until=1, divisor=5),)), 0)
 
@@ -146,6 +147,7 @@ def test_files_on_any_number_of_ranks_give_every_token_of_every_epoch_once(tmp_p
             n_steps = -(-n_epochs * rows.n_rows // world_size)
             shares = [[loader.batch(step, rank, world_size) for rank in range(world_size)] for step in range(n_steps)]
             batches = list(itertools.chain.from_iterable(shares))
+            assert isinstance(loader.order, Shuffled)
             numbers = loader.order.numbers(np.arange(n_epochs * rows.n_rows))
             for epoch in range(n_epochs):
                 chosen = slice(epoch * rows.n_rows, (epoch + 1) * rows.n_rows)

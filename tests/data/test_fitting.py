@@ -52,6 +52,7 @@ def test_nothing_is_lost_and_nothing_cut_that_fits(lengths, seq_len, way, window
     stream = make_stream(lengths)
     rows = PackedRows(stream, seq_len, PAD, True, make_table(stream, way, seq_len, window), way)
     packed = rows.rows(np.arange(rows.n_rows))
+    assert packed.documents is not None
     counted = packed.targets != IGNORED
     assert Counter(packed.targets[counted].tolist()) == Counter(range(1, len(stream)))
     np.testing.assert_array_equal(packed.targets[counted], packed.tokens[counted] + 1)

@@ -27,8 +27,9 @@ class Numbered:
 
 
 def segment_of(*weights: float, start=0, block=64, caps=None, points=None) -> Segment:
-    names = tuple("abcdefgh"[: len(weights or points[0][1])])
-    return Segment(start, block, names, caps or (None,) * len(names), points or ((0, weights),))
+    points = points or ((0, weights),)
+    names = tuple("abcdefgh"[: len(points[0][1])])
+    return Segment(start, block, names, caps or (None,) * len(names), points)
 
 
 def mixed(segment: Segment, planned: int = 0) -> MixedRows:
@@ -103,7 +104,7 @@ def test_any_place_is_found_alone(weights, places):
 def test_a_source_stops_at_its_cap_and_the_others_share(weights, data):
     caps = tuple(data.draw(st.integers(1, 200)) for _ in weights[1:])
     segment = segment_of(*weights, caps=(None, *caps))
-    which, nth = mixed(segment).locate(np.arange(4000))
+    which, _ = mixed(segment).locate(np.arange(4000))
     counts = np.bincount(which, minlength=len(weights))
     assert all(n <= cap for n, cap in zip(counts[1:], caps, strict=True))
     assert sum(counts) == 4000
@@ -136,7 +137,7 @@ def test_a_change_on_the_way_is_recorded(before, after, at, more):
     assert "from row" in said[0]
     for place in range(at, n):
         (i,), (j,) = changed.locate(np.array([place]))
-        assert j == np.sum((which == i))
+        assert j == np.sum(which == i)
         which, nth = np.append(which, i), np.append(nth, j)
     counts = np.bincount(which[at:], minlength=len(after))[: len(after)]
     assert np.abs(counts - targets_of(new, n - at)[-1]).max() < 2
@@ -167,9 +168,9 @@ def test_a_second_change_and_a_source_that_comes_and_goes():
 
 
 def test_a_source_whose_text_has_changed_is_refused():
-    rows = mixed(segment_of(1.0, 1.0))
-    saved = rows.state()
-    rows.sources["b"].fingerprint = "y"
+    segment = segment_of(1.0, 1.0)
+    saved = mixed(segment).state()
+    rows = MixedRows({"a": Numbered(0), "b": Numbered(1, "y")}, {"a": 1.0, "b": 1.0}, segment)
     with pytest.raises(UserError, match="the text of b in the mixture"):
         rows.resume(saved, 10)
 

@@ -35,7 +35,8 @@ def mixture(root: Path, a: float = 3.0, b: float = 1.0, more: str = "") -> str:
         "data: {{type: files, train: ['{root}/corpus/{glob}'], validation_bytes: 200, prepared_dir: {root}/prepared}}"
     )
     one, other = (text.format(root=root, glob=glob) for glob in ("0[0-2]*.txt", "0[3-5]*.txt"))
-    return f"data={{type: mixture, seq_len: 24, sources: {{a: {{weight: {a}, {one}}}, b: {{weight: {b}, {other}}}}}{more}}}"
+    sources = f"{{a: {{weight: {a}, {one}}}, b: {{weight: {b}, {other}}}}}"
+    return f"data={{type: mixture, seq_len: 24, sources: {sources}{more}}}"
 
 
 @pytest.fixture
@@ -47,10 +48,11 @@ def killed(monkeypatch):
         original(root, step, *rest)
         raise Killed
 
-    def run_and_die(*arguments: str | Path) -> None:
-        with monkeypatch.context() as patched, pytest.raises(Killed):
+    def run_and_die(recipe: Path, *overrides: str) -> None:
+        with monkeypatch.context() as patched:
             patched.setattr(module, "save_checkpoint", save_and_die)
-            run(*arguments)
+            with pytest.raises(Killed):
+                run(recipe, *overrides)
 
     return run_and_die
 
@@ -139,7 +141,8 @@ def test_a_mixture_may_be_changed_on_the_way(tiny: Path, killed) -> None:
     ],
 )
 def test_mixtures_that_cannot_be(tiny: Path, more: str, complaint: str) -> None:
-    text = f"data: {{type: files, train: [{tiny.parent}/corpus], validation_bytes: 200, prepared_dir: {tiny.parent}/prepared}}"
+    root = tiny.parent
+    text = f"data: {{type: files, train: [{root}/corpus], validation_bytes: 200, prepared_dir: {root}/prepared}}"
     with pytest.raises(UserError, match=complaint):
         run(tiny, f"data={{type: mixture, seq_len: 24, {more.replace('DATA', text)}}}")
 

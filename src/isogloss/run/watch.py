@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from isogloss.config.base import UserError
+from isogloss.data.corpus import Corpus
 from isogloss.evaluate.loss import Evaluation, evaluate_corpus
 from isogloss.generate.engine import generate
 from isogloss.generate.sampling import SamplingConfig
@@ -19,8 +20,8 @@ class Watch:
 
     def __init__(self, session: Session, metrics: Metrics, display: Display) -> None:
         self._session, self._metrics, self._display = session, metrics, display
-        facts = session.corpus.facts("train")
-        self._bytes_per_token = facts.n_bytes / facts.n_tokens if facts.n_bytes and facts.n_tokens else None
+        self._bytes_per_token = _bytes_per_token(session.corpus)
+        self._of_parts = {part.name: _bytes_per_token(part.corpus) or 0.0 for part in session.corpus.parts}
         self._peak = measure_peak(next(session.model.parameters()).device, session.machine.precision)
 
     def log(self, info: StepInfo) -> None:
@@ -36,8 +37,11 @@ class Watch:
         # Of all tokens read: where few targets count, theirs would say nothing of the work.
         rate = plan.size(info.step - 1) * seq_len / values["seconds_per_step"]
         share = rate * self._session.model.flops_per_token(seq_len // plan.divisor(info.step - 1)) / self._peak
-        bits = None if self._bytes_per_token is None else values["loss"] / math.log(2) / self._bytes_per_token
         progress, shares = self._session.progress, self._session.loader.shares(info.step)
+        per_token = self._bytes_per_token
+        if shares:  # of what has been read of a mixture so far
+            per_token = sum(share * self._of_parts.get(name, per_token or 0.0) for name, share in shares.items())
+        bits = None if per_token is None else values["loss"] / math.log(2) / per_token
         self._metrics.write(
             "train",
             info.step,
@@ -68,6 +72,11 @@ class Watch:
     def sample(self, info: StepInfo) -> None:
         """Let the model write."""
         record_samples(self._session, self._metrics, self._display, info.step)
+
+
+def _bytes_per_token(corpus: Corpus) -> float | None:
+    facts = corpus.facts("train")
+    return facts.n_bytes / facts.n_tokens if facts.n_bytes and facts.n_tokens else None
 
 
 def loss_in_words(session: Session, loss: float, bits: float | None) -> str:

@@ -64,7 +64,8 @@ def create_loader(recipe: Recipe, corpus: Corpus) -> Loader:
 
 def probe_batch(loader: Loader) -> Batch:
     """The beginnings of rows far from those that training begins with; a probe is measured again and again."""
-    batch = loader.batch(10_000_000)
+    # What is endless may be used up so far on, or be found only by reading up to there.
+    batch = loader.batch(0 if loader.source.n_rows is None else 10_000_000)
     documents = None if batch.documents is None else batch.documents[:PROBE_ROWS, :PROBE_TOKENS]
     return Batch(batch.tokens[:PROBE_ROWS, :PROBE_TOKENS], batch.targets[:PROBE_ROWS, :PROBE_TOKENS], documents)
 
