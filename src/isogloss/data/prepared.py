@@ -1,10 +1,15 @@
 """A prepared corpus on disk: token shards, the tokenizer and a manifest that vouches for every file.
 
-The manifest is written last and the folder is renamed into place, so a folder with a manifest was once complete; the
-file sizes, and on demand the checksums, tell whether it still is.
+The manifest is written last and the folder is renamed into place, so a folder with a manifest was once complete. Whether
+it still is, the files' checksums tell; a file is hashed again only when its size, its time or its place on the disk is
+not what it was when it was last verified (``verified.json``, which only saves that work).
 """
 
 import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +21,28 @@ from isogloss.data.baselines import Baselines
 from isogloss.data.shards import TokenStream, open_stream
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
-from isogloss.durable import hash_file
+from isogloss.durable import hash_file, write_whole
 
 MANIFEST = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
+VERIFIED = "verified.json"
+BAD_RECORDS = "bad_records.jsonl"
 SplitName = Literal["train", "validation"]
 
 
 class FileRecord(Config):
     """What a file of the folder must be."""
 
+    n_bytes: int
+    sha256: str
+
+
+class InputRecord(Config):
+    """An input file as it was read."""
+
+    name: str
+    split: SplitName
+    """``train``, from which a part may have been set aside for validation, or ``validation``."""
     n_bytes: int
     sha256: str
 
@@ -50,7 +67,9 @@ class Manifest(Config):
     corpus: dict[str, Any]
     """The settings that decided the documents and the split."""
     tokenizer: dict[str, Any]
-    """The tokenizer's config."""
+    """The tokenizer's config; its type alone where it was given ready."""
+    inputs: tuple[InputRecord, ...]
+    """The files that were read; none for an embedded corpus."""
     inputs_fingerprint: str
     tokenizer_fingerprint: str
     n_tokens: int
@@ -59,15 +78,24 @@ class Manifest(Config):
     train: SplitRecord
     validation: SplitRecord
     n_duplicates: int
-    """Documents dropped because an earlier one has the same text."""
-    n_empty: int
-    """Documents dropped because they hold no text."""
+    """Documents dropped because another one has the same text."""
+    n_near_duplicates: int
+    """Different documents dropped because another one has nearly the same text."""
+    dropped: dict[str, int]
+    """Documents that are empty or did not pass a filter, by reason."""
+    n_bad: int
+    """Records that could not be read; ``bad_records.jsonl`` lists them."""
     skipped: dict[str, str]
     """Files of an embedded corpus that could not be decoded, and why."""
     baselines: Baselines
     """Of the validation text."""
     files: dict[str, FileRecord]
     """Every other file of the folder, by its relative path."""
+
+    @property
+    def n_empty(self) -> int:
+        """Documents dropped because they hold no text."""
+        return self.dropped.get("empty", 0)
 
 
 class PreparedCorpus:
@@ -86,12 +114,21 @@ class PreparedCorpus:
             UserError: the folder's tokenizer encodes otherwise than it did.
         """
         tokenizer = load_tokenizer(self.folder / TOKENIZER_FOLDER)
+        self.check_tokenizer(tokenizer, str(self.folder / TOKENIZER_FOLDER))
+        return tokenizer
+
+    def check_tokenizer(self, tokenizer: Tokenizer, origin: str) -> None:
+        """Make sure that a tokenizer is the one that made the tokens.
+
+        Raises:
+            UserError: it encodes otherwise.
+        """
         if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
             raise UserError(
-                f"{self.folder / TOKENIZER_FOLDER}: not the tokenizer that made this corpus; "
-                f"delete {self.folder} and prepare the corpus again"
+                f"{origin}: not the tokenizer that made this corpus (its fingerprint is {tokenizer.fingerprint}, the "
+                f"corpus was made with {self.manifest.tokenizer_fingerprint}); put that one back, or delete "
+                f"{self.folder} and prepare the corpus again"
             )
-        return tokenizer
 
     @property
     def validation_text_bytes(self) -> int:
@@ -113,7 +150,7 @@ def open_prepared(folder: Path, verify: bool = False) -> PreparedCorpus:
 
     Args:
         folder: one that ``prepare`` made.
-        verify: also compare the checksum of every file, which reads all of it.
+        verify: compare the checksum of every file, also of those that have not changed since they were last verified.
 
     Raises:
         UserError: the folder is not a whole prepared corpus.
@@ -124,14 +161,42 @@ def open_prepared(folder: Path, verify: bool = False) -> PreparedCorpus:
         raise UserError(f"{folder}: not a prepared corpus (its {MANIFEST}: {error.strerror})") from error
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST}: damaged ({error.error_count()} problems); prepare again") from error
-    for name, record in manifest.files.items():
-        path = folder / name
-        try:
-            n_bytes = path.stat().st_size
-            intact = n_bytes == record.n_bytes and (not verify or hash_file(path) == record.sha256)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the corpus again") from error
-        if not intact:
-            wrong = "its checksum" if n_bytes == record.n_bytes else f"{n_bytes} bytes, not {record.n_bytes}: its size"
-            raise UserError(f"{path}: damaged ({wrong} differs from the manifest's); prepare the corpus again")
+    known = {} if verify else _load_stamps(folder)
+    stamps = {name: _verify(folder / name, record, known.get(name)) for name, record in manifest.files.items()}
+    if stamps != known:
+        save_stamps(folder, stamps)
     return PreparedCorpus(folder, manifest)
+
+
+def _verify(path: Path, record: FileRecord, known: Sequence[int] | None) -> list[int]:
+    """The stamp of a file that is what it must be."""
+    try:
+        stamp = stamp_of(path)
+        n_bytes = stamp[0]
+        intact = n_bytes == record.n_bytes and (stamp == known or hash_file(path) == record.sha256)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the corpus again") from error
+    if not intact:
+        wrong = "its checksum" if n_bytes == record.n_bytes else f"{n_bytes} bytes, not {record.n_bytes}: its size"
+        raise UserError(f"{path}: damaged ({wrong} differs from the manifest's); prepare the corpus again")
+    return stamp
+
+
+def stamp_of(path: Path) -> list[int]:
+    """What changes when a file does: its size, the time of its last change and its place on the disk."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def save_stamps(folder: Path, stamps: dict[str, list[int]]) -> None:
+    """Remember what the files are like now, when they are known to be whole."""
+    with suppress(OSError):  # a full disk or a read-only folder: it only saves time
+        write_whole(folder / VERIFIED, json.dumps(stamps).encode())
+
+
+def _load_stamps(folder: Path) -> dict[str, list[int]]:
+    try:
+        known = json.loads((folder / VERIFIED).read_bytes())
+    except (OSError, ValueError):  # absent or damaged
+        return {}
+    return known if isinstance(known, dict) else {}
