@@ -13,7 +13,15 @@ from isogloss.config.base import UserError
 from isogloss.data.sources.files import endings
 from isogloss.data.sources.filters import FilterConfig, reason_to_drop
 from isogloss.data.sources.lines import BLOCK_BYTES, Line, read_blocks, split_lines
-from isogloss.data.sources.records import EXCERPT_BYTES, BadRecord, BadRecordError, Document, Dropped, decode, parse_line
+from isogloss.data.sources.records import (
+    EXCERPT_BYTES,
+    BadRecord,
+    BadRecordError,
+    Document,
+    Dropped,
+    decode,
+    parse_line,
+)
 from isogloss.data.sources.units import Unit, list_units
 
 MAX_DOCUMENT_BYTES = 32 << 20
