@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
-from isogloss.data.sources import CHUNK_BYTES, Document, find_files, fingerprint_inputs, read_documents
+from isogloss.data.sources import Document, fingerprint_inputs, read_documents
+from isogloss.data.sources.files import find_files
+from isogloss.data.sources.lines import BLOCK_BYTES
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=20)
 
@@ -34,7 +36,7 @@ def test_json_lines_come_back_whole_and_in_order(tmp_path_factory, texts, ending
 
 
 def test_lines_longer_than_a_block_and_several_compressed_frames(tmp_path):
-    texts = ["a" * (3 * CHUNK_BYTES), "b", "c" * CHUNK_BYTES]
+    texts = ["a" * (3 * BLOCK_BYTES), "b", "c" * BLOCK_BYTES]
     frames = [zstandard.ZstdCompressor().compress(json_lines([text])) for text in texts]
     (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
     (tmp_path / "b.jsonl.gz").write_bytes(b"".join(gzip.compress(json_lines([text])) for text in texts) + b"\0" * 512)
@@ -54,7 +56,7 @@ def test_a_file_of_lines_is_never_read_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", lambda self, mode: Watched(real_open(self, mode, buffering=0)))
     next(read_documents([path]))
-    assert largest == [CHUNK_BYTES]
+    assert largest == [BLOCK_BYTES]
 
 
 def test_a_folder_yields_text_and_lines_sorted_and_named_from_the_folder(tmp_path):
