@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 from isogloss.config.base import Config
 
-
 MEASURED_BYTES = 16 << 20
 
 

@@ -21,7 +21,7 @@ from isogloss.data.baselines import Baselines
 from isogloss.data.shards import TokenStream, open_stream
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
-from isogloss.durable import hash_file, write_whole
+from isogloss.durable import hash_file, whole_file
 
 MANIFEST = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -190,8 +190,8 @@ def stamp_of(path: Path) -> list[int]:
 
 def save_stamps(folder: Path, stamps: dict[str, list[int]]) -> None:
     """Remember what the files are like now, when they are known to be whole."""
-    with suppress(OSError):  # a full disk or a read-only folder: it only saves time
-        write_whole(folder / VERIFIED, json.dumps(stamps).encode())
+    with suppress(OSError), whole_file(folder / VERIFIED) as stream:  # full or read-only disk: it only saves time
+        stream.write(json.dumps(stamps).encode())
 
 
 def _load_stamps(folder: Path) -> dict[str, list[int]]:

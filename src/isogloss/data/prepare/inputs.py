@@ -24,41 +24,57 @@ from isogloss.data.sources.records import BadRecord, Document, Dropped
 from isogloss.data.sources.units import Unit, list_units
 from isogloss.durable import hash_file, write_whole
 
-UNIT_BYTES = 64 << 20
+UNIT_BYTES = 32 << 20
 HASH_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Stdlib:
-    """The documents of ``python_stdlib`` as one unit."""
+class Files:
+    """Files, or parts of them, that are read one after the other."""
+
+    units: tuple[Unit, ...]
+    settings: ReadSettings
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of input."""
+        return sum(map(_bytes_of, self.units))
+
+    def read(self) -> Iterator[Document | BadRecord | Dropped]:
+        """Their records."""
+        for unit in self.units:
+            yield from read_unit(unit, self.settings)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Documents that are at hand."""
 
     documents: tuple[Document, ...]
 
     @property
-    def size(self) -> int:
-        """In bytes, nearly."""
+    def n_bytes(self) -> int:
+        """Bytes of input, nearly."""
         return sum(len(document.text) for document in self.documents)
+
+    def read(self) -> Iterator[Document | BadRecord | Dropped]:
+        """All of them."""
+        return iter(self.documents)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A unit and what it is for; workers are sent it."""
+    """What one worker reads alone at a time, and what it is for."""
 
-    unit: Unit | Stdlib
+    content: Files | Embedded
     is_validation: bool
     identity: str
-    """Of its content, as far as reading goes: work done on it is good as long as this is the same."""
+    """Of the content: work done on it is good as long as this is the same."""
 
     @property
     def n_bytes(self) -> int:
         """Bytes of input that reading it passes."""
-        if isinstance(self.unit, Stdlib):
-            return self.unit.size
-        return (self.unit.size if self.unit.end is None else self.unit.end) - self.unit.start
-
-    def read(self, settings: ReadSettings) -> Iterator[Document | BadRecord | Dropped]:
-        """Its records."""
-        return iter(self.unit.documents) if isinstance(self.unit, Stdlib) else read_unit(self.unit, settings)
+        return self.content.n_bytes
 
 
 @dataclass(frozen=True)
@@ -95,34 +111,53 @@ def open_inputs(config: DataConfig) -> Inputs:
         documents = tuple(python_stdlib(config.include_tests, skipped.__setitem__))
         fingerprint = fingerprint_documents(documents)
         origin = f"the standard library of {platform.python_implementation()} {platform.python_version()}"
-        return Inputs([Source(Stdlib(documents), False, fingerprint)], fingerprint, origin, skipped=skipped)
-    chosen = [(paths, paths is config.validation) for paths in (config.validation, config.train) if paths]
-    units = [(unit, is_validation) for paths, is_validation in chosen for unit in list_units(paths, UNIT_BYTES)]
-    hashes = _hash_files([unit for unit, _ in units], config.prepared_dir / "inputs.json")
-    sources = [
-        Source(unit, is_validation, f"{hashes[unit.path]}:{''.join(endings(unit.path))}:{unit.start}:{unit.end}")
-        for unit, is_validation in units
-    ]
-    sources.sort(key=lambda source: (source.is_validation, source.identity))
-    whole = [(unit, is_validation) for unit, is_validation in units if unit.start == 0]
+        return Inputs([Source(Embedded(documents), False, fingerprint)], fingerprint, origin, skipped=skipped)
+    settings = ReadSettings(config.text_field, config.max_document_bytes, config.filters)
+    sides = {"validation": config.validation, "train": config.train}
+    listed = {split: list_units(paths, UNIT_BYTES) for split, paths in sides.items() if paths}
+    hashes = _hash_files([unit for units in listed.values() for unit in units], config.prepared_dir / "inputs.json")
+    sources = [source for split, units in listed.items() for source in _group(units, split, hashes, settings)]
+    whole = [(split, unit) for split, units in listed.items() for unit in units if unit.start == 0]
     records = [
-        InputRecord(
-            name=unit.name,
-            split="validation" if is_validation else "train",
-            n_bytes=unit.size,
-            sha256=hashes[unit.path],
-        )
-        for unit, is_validation in whole
+        InputRecord(name=unit.name, split=split, n_bytes=unit.size, sha256=hashes[unit.path]) for split, unit in whole
     ]
-    decisive = sorted([is_validation, hashes[unit.path], *endings(unit.path)] for unit, is_validation in whole)
+    decisive = sorted([split, hashes[unit.path], *endings(unit.path)] for split, unit in whole)
     return Inputs(
         sources,
         hashlib.sha256(json.dumps(decisive).encode()).hexdigest(),
         ", ".join(config.train),
         sorted(records, key=lambda record: (record.split, record.name)),
-        ReadSettings(config.text_field, config.max_document_bytes, config.filters),
+        settings,
         config.near_duplicates,
     )
+
+
+def _group(units: Sequence[Unit], split: str, hashes: dict[Path, str], settings: ReadSettings) -> Iterator[Source]:
+    """Sources of about ``UNIT_BYTES``, the same for the same contents in whatever order."""
+    group: list[Unit] = []
+    identities: list[str] = []
+    n_bytes = 0
+
+    def identity(unit: Unit) -> str:
+        return f"{hashes[unit.path]}:{''.join(endings(unit.path))}:{unit.start}:{unit.end}"
+
+    for unit in sorted(units, key=identity):
+        if group and n_bytes + _bytes_of(unit) > UNIT_BYTES:
+            yield _source(group, identities, split, settings)
+            group, identities, n_bytes = [], [], 0
+        group.append(unit)
+        n_bytes += _bytes_of(unit)
+        identities.append(identity(unit))
+    yield _source(group, identities, split, settings)
+
+
+def _source(units: Sequence[Unit], identities: Sequence[str], split: str, settings: ReadSettings) -> Source:
+    digest = hashlib.sha256(json.dumps([split, *identities]).encode()).hexdigest()
+    return Source(Files(tuple(units), settings), split == "validation", digest)
+
+
+def _bytes_of(unit: Unit) -> int:
+    return (unit.size if unit.end is None else unit.end) - unit.start
 
 
 def _hash_files(units: Sequence[Unit], cache: Path) -> dict[Path, str]:

@@ -166,7 +166,7 @@ def _scan(folder: Path, config: DataConfig, inputs: Inputs, workers: Workers, wa
     found = {number: read_record(spills, number, source.identity) for number, source in enumerate(inputs.sources)}
     records = {number: record for number, record in found.items() if record is not None}
     tasks = [
-        ScanTask(source, number, spills, inputs.settings, inputs.near_duplicates, max_bad)
+        ScanTask(source, number, spills, inputs.near_duplicates, max_bad)
         for number, source in enumerate(inputs.sources)
         if number not in records
     ]

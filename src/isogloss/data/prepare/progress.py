@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 PROGRESS_SECONDS = 10
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Follows the stages of preparing, one after the other."""
 

@@ -10,7 +10,6 @@ from isogloss.data.prepare.config import NearDuplicatesConfig
 from isogloss.data.prepare.inputs import Source
 from isogloss.data.prepare.near_duplicates import signer
 from isogloss.data.prepare.spills import BadEntry, SpillWriter, UnitRecord, write_record
-from isogloss.data.sources.reading import ReadSettings
 from isogloss.data.sources.records import BadRecord, Document, Dropped
 
 BAD_SHOWN = 5
@@ -23,7 +22,6 @@ class ScanTask:
     source: Source
     number: int
     folder: Path
-    settings: ReadSettings
     near_duplicates: NearDuplicatesConfig | None
     max_bad: int
 
@@ -40,7 +38,7 @@ def scan_unit(task: ScanTask) -> UnitRecord:
     n_documents = n_bytes = 0
     sign = None if task.near_duplicates is None else signer(task.near_duplicates)
     with SpillWriter(task.folder, task.number, sign) as writer:
-        for record in task.source.read(task.settings):
+        for record in task.source.content.read():
             match record:
                 case Document():
                     if data := record.text.encode():

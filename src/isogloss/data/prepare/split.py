@@ -68,15 +68,15 @@ class Split:
 
     def texts(self, spills: Spills, split: str) -> Iterator[str]:
         """All texts of ``"train"`` or ``"validation"``, in order."""
+        side = split == "validation"
         for part in range(self.n_shards):
-            rows, validates = self.documents(spills, part, self.n_shards)
-            mine = rows.where(self._is_cut(rows) | (validates == (split == "validation")))
-            keys = iter(mine.keys.tolist())
-            for data in (data for texts in spills.texts(mine) for data in texts):
-                if next(keys) == (self.cut or (None,))[0]:
-                    yield (data[self.cut[1] :] if split == "validation" else data[: self.cut[1]]).decode()
-                else:
-                    yield data.decode()
+            if self.cut is None:  # those of the other side need not be read
+                rows, validates = self.documents(spills, part, self.n_shards)
+                pieces = spills.texts(rows.where(validates == side))
+            else:
+                pieces = (sides[side] for sides in self.pieces(spills, part, self.n_shards))
+            for data in (data for piece in pieces for data in piece):
+                yield data.decode()
 
 
 def without(rows: Rows, dropped: np.ndarray) -> Rows:
