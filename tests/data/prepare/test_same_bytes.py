@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from isogloss.data.prepare import FilesConfig, inputs, pipeline, prepare, spills
 from isogloss.data.prepare import split as split_module
 from isogloss.data.tokenizers.config import BytesConfig
 
+FAULTS = int(os.environ.get("ISOGLOSS_FAULTS", "3"))
 DOCUMENTS = st.lists(st.text("abcdé \n", min_size=1, max_size=40), min_size=20, max_size=60, unique=True)
 
 
@@ -49,7 +51,7 @@ def write(folder: Path, texts: list[str], n_files: int, compressed: bool) -> Pat
     return folder
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=2 * FAULTS)
 @given(DOCUMENTS, st.data())
 def test_files_their_order_copies_and_units_do_not_matter(tmp_path_factory, texts, data):
     root = tmp_path_factory.mktemp("corpus")
@@ -70,7 +72,7 @@ def test_files_their_order_copies_and_units_do_not_matter(tmp_path_factory, text
     assert found[0] == found[1]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=2 * FAULTS)
 @given(texts=DOCUMENTS, stops=st.lists(st.integers(0, 40), min_size=1, max_size=4))
 def test_wherever_it_is_stopped_it_ends_with_the_same_bytes(tmp_path_factory, texts, stops):
     root = tmp_path_factory.mktemp("corpus")
@@ -108,6 +110,7 @@ def stopped(function, left):
 
 def test_workers_make_what_one_process_makes(tmp_path, monkeypatch):
     small_steps(monkeypatch)
+    monkeypatch.setattr(split_module, "SHARD_BYTES", 1000)
     generator = random.Random(0)
     texts = ["".join(generator.choices("abc é\n", k=generator.randrange(1, 60))) for _ in range(200)]
     folder = write(tmp_path / "texts", texts, 4, compressed=True)
@@ -116,5 +119,5 @@ def test_workers_make_what_one_process_makes(tmp_path, monkeypatch):
         config = FilesConfig(train=(str(folder),), prepared_dir=tmp_path / str(workers), validation_bytes=100)
         corpus = prepare(config, BytesConfig(), workers=workers)
         found.append((contents(corpus.folder), corpus.manifest))
-        assert len(corpus.manifest.train.shards) > 10
+        assert len(corpus.manifest.train.shards) >= 4
     assert found[0] == found[1]
