@@ -7,8 +7,9 @@ other groups are read. (Every damage shows only in pages whose writer added chec
 
 import importlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from isogloss.config.base import UserError
 from isogloss.data.sources.records import EXCERPT_BYTES, BadRecord, BadRecordError, Document, decode, find_field
@@ -41,7 +42,7 @@ def cut(path: Path, unit_bytes: int) -> list[int]:
     return starts
 
 
-def read_table(unit: Unit, stream: BinaryIO, settings: ReadSettings) -> Iterator[Document | BadRecord]:
+def read_table(unit: Unit, stream: BufferedIOBase, settings: ReadSettings) -> Iterator[Document | BadRecord]:
     """The texts of a unit's row groups, named by the number of their row.
 
     Args:
@@ -84,7 +85,7 @@ def read_table(unit: Unit, stream: BinaryIO, settings: ReadSettings) -> Iterator
                 yield Document(f"{unit.name}:{number}", text)
 
 
-def _open(path: Path, stream: BinaryIO) -> Any:
+def _open(path: Path, stream: BufferedIOBase) -> Any:
     try:
         arrow = importlib.import_module("pyarrow")
         tables = importlib.import_module("pyarrow.parquet")

@@ -4,9 +4,9 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedIOBase
 from itertools import takewhile
 from pathlib import Path
-from typing import BinaryIO
 
 from isogloss.config.base import UserError
 from isogloss.data.sources import hub, parquet
@@ -90,7 +90,7 @@ def _read(unit: Unit, settings: ReadSettings) -> Iterator[Document | BadRecord]:
 
 
 @contextmanager
-def _open(unit: Unit) -> Iterator[BinaryIO]:
+def _open(unit: Unit) -> Iterator[BufferedIOBase]:
     """The unit's file, which must be and stay what was listed."""
     try:
         with unit.path.open("rb") as stream:
@@ -125,7 +125,7 @@ def _read_text(unit: Unit, blocks: Iterable[bytes], settings: ReadSettings) -> D
 
 
 def _read_lines(
-    unit: Unit, stream: BinaryIO, compression: str, settings: ReadSettings
+    unit: Unit, stream: BufferedIOBase, compression: str, settings: ReadSettings
 ) -> Iterator[Document | BadRecord]:
     before: int | None = None if unit.start else 0
     number = 0
@@ -157,16 +157,18 @@ def _read_lines(
             yield Document(f"{unit.name}@{line.start}" if unit.start else f"{unit.name}:{number}", text)
 
 
-def _lines_of_unit(unit: Unit, stream: BinaryIO, compression: str, max_bytes: int) -> Iterator[Line]:
+def _lines_of_unit(unit: Unit, stream: BufferedIOBase, compression: str, max_bytes: int) -> Iterator[Line]:
     """The lines that begin in the unit."""
     start = _find_line(stream, unit) if unit.start else 0
-    lines = split_lines(read_blocks(stream, compression), max_bytes, start)
     end = sys.maxsize if unit.end is None else unit.end
+    if start >= end:
+        return iter(())
+    lines = split_lines(read_blocks(stream, compression), max_bytes, start)
     return takewhile(lambda line: line.start < end, lines)
 
 
-def _find_line(stream: BinaryIO, unit: Unit) -> int:
-    """Move the stream to where the first line begins after the unit's beginning, or anywhere after its end."""
+def _find_line(stream: BufferedIOBase, unit: Unit) -> int:
+    """Move the stream to where the first line begins after the unit's beginning, or to its end or beyond."""
     position = unit.start - 1  # the byte before may be a line's end
     end = unit.size if unit.end is None else unit.end
     stream.seek(position)

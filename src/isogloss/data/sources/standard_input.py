@@ -2,8 +2,9 @@
 
 import filecmp
 from contextlib import suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Literal, get_args
 
 from isogloss.config.base import UserError
 from isogloss.durable import sync, sync_folder
@@ -12,7 +13,7 @@ Format = Literal["txt", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"]
 BLOCK_BYTES = 1 << 20
 
 
-def keep_standard_input(stream: BinaryIO, folder: Path, format_: Format) -> Path:
+def keep_standard_input(stream: BufferedIOBase, folder: Path, format_: Format) -> Path:
     """Write a stream to ``<folder>/standard-input.<format>``.
 
     The file is there whole or not at all; one that has the same content already stays as it is, so that work on it
