@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from isogloss.config.base import UserError
+from isogloss.data.sources import hub
 from isogloss.data.sources.files import find_files
 from isogloss.durable import hash_file, write_whole
 
@@ -14,10 +15,11 @@ from isogloss.durable import hash_file, write_whole
 def fingerprint_inputs(paths: Sequence[str | Path], cache: Path | None = None) -> str:
     """SHA-256 (hex) over the names and the contents of all files that ``paths`` name.
 
-    Contents, so that a file merely touched, or a corpus merely moved, counts as unchanged.
+    Contents, so that a file merely touched, or a corpus merely moved, counts as unchanged; of a dataset of the hub, the
+    state of its files in place of their content.
 
     Args:
-        paths: files, folders and globs.
+        paths: files, folders, globs and ``hf:`` names.
         cache: a JSON file that remembers each content's hash with the file's size and modification time; with it only
             files that may have changed are read again.
 
@@ -28,6 +30,9 @@ def fingerprint_inputs(paths: Sequence[str | Path], cache: Path | None = None) -
     fresh: dict[str, list[int | str]] = {}
     total = hashlib.sha256()
     for file in find_files(paths):
+        if file.is_hub:
+            total.update(json.dumps([file.name, hub.identify(file.name)]).encode())
+            continue
         key = str(file.path.absolute())
         entry = known.get(key)
         try:

@@ -6,7 +6,8 @@ for it by ``--long=31``) are in memory; a line that is longer is skipped to its 
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import NamedTuple
 
 import zstandard
 
@@ -28,7 +29,7 @@ class Line(NamedTuple):
     """The length in bytes of a line above the limit; else 0."""
 
 
-def read_blocks(stream: BinaryIO, compression: str) -> Iterator[bytes]:
+def read_blocks(stream: BufferedIOBase, compression: str) -> Iterator[bytes]:
     """The content of a file from where it stands, in blocks.
 
     Args:
@@ -74,10 +75,10 @@ def split_lines(blocks: Iterable[bytes], max_bytes: int, start: int = 0) -> Iter
 
 def _extend(parts: list[bytes], length: int, more: bytes, max_bytes: int) -> int:
     """Add to a line's parts, keeping only an excerpt once it is too long; its new length."""
-    if length <= max_bytes:
+    if length + len(more) <= max_bytes:
         parts.append(more)
-        if length + len(more) > max_bytes:
-            parts[:] = [b"".join(parts)[:EXCERPT_BYTES]]
+    elif length <= max(max_bytes, EXCERPT_BYTES):
+        parts[:] = [b"".join((*parts, more))[:EXCERPT_BYTES]]
     return length + len(more)
 
 
@@ -105,18 +106,20 @@ def _gunzip(blocks: Iterable[bytes]) -> Iterator[bytes]:
             block, engine = (engine.unused_data, None) if engine.eof else (engine.unconsumed_tail, engine)
     if engine is not None:
         yield engine.flush()
+    if engine is not None or is_first:
         raise BadRecordError("the .gz data ends too early: the file is truncated")
 
 
 def _unzstd(blocks: Iterable[bytes]) -> Iterator[bytes]:
     engine = None
+    is_first = True
     # `zstd --long=31` needs the largest window; it is only allocated for a frame that asks for it.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
     for block in blocks:
         for first in range(0, len(block), ZSTD_PIECE_BYTES):
             piece = block[first : first + ZSTD_PIECE_BYTES]
             while piece:
-                engine = engine or decompressor.decompressobj()
+                engine, is_first = engine or decompressor.decompressobj(), False
                 try:
                     content = engine.decompress(piece)
                 except zstandard.ZstdError as error:
@@ -124,5 +127,5 @@ def _unzstd(blocks: Iterable[bytes]) -> Iterator[bytes]:
                 if content:
                     yield content
                 piece, engine = (engine.unused_data, None) if engine.eof else (b"", engine)
-    if engine is not None:
+    if engine is not None or is_first:
         raise BadRecordError("the .zst data ends too early: the file is truncated")

@@ -4,15 +4,16 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from io import BufferedIOBase
 from itertools import takewhile
 from pathlib import Path
-from typing import BinaryIO
 
 from isogloss.config.base import UserError
-from isogloss.data.sources.files import endings
-from isogloss.data.sources.filters import FilterConfig, reason_to_drop
+from isogloss.data.sources import hub, parquet
+from isogloss.data.sources.files import HUB, endings
+from isogloss.data.sources.filters import Filters
 from isogloss.data.sources.lines import BLOCK_BYTES, Line, read_blocks, split_lines
+from isogloss.data.sources.listing import list_units
 from isogloss.data.sources.records import (
     EXCERPT_BYTES,
     BadRecord,
@@ -22,21 +23,9 @@ from isogloss.data.sources.records import (
     decode,
     parse_line,
 )
-from isogloss.data.sources.units import Unit, list_units
+from isogloss.data.sources.units import ReadSettings, Unit
 
-MAX_DOCUMENT_BYTES = 32 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class ReadSettings:
-    """How records become documents."""
-
-    text_field: str | None = None
-    """The field that holds the text; None: ``text``, or else ``content``."""
-    max_document_bytes: int = MAX_DOCUMENT_BYTES
-    """A longer document (of JSON lines: a longer line) is a bad record, and never held in memory."""
-    filters: FilterConfig = field(default_factory=FilterConfig)
 
 
 def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
@@ -74,28 +63,34 @@ def read_unit(unit: Unit, settings: ReadSettings) -> Iterator[Document | BadReco
     Raises:
         UserError: the file cannot be read, or is not what it was when it was listed.
     """
+    filters = Filters(settings.filters)
     for record in _read(unit, settings):
         if isinstance(record, BadRecord):
             yield record
         elif not record.text:
             yield Dropped(record.name, "empty")
-        elif reason := reason_to_drop(record.text, settings.filters):
+        elif reason := filters.reason_to_drop(record.text):
             yield Dropped(record.name, reason)
         else:
             yield record
 
 
 def _read(unit: Unit, settings: ReadSettings) -> Iterator[Document | BadRecord]:
+    if unit.name.startswith(HUB):
+        yield from hub.read_shard(unit, settings)
+        return
     content, compression = endings(unit.path)
     with _open(unit) as stream:
         if content == ".jsonl":
             yield from _read_lines(unit, stream, compression, settings)
+        elif content == ".parquet":
+            yield from parquet.read_table(unit, stream, settings)
         else:
             yield _read_text(unit, read_blocks(stream, compression), settings)
 
 
 @contextmanager
-def _open(unit: Unit) -> Iterator[BinaryIO]:
+def _open(unit: Unit) -> Iterator[BufferedIOBase]:
     """The unit's file, which must be and stay what was listed."""
     try:
         with unit.path.open("rb") as stream:
@@ -117,25 +112,20 @@ def _compare(unit: Unit, status: os.stat_result) -> None:
 
 
 def _read_text(unit: Unit, blocks: Iterable[bytes], settings: ReadSettings) -> Document | BadRecord:
-    parts: list[bytes] = []
-    length = 0
+    data = bytearray()
     try:
         for block in blocks:
-            length += len(block)
-            if length > settings.max_document_bytes:
-                parts.append(block)
-                raise BadRecordError(
-                    f"a document of more than max_document_bytes = {settings.max_document_bytes:,} bytes"
-                )
-            parts.append(block)
-        text = decode(b"".join(parts))
+            data += block
+            if len(data) > settings.max_document_bytes:
+                raise BadRecordError(f"a document of more than max_document_bytes = {settings.max_document_bytes:,}")
+        text = decode(data)
     except BadRecordError as error:
-        return BadRecord(str(unit.path), str(error), b"".join(parts[:1])[:EXCERPT_BYTES])
+        return BadRecord(str(unit.path), str(error), bytes(data[:EXCERPT_BYTES]))
     return Document(unit.name, text.removeprefix("\ufeff"))
 
 
 def _read_lines(
-    unit: Unit, stream: BinaryIO, compression: str, settings: ReadSettings
+    unit: Unit, stream: BufferedIOBase, compression: str, settings: ReadSettings
 ) -> Iterator[Document | BadRecord]:
     before: int | None = None if unit.start else 0
     number = 0
@@ -156,27 +146,29 @@ def _read_lines(
             yield bad(str(error))
             return
         content = line.content if line.start else line.content.removeprefix(BYTE_ORDER_MARK)
-        if line.too_long:
-            limit = f"max_document_bytes = {settings.max_document_bytes:,}"
-            yield bad(f"a line of {line.too_long:,} bytes, more than {limit}", content)
-        elif content.strip():
-            try:
-                text = parse_line(content, settings.text_field)
-            except BadRecordError as error:
-                yield bad(str(error), content)
-            else:
-                yield Document(f"{unit.name}@{line.start}" if unit.start else f"{unit.name}:{number}", text)
+        if not content.strip() and not line.too_long:
+            continue
+        try:
+            settings.check_size(line.too_long)
+            text = parse_line(content, settings.text_field)
+        except BadRecordError as error:
+            yield bad(str(error), content)
+        else:
+            yield Document(f"{unit.name}@{line.start}" if unit.start else f"{unit.name}:{number}", text)
 
 
-def _lines_of_unit(unit: Unit, stream: BinaryIO, compression: str, max_bytes: int) -> Iterator[Line]:
+def _lines_of_unit(unit: Unit, stream: BufferedIOBase, compression: str, max_bytes: int) -> Iterator[Line]:
     """The lines that begin in the unit."""
     start = _find_line(stream, unit) if unit.start else 0
+    end = sys.maxsize if unit.end is None else unit.end
+    if start >= end:
+        return iter(())
     lines = split_lines(read_blocks(stream, compression), max_bytes, start)
-    return lines if unit.end is None else takewhile(lambda line: line.start < unit.end, lines)
+    return takewhile(lambda line: line.start < end, lines)
 
 
-def _find_line(stream: BinaryIO, unit: Unit) -> int:
-    """Move the stream to where the first line begins after the unit's beginning, or anywhere after its end."""
+def _find_line(stream: BufferedIOBase, unit: Unit) -> int:
+    """Move the stream to where the first line begins after the unit's beginning, or to its end or beyond."""
     position = unit.start - 1  # the byte before may be a line's end
     end = unit.size if unit.end is None else unit.end
     stream.seek(position)

@@ -43,7 +43,7 @@ class BadRecordError(Exception):
     """What is wrong with one record or file; where it is, the caller knows."""
 
 
-def decode(data: bytes) -> str:
+def decode(data: bytes | bytearray) -> str:
     """UTF-8 to text.
 
     Raises:

@@ -1,12 +1,12 @@
-"""Pieces of the input that one worker reads alone, so that all cores have work whatever the files' sizes are."""
+"""A unit, the piece of the input that one worker reads alone, and how it is to be read."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from isogloss.config.base import UserError
-from isogloss.data.sources.files import endings, find_files
+from isogloss.data.sources.filters import FilterConfig
+from isogloss.data.sources.records import BadRecordError
+
+MAX_DOCUMENT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Unit:
     """Relative to what the user named, for messages and the manifest."""
     start: int
     """Where it begins: a byte of uncompressed JSON lines (a line belongs to the unit it begins in), a row group of a
-    Parquet file, a shard of a dataset of the hub; 0 for a whole file."""
+    Parquet file, a file of a dataset of the hub; 0 for a whole file."""
     end: int | None
     """Where the next one begins; None for the last of its file."""
     size: int
@@ -26,28 +26,24 @@ class Unit:
     mtime_ns: int
 
 
-def list_units(paths: Sequence[str | Path], unit_bytes: int = 64 << 20) -> list[Unit]:
-    """The units of all files that ``paths`` name, in a fixed order.
+@dataclass(frozen=True)
+class ReadSettings:
+    """How records become documents."""
 
-    Args:
-        paths: files, folders, globs and ``hf:`` names.
-        unit_bytes: uncompressed JSON lines longer than this are cut into parts of about this size.
+    text_field: str | None = None
+    """The field that holds the text; None: ``text``, or else ``content``."""
+    max_document_bytes: int = MAX_DOCUMENT_BYTES
+    """A longer document (of JSON lines: a longer line) is a bad record; one of text or JSON is never held whole."""
+    filters: FilterConfig = field(default_factory=FilterConfig)
 
-    Raises:
-        UserError: a path names nothing, or a file may not be read.
-    """
-    units: list[Unit] = []
-    for file in find_files(paths):
-        try:
-            status = file.path.stat()
-        except OSError as error:
-            raise UserError(f"{file.path}: cannot be read ({error.strerror})") from error
-        if not os.access(file.path, os.R_OK):
-            raise UserError(f"{file.path}: cannot be read (Permission denied); change its permissions, or leave it out")
-        starts = range(0, max(1, status.st_size), unit_bytes) if endings(file.path) == (".jsonl", "") else range(1)
-        ends = [*starts[1:], None]
-        units += [
-            Unit(file.path, file.name, start, end, status.st_size, status.st_mtime_ns)
-            for start, end in zip(starts, ends, strict=True)
-        ]
-    return units
+    def check_size(self, n_bytes: int) -> None:
+        """Refuse what is too large.
+
+        Raises:
+            BadRecordError: it is.
+        """
+        if n_bytes > self.max_document_bytes:
+            raise BadRecordError(
+                f"a document of {n_bytes:,} bytes, more than max_document_bytes = "
+                f"{self.max_document_bytes:,}; split it, or raise the limit"
+            )
