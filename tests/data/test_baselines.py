@@ -24,7 +24,9 @@ def test_the_figures_are_those_of_the_command_line_tools(tool):
         pytest.skip(f"{tool} is not installed")
     data = "".join(TEXTS).encode()
     packed = subprocess.run([tool, "-9", "-c"], input=data, capture_output=True, check=True).stdout
-    assert getattr(measure_baselines(TEXTS), f"{tool}_bits_per_byte") == pytest.approx(8 * len(packed) / len(data), abs=0.05)
+    assert getattr(measure_baselines(TEXTS), f"{tool}_bits_per_byte") == pytest.approx(
+        8 * len(packed) / len(data), abs=0.05
+    )
 
 
 def test_long_texts_are_measured_by_their_beginning(monkeypatch):

@@ -76,5 +76,7 @@ def test_another_tokenizer_is_refused(folder):
     fields = json.loads((folder / MANIFEST).read_text())
     fields["tokenizer_fingerprint"] = "0" * 64
     (folder / MANIFEST).write_text(json.dumps(fields))
-    with pytest.raises(UserError, match=f"not the tokenizer that made this corpus .*{BytesTokenizer.fingerprint}.*{'0' * 64}"):
+    with pytest.raises(
+        UserError, match=f"not the tokenizer that made this corpus .*{BytesTokenizer.fingerprint}.*{'0' * 64}"
+    ):
         _ = open_prepared(folder).tokenizer

@@ -11,6 +11,7 @@ import typer
 
 from isogloss.cli import runs, studies
 from isogloss.cli.config import config_app
+from isogloss.cli.data import data_app
 from isogloss.cli.errors import explain
 from isogloss.cli.init import init_app
 from isogloss.cli.tokenizer import tokenizer_app
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
 app.add_typer(init_app, name="init")
 app.add_typer(tokenizer_app, name="tokenizer")
 for verb in (runs.train, runs.generate, runs.export, runs.recipes):

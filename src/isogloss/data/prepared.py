@@ -1,13 +1,12 @@
 """A prepared corpus on disk: token shards, the tokenizer and a manifest that vouches for every file.
 
-The manifest is written last and the folder is renamed into place, so a folder with a manifest was once complete. Whether
-it still is, the files' checksums tell; a file is hashed again only when its size, its time or its place on the disk is
-not what it was when it was last verified (``verified.json``, which only saves that work).
+The manifest is written last and the folder is renamed into place, so a folder with a manifest was once complete. The
+files' checksums tell whether it still is; a file is hashed again only when its size, its time or its place on the disk
+is not what it was when it was last verified (``verified.json``, which only saves that work).
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -184,7 +183,7 @@ def _verify(path: Path, record: FileRecord, known: Sequence[int] | None) -> list
 
 def stamp_of(path: Path) -> list[int]:
     """What changes when a file does: its size, the time of its last change and its place on the disk."""
-    status = os.stat(path)
+    status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 

@@ -1,15 +1,24 @@
 """Preparing a corpus: documents in, token shards out, in two passes that can be killed at any moment."""
 
-from isogloss.data.prepare.config import CorpusConfig, DataConfig, FilesConfig, NearDuplicatesConfig, PythonStdlibConfig
-from isogloss.data.prepare.pipeline import input_key, prepare, training_texts
+from isogloss.data.prepare.config import (
+    DataConfig,
+    FilesConfig,
+    FilesText,
+    NearDuplicatesConfig,
+    PythonStdlibConfig,
+    PythonStdlibText,
+    TextChoice,
+)
+from isogloss.data.prepare.pipeline import prepare, training_texts
 
 __all__ = [
-    "CorpusConfig",
     "DataConfig",
     "FilesConfig",
+    "FilesText",
     "NearDuplicatesConfig",
     "PythonStdlibConfig",
-    "input_key",
+    "PythonStdlibText",
+    "TextChoice",
     "prepare",
     "training_texts",
 ]

@@ -9,20 +9,25 @@ from isogloss.config.base import Config
 from isogloss.data.sources.filters import FilterConfig
 
 
-class CorpusConfig(Config):
-    """What every corpus has."""
+class RowConfig(Config):
+    """How a stream of tokens becomes rows."""
 
     seq_len: int = Field(default=256, ge=1)
     """Tokens in a row."""
-    validation_bytes: int = Field(default=600_000, ge=1)
-    """Text set aside for validation, unless validation files are given; never more than a tenth of all text."""
     within_document: bool = True
     """Attention and recurrent state are kept within a document."""
+
+
+class TextConfig(Config):
+    """What every text has that is prepared."""
+
+    validation_bytes: int = Field(default=600_000, ge=1)
+    """Text set aside for validation, unless validation files are given; never more than a tenth of all text."""
     prepared_dir: Path = Path("prepared")
     """Where prepared corpora are kept, each in a folder of its own."""
 
 
-class PythonStdlibConfig(CorpusConfig):
+class PythonStdlibText(TextConfig):
     """The sources of the running Python's standard library: nothing to download."""
 
     type: Literal["python_stdlib"] = "python_stdlib"
@@ -39,7 +44,7 @@ class NearDuplicatesConfig(Config):
     """Words in a sequence."""
 
 
-class FilesConfig(CorpusConfig):
+class FilesText(TextConfig):
     """Text files, JSON lines and tables of your own."""
 
     type: Literal["files"] = "files"
@@ -55,18 +60,29 @@ class FilesConfig(CorpusConfig):
     max_document_bytes: int = Field(default=32 << 20, ge=1, lt=1 << 31)
     """A longer document is a bad record."""
     filters: FilterConfig = FilterConfig()
-    """Which documents are kept."""
+    """Ranges that a document's measures must lie in for it to be kept."""
     near_duplicates: NearDuplicatesConfig | None = None
     """Drop documents that nearly repeat another one; without it only exact copies are dropped."""
     max_bad: int = Field(default=0, ge=0)
     """How many bad records may be left out and reported; one more ends the preparation."""
 
     @model_validator(mode="after")
-    def _check(self) -> "FilesConfig":
+    def _check(self) -> "FilesText":
         if self.validation and self.validation_fraction is not None:
             raise ValueError("validation files are given, so validation_fraction has no meaning; leave one of them out")
         return self
 
+
+class PythonStdlibConfig(PythonStdlibText, RowConfig):
+    """The sources of the running Python's standard library: nothing to download."""
+
+
+class FilesConfig(FilesText, RowConfig):
+    """Text files, JSON lines and tables of your own."""
+
+
+TextChoice = PythonStdlibText | FilesText
+"""Any text that is prepared: what is read, without how its rows are cut."""
 
 DataConfig = Annotated[PythonStdlibConfig | FilesConfig, Field(discriminator="type")]
 

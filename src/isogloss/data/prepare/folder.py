@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from isogloss.data.prepare.spills import BadEntry
 from isogloss.data.prepare.tokenise import RangeRecord, SideRecord, shard_name
 from isogloss.data.prepared import (
     BAD_RECORDS,
@@ -40,13 +39,6 @@ def collect_split(folder: Path, name: SplitName, sides: Sequence[SideRecord]) ->
         n_tokens=before,
         shards=tuple(f"{shard_name(name, i)}.bin" for i, side in enumerate(sides) if side.shard.n_documents),
     )
-
-
-def write_bad_records(folder: Path, bad: Sequence[BadEntry]) -> None:
-    """List what could not be read, if anything."""
-    if bad:
-        with whole_file(folder / BAD_RECORDS) as stream:
-            stream.writelines(f"{entry.model_dump_json()}\n".encode() for entry in bad)
 
 
 def file_records(folder: Path, manifest_files: Sequence[str], ranges: Sequence[RangeRecord]) -> dict[str, FileRecord]:

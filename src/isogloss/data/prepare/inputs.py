@@ -7,6 +7,7 @@ as unchanged. Hashes are kept with the size and the modification time of their f
 import hashlib
 import json
 import platform
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,15 +17,18 @@ from pathlib import Path
 
 from isogloss.config.base import UserError
 from isogloss.data.corpora import fingerprint_documents, python_stdlib
-from isogloss.data.prepare.config import DataConfig, FilesConfig, NearDuplicatesConfig
-from isogloss.data.prepared import InputRecord
-from isogloss.data.sources.files import endings
-from isogloss.data.sources.reading import ReadSettings, read_unit
+from isogloss.data.prepare.config import FilesText, NearDuplicatesConfig, TextChoice
+from isogloss.data.prepared import InputRecord, SplitName
+from isogloss.data.sources import hub
+from isogloss.data.sources.files import HUB, endings
+from isogloss.data.sources.listing import list_units
+from isogloss.data.sources.reading import read_unit
 from isogloss.data.sources.records import BadRecord, Document, Dropped
-from isogloss.data.sources.units import Unit, list_units
+from isogloss.data.sources.units import ReadSettings, Unit
 from isogloss.durable import hash_file, write_whole
 
 UNIT_BYTES = 32 << 20
+SMALL_BYTES = 64 << 20
 HASH_THREADS = 8
 
 
@@ -34,11 +38,8 @@ class Files:
 
     units: tuple[Unit, ...]
     settings: ReadSettings
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of input."""
-        return sum(map(_bytes_of, self.units))
+    n_bytes: int
+    """Of input."""
 
     def read(self) -> Iterator[Document | BadRecord | Dropped]:
         """Their records."""
@@ -95,37 +96,46 @@ class Inputs:
         return sum(source.n_bytes for source in self.sources)
 
     @property
+    def is_small(self) -> bool:
+        """Whether starting processes would take longer than it saves; a dataset of the hub may be of any size."""
+        unknown = any(record.name.startswith(HUB) for record in self.records)
+        return self.n_bytes <= SMALL_BYTES and not unknown
+
+    @property
     def has_validation(self) -> bool:
         """Whether the user chose what validates."""
         return any(source.is_validation for source in self.sources)
 
 
-def open_inputs(config: DataConfig) -> Inputs:
+def open_inputs(config: TextChoice) -> Inputs:
     """List and fingerprint what a config names.
 
     Raises:
         UserError: a path names nothing, or a file cannot be read.
     """
-    if not isinstance(config, FilesConfig):
+    if not isinstance(config, FilesText):
         skipped: dict[str, str] = {}
         documents = tuple(python_stdlib(config.include_tests, skipped.__setitem__))
         fingerprint = fingerprint_documents(documents)
         origin = f"the standard library of {platform.python_implementation()} {platform.python_version()}"
         return Inputs([Source(Embedded(documents), False, fingerprint)], fingerprint, origin, skipped=skipped)
     settings = ReadSettings(config.text_field, config.max_document_bytes, config.filters)
-    sides = {"validation": config.validation, "train": config.train}
+    sides: dict[SplitName, tuple[str, ...]] = {"validation": config.validation, "train": config.train}
     listed = {split: list_units(paths, UNIT_BYTES) for split, paths in sides.items() if paths}
     hashes = _hash_files([unit for units in listed.values() for unit in units], config.prepared_dir / "inputs.json")
     sources = [source for split, units in listed.items() for source in _group(units, split, hashes, settings)]
-    whole = [(split, unit) for split, units in listed.items() for unit in units if unit.start == 0]
+    whole: list[tuple[SplitName, Unit]] = [
+        (split, unit) for split, units in listed.items() for unit in units if unit.start == 0
+    ]
     records = [
-        InputRecord(name=unit.name, split=split, n_bytes=unit.size, sha256=hashes[unit.path]) for split, unit in whole
+        InputRecord(name=_printable(unit.name), split=split, n_bytes=unit.size, sha256=hashes[unit.path])
+        for split, unit in whole
     ]
     decisive = sorted([split, hashes[unit.path], *endings(unit.path)] for split, unit in whole)
     return Inputs(
         sources,
         hashlib.sha256(json.dumps(decisive).encode()).hexdigest(),
-        ", ".join(config.train),
+        ", ".join(map(_printable, config.train)),
         sorted(records, key=lambda record: (record.split, record.name)),
         settings,
         config.near_duplicates,
@@ -134,43 +144,53 @@ def open_inputs(config: DataConfig) -> Inputs:
 
 def _group(units: Sequence[Unit], split: str, hashes: dict[Path, str], settings: ReadSettings) -> Iterator[Source]:
     """Sources of about ``UNIT_BYTES``, the same for the same contents in whatever order."""
+    parts = Counter(unit.path for unit in units)
+    identified = sorted(
+        (f"{hashes[unit.path]}:{''.join(endings(unit.path))}:{unit.start}:{unit.end}", at)
+        for at, unit in enumerate(units)
+    )
     group: list[Unit] = []
-    identities: list[str] = []
+    identities = [split]
     n_bytes = 0
-
-    def identity(unit: Unit) -> str:
-        return f"{hashes[unit.path]}:{''.join(endings(unit.path))}:{unit.start}:{unit.end}"
-
-    for unit in sorted(units, key=identity):
-        if group and n_bytes + _bytes_of(unit) > UNIT_BYTES:
-            yield _source(group, identities, split, settings)
-            group, identities, n_bytes = [], [], 0
-        group.append(unit)
-        n_bytes += _bytes_of(unit)
-        identities.append(identity(unit))
-    yield _source(group, identities, split, settings)
+    for identity, at in identified:
+        size = units[at].size // parts[units[at].path]  # a part of a file, nearly
+        if group and n_bytes + size > UNIT_BYTES:
+            yield _source(group, identities, settings, n_bytes)
+            group, identities, n_bytes = [], [split], 0
+        group.append(units[at])
+        identities.append(identity)
+        n_bytes += size
+    yield _source(group, identities, settings, n_bytes)
 
 
-def _source(units: Sequence[Unit], identities: Sequence[str], split: str, settings: ReadSettings) -> Source:
-    digest = hashlib.sha256(json.dumps([split, *identities]).encode()).hexdigest()
-    return Source(Files(tuple(units), settings), split == "validation", digest)
-
-
-def _bytes_of(unit: Unit) -> int:
-    return (unit.size if unit.end is None else unit.end) - unit.start
+def _source(units: Sequence[Unit], identities: Sequence[str], settings: ReadSettings, n_bytes: int) -> Source:
+    digest = hashlib.sha256(json.dumps(identities).encode()).hexdigest()
+    return Source(Files(tuple(units), settings, n_bytes), identities[0] == "validation", digest)
 
 
 def _hash_files(units: Sequence[Unit], cache: Path) -> dict[Path, str]:
-    """SHA-256 (hex) of every file, on some threads: hashing lets go of the interpreter."""
+    """What tells each file's content from any other: its SHA-256 (hex), taken on some threads where it is not known."""
     known = _load_hashes(cache)
     files = {unit.path: unit for unit in units}
-    missing = [unit for unit in files.values() if known.get(str(unit.path.absolute()), [])[:2] != _stamp(unit)]
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
+    of_hub = {path: _hash_text(hub.identify(unit.name)) for path, unit in files.items() if unit.name.startswith(HUB)}
+    local = [unit for path, unit in files.items() if path not in of_hub]
+    missing = [unit for unit in local if known.get(str(unit.path.absolute()), [])[:2] != _stamp(unit)]
+    with ThreadPoolExecutor(HASH_THREADS) as pool:  # hashing lets go of the interpreter
         fresh = dict(zip((unit.path for unit in missing), pool.map(_hash_unit, missing), strict=True))
     added = {str(unit.path.absolute()): [*_stamp(unit), fresh[unit.path]] for unit in missing}
     if added:
         _save_hashes(cache, known | added)
-    return {path: fresh.get(path) or str(known[str(path.absolute())][2]) for path in files}
+    of_local = {unit.path: fresh.get(unit.path) or str(known[str(unit.path.absolute())][2]) for unit in local}
+    return of_hub | of_local
+
+
+def _hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _printable(name: str) -> str:
+    """A name that can be written as UTF-8; a path may be none."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _stamp(unit: Unit) -> list[int | str]:

@@ -13,7 +13,7 @@ the disk: whoever comes next finds a whole corpus or none.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ import numpy as np
 
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines, measure_baselines
-from isogloss.data.prepare.config import DECISIVE, DataConfig, FilesConfig
-from isogloss.data.prepare.folder import collect_split, corpus_files, file_records, put_in_place, write_bad_records
+from isogloss.data.prepare.config import DECISIVE, FilesText, TextChoice
+from isogloss.data.prepare.folder import collect_split, corpus_files, file_records, put_in_place
 from isogloss.data.prepare.inputs import Inputs, open_inputs
 from isogloss.data.prepare.near_duplicates import find_near_duplicates, find_rensa
 from isogloss.data.prepare.progress import Lines, Watch
-from isogloss.data.prepare.scan import ScanTask, scan_unit, too_many_bad
-from isogloss.data.prepare.spills import KEY, BadEntry, Spills, UnitRecord, read_record
+from isogloss.data.prepare.scan import ScanTask, report_bad, scan_unit
+from isogloss.data.prepare.spills import KEY, Spills, UnitRecord, read_record
 from isogloss.data.prepare.split import Split, choose_split
 from isogloss.data.prepare.tokenise import RangeRecord, TokeniseTask, read_range, tokenise_range
 from isogloss.data.prepare.work import remove, work_folder
 from isogloss.data.prepare.workers import Workers, count_cores, start_workers
-from isogloss.data.prepared import TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
+from isogloss.data.prepared import BAD_RECORDS, TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
 from isogloss.data.shards import token_dtype
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import TokenizerConfig
@@ -45,8 +45,6 @@ from isogloss.durable import DISK_FULL
 FORMAT = 2
 """Raised whenever the same inputs and settings would give other files."""
 
-SMALL_BYTES = 64 << 20
-"""Of input, up to which starting processes would take longer than it saves."""
 TOKENIZER_BYTES = 256 << 20
 """Of training text, in the order of keys and so drawn at random, that a tokenizer learns from."""
 
@@ -54,7 +52,7 @@ Say = Callable[[str], None]
 
 
 def prepare(
-    config: DataConfig,
+    config: TextChoice,
     tokenizer: TokenizerConfig | Tokenizer,
     progress: Say = lambda message: None,
     verify: bool = False,
@@ -87,28 +85,23 @@ def prepare(
 
 
 def training_texts(
-    config: DataConfig,
-    progress: Say = lambda message: None,
-    *,
-    workers: int | None = None,
-    watch: Watch | None = None,
-) -> Iterator[str]:
-    """The texts that would be trained on, in their order: for building a tokenizer of several corpora.
+    config: TextChoice, progress: Say = lambda message: None, *, workers: int | None = None, watch: Watch | None = None
+) -> tuple[str, Callable[[], Iterator[str]]]:
+    """What identifies the texts that would be trained on, and a way to read them in their order again and again.
 
-    Pass 1 is done for it and kept for ``prepare``, which must not be called on the same corpus before the iterator has
-    ended or was closed.
+    For building the tokenizer of several corpora. Reading does pass 1 and keeps it for ``prepare``, which waits until
+    the iterator has ended or was closed.
 
     Raises:
         UserError: as ``prepare``.
     """
-    with _scanned(config, open_inputs(config), progress, workers, watch) as scan:
-        yield from scan.texts("train")
-
-
-def input_key(config: DataConfig) -> str:
-    """A hash of all that decides the training texts of a config, without reading more than is not known of them."""
     inputs = open_inputs(config)
-    return _hash([_scan_key(inputs), *_split_decision(config)])
+
+    def read() -> Iterator[str]:
+        with _scanned(config, inputs, progress, workers, watch) as scan:
+            yield from scan.texts("train")
+
+    return _hash([_scan_key(inputs), *_split_decision(config)]), read
 
 
 @dataclass(frozen=True)
@@ -127,20 +120,16 @@ class _Scan:
     def texts(self, split: str) -> Iterator[str]:
         return self.split.texts(self.spills, split)
 
-    @property
-    def bad(self) -> list[BadEntry]:
-        return sorted((entry for record in self.records for entry in record.bad), key=lambda entry: entry.where)
-
 
 @contextmanager
 def _scanned(
-    config: DataConfig, inputs: Inputs, say: Say, n_workers: int | None, watch: Watch | None
+    config: TextChoice, inputs: Inputs, say: Say, n_workers: int | None, watch: Watch | None
 ) -> Iterator[_Scan]:
     """Do pass 1, or what is left of it, and hold its folder."""
     if n_workers is None:
-        n_workers = 0 if inputs.n_bytes <= SMALL_BYTES else count_cores()
+        n_workers = 0 if inputs.is_small else count_cores()
     watch = watch or Lines(say)
-    paths = [*config.train, *config.validation] if isinstance(config, FilesConfig) else [inputs.origin]
+    paths = [*config.train, *config.validation] if isinstance(config, FilesText) else [inputs.origin]
     with _explained(config, inputs), work_folder(config.prepared_dir, _scan_key(inputs), paths, say) as folder:
         try:
             with start_workers(n_workers) as workers:
@@ -159,8 +148,10 @@ def _scanned(
             raise
 
 
-def _scan(folder: Path, config: DataConfig, inputs: Inputs, workers: Workers, watch: Watch) -> list[UnitRecord]:
-    max_bad = config.max_bad if isinstance(config, FilesConfig) else 0
+def _scan(folder: Path, config: TextChoice, inputs: Inputs, workers: Workers, watch: Watch) -> list[UnitRecord]:
+    max_bad = config.max_bad if isinstance(config, FilesText) else 0
+    report = folder.with_suffix(".bad.jsonl")
+    report.unlink(missing_ok=True)
     spills = folder / "spills"
     spills.mkdir(exist_ok=True)
     found = {number: read_record(spills, number, source.identity) for number, source in enumerate(inputs.sources)}
@@ -172,23 +163,23 @@ def _scan(folder: Path, config: DataConfig, inputs: Inputs, workers: Workers, wa
     ]
     watch.begin("reading", inputs.n_bytes, inputs.n_bytes - sum(task.source.n_bytes for task in tasks))
     try:
+        _check_bad(list(records.values()), report, max_bad)
         for task, record in workers.run(scan_unit, tasks):
             records[task.number] = record
-            _check_bad(records, max_bad)
+            _check_bad(list(records.values()), report, max_bad)
             watch.advance(task.source.n_bytes)
     finally:
         watch.end()
-    _check_bad(records, max_bad)
     return [records[number] for number in range(len(inputs.sources))]
 
 
-def _check_bad(records: dict[int, UnitRecord], max_bad: int) -> None:
-    bad = [entry for _, record in sorted(records.items()) for entry in record.bad]
-    if len(bad) > max_bad:
-        raise too_many_bad(bad, max_bad)
+def _check_bad(records: Sequence[UnitRecord], report: Path, max_bad: int) -> None:
+    """Report bad records if there are too many of them."""
+    if sum(len(record.bad) for record in records) > max_bad:
+        report_bad(records, report, max_bad)
 
 
-def _make(folder: Path, config: DataConfig, asked: TokenizerConfig | Tokenizer, scan: _Scan) -> None:
+def _make(folder: Path, config: TextChoice, asked: TokenizerConfig | Tokenizer, scan: _Scan) -> None:
     """Do pass 2, or what is left of it, and put the corpus in its place; the lock is held."""
     work = scan.folder / folder.name
     if isinstance(asked, Config):
@@ -205,7 +196,8 @@ def _make(folder: Path, config: DataConfig, asked: TokenizerConfig | Tokenizer, 
         baselines = measured.result()
     train = collect_split(work, "train", [record.train for record in ranges])
     validation = collect_split(work, "validation", [record.validation for record in ranges])
-    write_bad_records(work, scan.bad)
+    max_bad = config.max_bad if isinstance(config, FilesText) else 0
+    report_bad(scan.records, work / BAD_RECORDS, max_bad)
     files = file_records(work, corpus_files(work, (train, validation)), ranges)
     manifest = _manifest(config, asked, tokenizer, scan, train, validation, baselines, files)
     put_in_place(work, folder, manifest)
@@ -247,7 +239,7 @@ def _first_bytes(texts: Iterator[str], n_bytes: int) -> Iterator[str]:
 
 
 def _manifest(
-    config: DataConfig,
+    config: TextChoice,
     asked: TokenizerConfig | Tokenizer,
     tokenizer: Tokenizer,
     scan: _Scan,
@@ -276,7 +268,7 @@ def _manifest(
         n_duplicates=n_read - scan.split.n_documents - n_near_duplicates,
         n_near_duplicates=n_near_duplicates,
         dropped=dict(sorted(dropped.items())),
-        n_bad=len(scan.bad),
+        n_bad=sum(len(record.bad) for record in scan.records),
         skipped=scan.inputs.skipped,
         baselines=baselines,
         files=files,
@@ -286,7 +278,7 @@ def _manifest(
 # --- keys and messages ------------------------------------------------------------------------------------------------
 
 
-def _reuse(folder: Path, config: DataConfig, verify: bool, progress: Say) -> PreparedCorpus | None:
+def _reuse(folder: Path, config: TextChoice, verify: bool, progress: Say) -> PreparedCorpus | None:
     if not folder.exists():
         return None
     try:
@@ -294,7 +286,7 @@ def _reuse(folder: Path, config: DataConfig, verify: bool, progress: Say) -> Pre
     except UserError as error:
         progress(f"not reused: {error}")
         return None
-    max_bad = config.max_bad if isinstance(config, FilesConfig) else 0
+    max_bad = config.max_bad if isinstance(config, FilesText) else 0
     if corpus.manifest.n_bad > max_bad:
         raise UserError(
             f"{folder}: was prepared without {corpus.manifest.n_bad} bad records, more than data.max_bad = {max_bad}; "
@@ -320,15 +312,15 @@ def _scan_key(inputs: Inputs) -> str:
     )
 
 
-def _split_decision(config: DataConfig) -> list[Any]:
-    if isinstance(config, FilesConfig) and config.validation:
+def _split_decision(config: TextChoice) -> list[Any]:
+    if isinstance(config, FilesText) and config.validation:
         return ["files"]
-    if isinstance(config, FilesConfig) and config.validation_fraction is not None:
+    if isinstance(config, FilesText) and config.validation_fraction is not None:
         return ["fraction", config.validation_fraction]
     return ["bytes", config.validation_bytes]
 
 
-def _corpus_key(config: DataConfig, tokenizer: TokenizerConfig | Tokenizer, inputs: Inputs) -> str:
+def _corpus_key(config: TextChoice, tokenizer: TokenizerConfig | Tokenizer, inputs: Inputs) -> str:
     if not isinstance(tokenizer, Config):
         decides = tokenizer.fingerprint
     elif tokenizer.type == "file":  # by its content, which may have changed under the same path
@@ -343,7 +335,7 @@ def _hash(decisive: list[Any]) -> str:
 
 
 @contextmanager
-def _explained(config: DataConfig, inputs: Inputs) -> Iterator[None]:
+def _explained(config: TextChoice, inputs: Inputs) -> Iterator[None]:
     """Say what is wrong with the place where corpora are kept."""
     place = config.prepared_dir
     try:

@@ -1,18 +1,16 @@
 """Pass 1: a unit of the input is read, checked and spilled in the order of its keys."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from isogloss.config.base import UserError
 from isogloss.data.prepare.config import NearDuplicatesConfig
 from isogloss.data.prepare.inputs import Source
 from isogloss.data.prepare.near_duplicates import signer
 from isogloss.data.prepare.spills import BadEntry, SpillWriter, UnitRecord, write_record
+from isogloss.data.sources.bad_input import BadInput
 from isogloss.data.sources.records import BadRecord, Document, Dropped
-
-BAD_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,10 @@ class ScanTask:
 
 
 def scan_unit(task: ScanTask) -> UnitRecord:
-    """Read a unit and spill its documents.
+    """Read a unit and spill its documents; with more bad records than may be it ends early, and nothing is kept.
 
     Raises:
-        UserError: it has more bad records than may be, or has changed since it was listed.
+        UserError: a file has changed since it was listed, or cannot be read.
         OSError: the spill cannot be written.
     """
     dropped: Counter[str] = Counter()
@@ -50,10 +48,9 @@ def scan_unit(task: ScanTask) -> UnitRecord:
                 case Dropped():
                     dropped[record.reason] += 1
                 case BadRecord():
-                    excerpt = record.excerpt.decode("utf-8", "backslashreplace")
-                    bad.append(BadEntry(where=record.where, why=record.why, excerpt=excerpt))
+                    bad.append(_entry(record))
                     if len(bad) > task.max_bad:
-                        raise too_many_bad(bad, task.max_bad)
+                        break
     found = UnitRecord(
         identity=task.source.identity,
         is_validation=task.source.is_validation,
@@ -63,13 +60,24 @@ def scan_unit(task: ScanTask) -> UnitRecord:
         bad=tuple(bad),
         runs=tuple(writer.runs),
     )
-    write_record(task.folder, task.number, found)
+    if len(bad) <= task.max_bad:
+        write_record(task.folder, task.number, found)
     return found
 
 
-def too_many_bad(bad: Sequence[BadEntry], max_bad: int) -> UserError:
-    """What to tell when there are more bad records than may be."""
-    shown = "; ".join(f"{entry.where}: {entry.why}" for entry in bad[:BAD_SHOWN])
-    if max_bad == 0:
-        return UserError(f"{shown}. Mend it, or set data.max_bad to leave bad records out and have them reported")
-    return UserError(f"more than data.max_bad = {max_bad} bad records: {shown}{'; ...' if len(bad) > BAD_SHOWN else ''}")
+def report_bad(records: Iterable[UnitRecord], report: Path, max_bad: int) -> None:
+    """Write all bad records to a file, if there are any.
+
+    Raises:
+        UserError: they are too many.
+    """
+    kept = BadInput(report, max_bad)
+    for entry in sorted((entry for record in records for entry in record.bad), key=lambda entry: entry.where):
+        kept.add(BadRecord(entry.where, entry.why, entry.excerpt.encode()))
+    kept.close()
+
+
+def _entry(record: BadRecord) -> BadEntry:
+    where = record.where.encode("utf-8", "backslashreplace").decode()  # a path may be no UTF-8
+    why = record.why.encode("utf-8", "backslashreplace").decode()
+    return BadEntry(where=where, why=why, excerpt=record.excerpt.decode("utf-8", "backslashreplace"))

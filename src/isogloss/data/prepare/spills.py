@@ -72,9 +72,7 @@ class SpillWriter:
         self._sign = sign
         kinds = ("text", "index") if sign is None else ("text", "index", "bands")
         self._files = ExitStack()
-        self._streams = {
-            kind: self._files.enter_context(whole_file(folder / f"{number:06d}.{kind}")) for kind in kinds
-        }
+        self._streams = {kind: self._files.enter_context(whole_file(folder / f"{number:06d}.{kind}")) for kind in kinds}
 
     def __enter__(self) -> "SpillWriter":
         return self

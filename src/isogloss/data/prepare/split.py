@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from isogloss.config.base import UserError
-from isogloss.data.prepare.config import DataConfig, FilesConfig
+from isogloss.data.prepare.config import FilesText, TextChoice
 from isogloss.data.prepare.spills import KEY, KEY_BYTES, Rows, Spills
 
 SHARD_BYTES = 32 << 20
@@ -84,7 +84,7 @@ def without(rows: Rows, dropped: np.ndarray) -> Rows:
     return rows.where(~_among(rows.keys, dropped)) if len(rows) and len(dropped) else rows
 
 
-def choose_split(spills: Spills, config: DataConfig, by_file: bool, dropped: np.ndarray) -> Split:
+def choose_split(spills: Spills, config: TextChoice, by_file: bool, dropped: np.ndarray) -> Split:
     """Set documents aside for validation, by their keys and sizes alone.
 
     With ``validation_bytes``, one that would take them over a tenth of all text is passed by. Where none is small
@@ -117,7 +117,7 @@ def choose_split(spills: Spills, config: DataConfig, by_file: bool, dropped: np.
         if n_chosen == n_documents:
             raise UserError("the training files hold no text that is not also in the validation files")
         return split(by_file=True)
-    if isinstance(config, FilesConfig) and config.validation_fraction is not None:
+    if isinstance(config, FilesText) and config.validation_fraction is not None:
         return _by_fraction(split, parts, n_documents, config.validation_fraction)
     chosen = _first_small(parts, config.validation_bytes, n_bytes // 10)
     if len(chosen):
@@ -147,7 +147,7 @@ def _by_fraction(
 
 
 def _first_small(parts: Callable[[], Iterator[Rows]], wanted: int, most: int) -> np.ndarray:
-    """The keys of the first documents that hold ``wanted`` bytes, those passed by that would take them over ``most``."""
+    """The keys of the first documents with ``wanted`` bytes; what would take them over ``most`` is passed by."""
     chosen: list[np.ndarray] = [np.empty(0, KEY)]
     n_bytes = 0
     for rows in parts():
