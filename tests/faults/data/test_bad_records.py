@@ -105,6 +105,7 @@ def test_an_empty_document_is_dropped_and_counted(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_not_text(tmp_path: Path, ending: str) -> None:
     assert read(write(tmp_path / f"a.jsonl{ending}", [b"\xef\xbb\xbf" + LINES[0], *LINES[1:]])) == (TEXTS, [], [])
     assert read(write(tmp_path / f"a.txt{ending}", [b"\xef\xbb\xbfa"])) == (["a\n"], [], [])
+    assert read(write(tmp_path / f"b.txt{ending}", ["a\ufeff".encode()])) == (["a\ufeff\n"], [], [])
 
 
 @pytest.mark.parametrize("ending", COMPRESS)
@@ -194,7 +195,7 @@ def test_a_file_that_changes_under_way(tmp_path: Path, change: Callable[[Path], 
     with pytest.raises(UserError, match=r"a\.jsonl: has changed since it was listed"):
         list(records)
     with pytest.raises(UserError, match=r"a\.jsonl: has changed since it was listed"):
-        list(read_unit(others[0], SETTINGS))
+        next(read_unit(others[0], SETTINGS))  # seen at once, not only at the end
     assert len(read(path)[0]) > 0  # listed anew, it is read
 
 
