@@ -10,10 +10,7 @@ tables = pytest.importorskip("pyarrow.parquet")
 
 
 def write(path, texts, name="text", **options):
-    table = pa.table(
-        {"n": list(range(len(texts))), name: texts if isinstance(texts, pa.Array) else pa.array(texts, kind)}
-    )
-    tables.write_table(table, path, **options)
+    tables.write_table(pa.table({"n": list(range(len(texts))), name: texts}), path, **options)
     return path
 
 

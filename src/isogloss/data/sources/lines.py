@@ -14,8 +14,8 @@ import zstandard
 from isogloss.data.sources.records import EXCERPT_BYTES, BadRecordError
 
 BLOCK_BYTES = 1 << 16
-ZSTD_PIECE_BYTES = 1 << 10
-"""A zstd block of 4 bytes may stand for 128 KiB (RFC 8878, 3.1.1.2): 1 KiB becomes 32 MiB at most."""
+ZSTD_PIECE_BYTES = 1 << 8
+"""A zstd block of 4 bytes may stand for 128 KiB (RFC 8878, 3.1.1.2): 256 bytes become 8 MiB at most."""
 
 
 class Line(NamedTuple):
@@ -78,7 +78,7 @@ def _extend(parts: list[bytes], length: int, more: bytes, max_bytes: int) -> int
     if length + len(more) <= max_bytes:
         parts.append(more)
     elif length <= max(max_bytes, EXCERPT_BYTES):
-        parts[:] = [b"".join((*parts, more))[:EXCERPT_BYTES]]
+        parts[:] = [b"".join(part[:EXCERPT_BYTES] for part in (*parts, more))[:EXCERPT_BYTES]]
     return length + len(more)
 
 

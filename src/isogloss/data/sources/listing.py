@@ -28,7 +28,7 @@ def list_units(paths: Sequence[str | Path], unit_bytes: int = UNIT_BYTES) -> lis
         try:
             starts, size, mtime_ns = _cut_hub(file) if file.is_hub else _cut_file(file.path, unit_bytes)
         except OSError as error:
-            raise UserError(f"{file.path}: cannot be read ({error.strerror})") from error
+            raise UserError(f"{file.path}: cannot be read ({error.strerror}); mend that, or leave it out") from error
         ends = [*starts[1:], None]
         units += [Unit(file.path, file.name, *part, size, mtime_ns) for part in zip(starts, ends, strict=True)]
     return units
@@ -39,9 +39,8 @@ def _cut_hub(file: SourceFile) -> tuple[Sequence[int], int, int]:
 
 
 def _cut_file(path: Path, unit_bytes: int) -> tuple[Sequence[int], int, int]:
-    status = path.stat()
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{path}: cannot be read (Permission denied); change its permissions, or leave it out")
+    with path.open("rb") as stream:
+        status = os.fstat(stream.fileno())
     match endings(path):
         case ".jsonl", "":
             starts = range(0, max(1, status.st_size), unit_bytes)
