@@ -54,10 +54,14 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write piece by piece: it is at its place, and on the disk, only when the block ends well.
+def whole_file(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
+    """A file to write piece by piece: it is at its place only when the block ends well.
 
     Processes that write the same file do not disturb each other; the last one to end wins.
+
+    Args:
+        path: its place.
+        synced: wait until it is on the disk, so that it survives a power cut too.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
@@ -66,7 +70,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with aside.open("wb") as stream:
             yield stream
-            sync(stream)
+            if synced:
+                sync(stream)
         aside.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

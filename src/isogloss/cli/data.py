@@ -192,6 +192,7 @@ def _is_recipe(word: str) -> bool:
 
 
 def _standard_input(folder: Path, format_: str) -> str:
+    from io import BufferedIOBase
     from typing import get_args
 
     from isogloss.config.base import UserError
@@ -200,7 +201,9 @@ def _standard_input(folder: Path, format_: str) -> str:
     known = {name: name for name in get_args(Format)}
     if format_ not in known:
         raise UserError(f"--format {format_}: choose one of {', '.join(known)}")
-    return str(keep_standard_input(sys.stdin.buffer, folder, known[format_]))
+    stream = sys.stdin.buffer
+    assert isinstance(stream, BufferedIOBase)
+    return str(keep_standard_input(stream, folder, known[format_]))
 
 
 def _tokenizer(text: str) -> "TokenizerConfig":

@@ -121,7 +121,9 @@ def open_inputs(config: TextChoice) -> Inputs:
         return Inputs([Source(Embedded(documents), False, fingerprint)], fingerprint, origin, skipped=skipped)
     settings = ReadSettings(config.text_field, config.max_document_bytes, config.filters)
     sides: dict[SplitName, tuple[str, ...]] = {"validation": config.validation, "train": config.train}
-    listed = {split: list_units(paths, UNIT_BYTES) for split, paths in sides.items() if paths}
+    listed: dict[SplitName, list[Unit]] = {
+        split: list_units(paths, UNIT_BYTES) for split, paths in sides.items() if paths
+    }
     hashes = _hash_files([unit for units in listed.values() for unit in units], config.prepared_dir / "inputs.json")
     sources = [source for split, units in listed.items() for source in _group(units, split, hashes, settings)]
     whole: list[tuple[SplitName, Unit]] = [

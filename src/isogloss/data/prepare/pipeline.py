@@ -38,7 +38,7 @@ from isogloss.data.prepare.workers import Workers, count_cores, start_workers
 from isogloss.data.prepared import BAD_RECORDS, TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
 from isogloss.data.shards import token_dtype
 from isogloss.data.tokenizers.base import Tokenizer
-from isogloss.data.tokenizers.config import TokenizerConfig
+from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.durable import DISK_FULL
 
@@ -74,11 +74,16 @@ def prepare(
         UserError: inputs that cannot be read or are empty, too many bad records, or a folder that cannot be written.
     """
     inputs = open_inputs(config)
-    folder = config.prepared_dir / _corpus_key(config, tokenizer, inputs)
+    if isinstance(tokenizer, BPEConfig):
+        ready, decides = None, tokenizer.model_dump(mode="json")
+    else:  # by its content, which may have changed under the same path
+        ready = build_tokenizer(tokenizer, tuple) if isinstance(tokenizer, Config) else tokenizer
+        decides = ready.fingerprint
+    folder = config.prepared_dir / _hash([_scan_key(inputs), *_split_decision(config), decides])
     if (corpus := _reuse(folder, config, verify, progress)) is None:
         with _scanned(config, inputs, progress, workers, watch) as scan:
             if (corpus := _reuse(folder, config, verify, progress)) is None:
-                _make(folder, config, tokenizer, scan)
+                _make(folder, config, tokenizer, ready, scan)
                 corpus = open_prepared(folder)
             remove(scan.folder)
     return corpus
@@ -179,14 +184,16 @@ def _check_bad(records: Sequence[UnitRecord], report: Path, max_bad: int) -> Non
         report_bad(records, report, max_bad)
 
 
-def _make(folder: Path, config: TextChoice, asked: TokenizerConfig | Tokenizer, scan: _Scan) -> None:
+def _make(
+    folder: Path, config: TextChoice, asked: TokenizerConfig | Tokenizer, ready: Tokenizer | None, scan: _Scan
+) -> None:
     """Do pass 2, or what is left of it, and put the corpus in its place; the lock is held."""
     work = scan.folder / folder.name
-    if isinstance(asked, Config):
+    tokenizer = ready
+    if tokenizer is None:
+        assert isinstance(asked, BPEConfig)
         scan.say(f"building the tokenizer ({asked.type})")
         tokenizer = build_tokenizer(asked, lambda: _first_bytes(scan.texts("train"), TOKENIZER_BYTES))
-    else:
-        tokenizer = asked
     shutil.rmtree(work / TOKENIZER_FOLDER, ignore_errors=True)  # a killed process may have left half of it
     (work / TOKENIZER_FOLDER).mkdir(parents=True)
     tokenizer.save(work / TOKENIZER_FOLDER)
@@ -318,16 +325,6 @@ def _split_decision(config: TextChoice) -> list[Any]:
     if isinstance(config, FilesText) and config.validation_fraction is not None:
         return ["fraction", config.validation_fraction]
     return ["bytes", config.validation_bytes]
-
-
-def _corpus_key(config: TextChoice, tokenizer: TokenizerConfig | Tokenizer, inputs: Inputs) -> str:
-    if not isinstance(tokenizer, Config):
-        decides = tokenizer.fingerprint
-    elif tokenizer.type == "file":  # by its content, which may have changed under the same path
-        decides = build_tokenizer(tokenizer, tuple).fingerprint
-    else:
-        decides = tokenizer.model_dump(mode="json")
-    return _hash([_scan_key(inputs), *_split_decision(config), decides])
 
 
 def _hash(decisive: list[Any]) -> str:

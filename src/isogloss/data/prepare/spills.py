@@ -9,7 +9,8 @@ input as one or more runs sorted by key (an external merge sort); a range of key
     <n>.bands   of each run, where near duplicates are sought: a row of "<u8" for each band
     <n>.json    what is in them; written last, so the others are whole where it is there
 
-The key is the checksum too: what is read back is hashed again.
+The key is the checksum too: what is read back is hashed again. So nobody waits for these files to be on the disk: they
+survive the process that wrote them, and what a power cut leaves of them is noticed.
 """
 
 import hashlib
@@ -72,7 +73,9 @@ class SpillWriter:
         self._sign = sign
         kinds = ("text", "index") if sign is None else ("text", "index", "bands")
         self._files = ExitStack()
-        self._streams = {kind: self._files.enter_context(whole_file(folder / f"{number:06d}.{kind}")) for kind in kinds}
+        self._streams = {
+            kind: self._files.enter_context(whole_file(folder / f"{number:06d}.{kind}", synced=False)) for kind in kinds
+        }
 
     def __enter__(self) -> "SpillWriter":
         return self
