@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(help="Prepare text, and look at what was prepared.", no_args_is_help=True)
 
-Folder = Annotated[Path, typer.Argument(help="A prepared corpus, such as prepared/0123456789abcdef.")]
+Folder = Annotated[Path, typer.Argument(help="A prepared corpus, or a folder that holds some: the newest.")]
 Split = Annotated[str, typer.Option(help="train or validation.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -73,9 +73,9 @@ def data_inspect(
     as_json: AsJson = False,
 ) -> None:
     """What a prepared corpus was made from, and what is in it."""
-    from isogloss.data.prepared import open_prepared
+    from isogloss.data.prepared import find_prepared, open_prepared
 
-    corpus = open_prepared(folder, verify)
+    corpus = open_prepared(find_prepared(folder), verify)
     if as_json:
         print(corpus.manifest.model_dump_json(indent=2))
         return
@@ -95,11 +95,11 @@ def data_stats(
     from typing import get_args
 
     from isogloss.data.inspection import gather_statistics, quantile_names
-    from isogloss.data.prepared import SplitName, open_prepared
+    from isogloss.data.prepared import SplitName, find_prepared, open_prepared
     from isogloss.data.tokenizers.description import printable
     from isogloss.report.tables import terminal_table
 
-    corpus = open_prepared(folder)
+    corpus = open_prepared(find_prepared(folder))
     found = {split: gather_statistics(corpus, split, top) for split in get_args(SplitName)}
     if as_json:
         print(
@@ -115,7 +115,7 @@ def data_stats(
     ]
     lengths = zip(quantile_names(), *(one.quantiles for one in found.values()), strict=True)
     rows += [(f"length in tokens: {name}", f"{train:,}", f"{validation:,}") for name, train, validation in lengths]
-    console().print(terminal_table(str(folder), ["", *found], rows))
+    console().print(terminal_table(str(corpus.folder), ["", *found], rows))
     if top:
         total = max(1, found["train"].n_tokens)
         often = [
@@ -138,14 +138,14 @@ def data_peek(
 
     from isogloss.config.base import UserError
     from isogloss.data.inspection import peek_document, peek_row
-    from isogloss.data.prepared import SplitName, open_prepared
+    from isogloss.data.prepared import SplitName, find_prepared, open_prepared
 
     names = {name: name for name in get_args(SplitName)}
     if split not in names:
         raise UserError(f"--split {split}: there are {' and '.join(names)}")
     if document is not None and row is not None:
         raise UserError("pass --document or --row, not both")
-    corpus = open_prepared(folder)
+    corpus = open_prepared(find_prepared(folder))
     if row is None:
         pieces = [peek_document(corpus, names[split], document or 0)]
     else:

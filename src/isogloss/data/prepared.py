@@ -167,6 +167,20 @@ def open_prepared(folder: Path, verify: bool = False) -> PreparedCorpus:
     return PreparedCorpus(folder, manifest)
 
 
+def find_prepared(folder: Path) -> Path:
+    """A prepared corpus, or in a folder that holds some the one that was made last.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (folder / MANIFEST).exists():
+        return folder
+    inside = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
+    if not inside:
+        raise UserError(f"{folder}: no prepared corpus, and none in it; isogloss data prepare makes one")
+    return inside[-1].parent
+
+
 def _verify(path: Path, record: FileRecord, known: Sequence[int] | None) -> list[int]:
     """The stamp of a file that is what it must be."""
     try:

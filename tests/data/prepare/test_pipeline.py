@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from isogloss.config.base import UserError
 from isogloss.data.prepare import DataConfig, FilesConfig, PythonStdlibConfig, pipeline, prepare, training_texts
 from isogloss.data.prepared import BAD_RECORDS, MANIFEST, VERIFIED
-from isogloss.data.tokenizers.config import TokenizerConfig
+from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
 
 BYTES = TypeAdapter(TokenizerConfig).validate_python({"type": "bytes"})
 
@@ -122,7 +122,7 @@ def test_the_trained_tokenizer_sees_the_training_split_only(texts, monkeypatch):
         return build(config, read)
 
     monkeypatch.setattr(pipeline, "build_tokenizer", watch)
-    corpus = prepare(config_of(texts), BYTES)
+    corpus = prepare(config_of(texts), BPEConfig(vocab_size=270))
     assert seen == decoded(corpus, "train")
 
 
@@ -285,6 +285,7 @@ def test_work_that_nobody_will_go_on_with_is_removed(texts):
     assert set(folders(config)) == {work, elsewhere}  # other paths: that work may still be wanted
     (texts / "07.txt").write_text("changed")
     corpus = prepare(config, BYTES)
+    assert contents(corpus.folder) == contents(prepare(config_of(texts, "fresh"), BYTES).folder)
     assert set(folders(config)) == {corpus.folder, elsewhere}
     old = config.prepared_dir / "0123456789abcdef.partial"
     old.mkdir()
@@ -295,6 +296,18 @@ def test_work_that_nobody_will_go_on_with_is_removed(texts):
         os.utime(path, (0, 0))
     prepare(other.model_copy(update={"validation_bytes": 40}), BYTES)
     assert not old.exists()
+
+
+def test_a_file_that_changes_while_it_is_prepared_is_named(texts, monkeypatch):
+    scan = pipeline.scan_unit
+
+    def meddle(task):
+        (texts / "07.txt").write_text("changed meanwhile")
+        return scan(task)
+
+    monkeypatch.setattr(pipeline, "scan_unit", meddle)
+    with pytest.raises(UserError, match=r"07\.txt: has changed"):
+        prepare(config_of(texts), BYTES)
 
 
 def test_damaged_work_is_not_believed(texts):
@@ -340,7 +353,8 @@ def test_a_ready_tokenizer_and_the_texts_to_build_one_from(texts):
     seen = list(read())
     corpus = prepare(config, BYTES)
     assert seen == decoded(corpus, "train")
-    ready = prepare(config, corpus.tokenizer)
+    assert prepare(config, corpus.tokenizer).folder == corpus.folder
+    ready = prepare(config_of(texts, "other"), corpus.tokenizer)
     assert ready.manifest.tokenizer == {"type": "given"}
     assert ready.split("train").fingerprint == corpus.split("train").fingerprint
     assert training_texts(config_of(texts, "other"))[0] == key
