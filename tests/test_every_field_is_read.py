@@ -15,10 +15,13 @@ import pytest
 from rich.console import Console
 
 import isogloss.build
-import isogloss.data.prepare
 from isogloss.config.base import UserError
 from isogloss.config.describe import leaf_paths
+from isogloss.config.load import load_config
+from isogloss.data.prepare import FilesConfig, inputs, prepare
 from isogloss.data.sources import Document
+from isogloss.data.sources.filters import MEASURES, FilterConfig, Text
+from isogloss.data.tokenizers.config import BytesConfig
 from isogloss.models.decoder import Decoder
 from isogloss.recipe import Recipe, load_recipe
 from isogloss.run.plan import plan_recipe
@@ -35,6 +38,7 @@ class Vary:
 
 
 STDLIB = ["data={type: python_stdlib, seq_len: 24, validation_bytes: 400, prepared_dir: prepared}"]
+NEAR = ["data.near_duplicates={threshold: 0.2}"]
 LLAMA3 = ["model.mixer.rotary.scaling={type: llama3, original_seq_len: 64, factor: 8.0}"]
 YARN = ["model.mixer.rotary.scaling={type: yarn, original_seq_len: 1000, factor: 4.0, beta_fast: 2.0, beta_slow: 0.5}"]
 WSD = ["optim.schedule={type: wsd, warmup: 2, decay: 0.5, final: 0.1}"]
@@ -130,6 +134,12 @@ VARIATIONS = {
     "train.batch_size_warmup.*.batch_size": Vary("train.batch_size_warmup.0.batch_size=3", SIZES),
     "train.seq_len_warmup.*.until": Vary("train.seq_len_warmup.0.until=3", LENGTHS),
     "train.seq_len_warmup.*.divisor": Vary("train.seq_len_warmup.0.divisor=3", LENGTHS),
+    "data[files].validation_fraction": Vary("data.validation_fraction=0.3"),
+    "data[files].text_field": Vary("data.text_field=other", ["data.train=[records.jsonl]"]),
+    "data[files].max_document_bytes": Vary("data.max_document_bytes=130", ["data.max_bad=100"]),
+    "data[files].max_bad": Vary("data.max_bad=3", ["data.train=[corpus, bad.jsonl]"]),
+    "data[files].near_duplicates.threshold": Vary("data.near_duplicates.threshold=0.05", NEAR),
+    "data[files].near_duplicates.n_words": Vary("data.near_duplicates.n_words=1", NEAR),
     "tokenizer[bpe].vocab_size": Vary("tokenizer.vocab_size=280", ["tokenizer={type: bpe, vocab_size: 270}"]),
     "tokenizer[file].path": Vary("tokenizer.path=b.tiktoken", ["tokenizer={type: file, path: a.tiktoken}"]),
     "tokenizer[file].pattern": Vary("tokenizer.pattern='.'", ["tokenizer={type: file, path: a.tiktoken}"]),
@@ -238,11 +248,31 @@ VARIATIONS = {
 }
 # Whose change is meant to end the run here: no GPU, no account, too many steps skipped.
 ENDING = ("train.device", "trackers.wandb", "train.max_skipped")
-PATHS = [path for path in leaf_paths(Recipe) if not path.endswith("type")]
+FILTER = "data[files].filters."
+LEAVES = [path for path in leaf_paths(Recipe) if not path.endswith("type")]
+FILTERS = [path.removeprefix(FILTER) for path in LEAVES if path.startswith(FILTER)]
+PATHS = [path for path in LEAVES if not path.startswith(FILTER)]
 
 
 def test_the_table_has_every_field() -> None:
     assert set(PATHS) == set(VARIATIONS)
+
+
+@pytest.mark.parametrize("path", FILTERS)
+def test_varying_a_filter_changes_what_is_kept(tmp_path: Path, path: str) -> None:
+    """Of two kinds of documents, which differ in every measure, those on one side of the middle are dropped."""
+    name = path.split(".")[0]
+    plain = [f"The number {n} is followed by another one, which is as long as this line is.\n" for n in range(30)]
+    line = "- ## naïvely 7 ..."
+    odd = [f"{line} {n % 3} ...\n\n" * 20 + "- a b\n" * 9 + f"{n}\n" for n in range(30)]
+    values = [MEASURES[name](Text(kind[0])) for kind in (plain, odd)]
+    assert values[0] != values[1]
+    for number, text in enumerate([*plain, *odd]):
+        (tmp_path / f"{number}.txt").write_text(text)
+    filters = load_config(FilterConfig, None, [f"{path}={sum(values) / 2}"])
+    config = FilesConfig(train=(str(tmp_path),), prepared_dir=tmp_path / "prepared", filters=filters)
+    (n_dropped,) = prepare(config, BytesConfig()).manifest.dropped.values()
+    assert 25 <= n_dropped <= 35
 
 
 @pytest.fixture(scope="module")
@@ -260,13 +290,17 @@ def _observer(root: Path, recipe: str, monkeypatch: pytest.MonkeyPatch):
     for name, tokens in (("a", ranks), ("b", [*ranks, b"pr"])):
         lines = [base64.b64encode(token) + f" {rank}".encode() for rank, token in enumerate(tokens)]
         (root / f"{name}.tiktoken").write_bytes(b"\n".join(lines))
+    texts = [path.read_text() for path in sorted((root / "corpus").iterdir())]
+    records = [json.dumps({"text": text, "other": text[::-1]}) for text in texts]
+    (root / "records.jsonl").write_text("\n".join(records))
+    (root / "bad.jsonl").write_text("no JSON\n")
     monkeypatch.setattr(isogloss.build, "compile_model", lambda model: None)
 
     def stdlib(include_tests: bool, skipped) -> list[Document]:
         paths = sorted((root / "corpus").iterdir())
         return [Document(path.name, path.read_text()) for path in (paths if include_tests else paths[:-3])]
 
-    monkeypatch.setattr(isogloss.data.prepare, "python_stdlib", stdlib)
+    monkeypatch.setattr(inputs, "python_stdlib", stdlib)
     shapes: list[tuple[int, ...]] = []
     loss = Decoder.loss
     monkeypatch.setattr(

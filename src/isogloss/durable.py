@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,6 +48,32 @@ def write_whole(path: Path, data: bytes) -> None:
         aside.replace(path)
         sync_folder(path.parent)
     except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
+    """A file to write piece by piece: it is at its place only when the block ends well.
+
+    Processes that write the same file do not disturb each other; the last one to end wins.
+
+    Args:
+        path: its place.
+        synced: wait until it is on the disk, so that it survives a power cut too.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    try:
+        with aside.open("wb") as stream:
+            yield stream
+            if synced:
+                sync(stream)
+        aside.replace(path)
+    except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise

@@ -1,11 +1,24 @@
 """The verbs of ``isogloss data``."""
 
+import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-data_app = typer.Typer(help="Fetch, prepare and look at text.", no_args_is_help=True)
+from isogloss.cli.shared import console, split_words
+
+if TYPE_CHECKING:
+    from isogloss.data.opening import DataConfig
+    from isogloss.data.prepared import PreparedCorpus
+    from isogloss.data.tokenizers.config import TokenizerConfig
+
+data_app = typer.Typer(help="Fetch and prepare text, and look at what was prepared.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="A prepared corpus, or a folder that holds some: the newest.")]
+Split = Annotated[str, typer.Option(help="train or validation.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @data_app.command("fetch")
@@ -29,3 +42,226 @@ def data_fetch(
     if card.skipped:
         print(f"  skipped  {len(card.skipped)} files that are not text; {folder / 'card.json'} names them")
     print(f"train on it: isogloss train data='{{type: files, train: [{folder}]}}' name={name}")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE | PATH...] [KEY=VALUE]...",
+            help="A recipe, or files, folders, globs, hf:NAME and - (standard input); then settings of them.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="bytes, bpe:SIZE or the path of one; a recipe's own, else bpe:8192.")
+    ] = None,
+    validation: Annotated[list[str] | None, typer.Option(help="What to validate on; may be given again.")] = None,
+    text_field: Annotated[str | None, typer.Option(help="The field of a record that holds its text.")] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="Of standard input: txt, jsonl, jsonl.gz, jsonl.zst, parquet.")
+    ] = "jsonl",
+    max_bad: Annotated[int | None, typer.Option(help="Bad records that may be left out and reported.", min=0)] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core if not given.", min=0)] = None,
+    prepared_dir: Annotated[Path | None, typer.Option(help="Where prepared corpora are kept.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare all checksums of an existing corpus.")] = False,
+) -> None:
+    """Make token shards of text, once; a command that was killed goes on where it stopped."""
+    from rich.console import Console
+
+    from isogloss.cli.bar import Bar
+    from isogloss.config.base import UserError
+    from isogloss.data.mixture import MixtureConfig, open_mixture
+    from isogloss.data.prepare import TextConfig, prepare
+
+    given = {"text_field": text_field, "max_bad": max_bad, "prepared_dir": prepared_dir}
+    settings = [f"{key}={value}" for key, value in given.items() if value is not None]
+    if validation:
+        settings.append(f"validation={json.dumps(validation)}")
+    config, tokenizer_config = _configs(list(words or []), settings, tokenizer, format_)
+    output = Console()
+    watch = Bar(output) if output.is_terminal else None
+
+    def say(line: str) -> None:
+        output.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    if isinstance(config, MixtureConfig):
+        for part in open_mixture(config, tokenizer_config, say, verify, workers=workers, watch=watch).corpora.values():
+            _print_facts(part)
+    elif isinstance(config, TextConfig):
+        _print_facts(prepare(config, tokenizer_config, say, verify, workers=workers, watch=watch))
+    else:
+        raise UserError(f"data.type {config.type} is made as it is read: there is nothing to prepare")
+
+
+@data_app.command("inspect")
+def data_inspect(
+    folder: Folder,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare all checksums.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a prepared corpus was made from, and what is in it."""
+    from isogloss.data.prepared import find_prepared, open_prepared
+
+    corpus = open_prepared(find_prepared(folder), verify)
+    if as_json:
+        print(corpus.manifest.model_dump_json(indent=2))
+        return
+    _print_facts(corpus)
+    if verify:
+        print(f"verified      {len(corpus.manifest.files)} files are what they were when they were made")
+
+
+@data_app.command("stats")
+def data_stats(
+    folder: Folder,
+    top: Annotated[int, typer.Option(help="How many of the most frequent tokens.", min=0)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Lengths of documents, bytes a token, the most frequent tokens."""
+    from dataclasses import asdict
+    from typing import get_args
+
+    from isogloss.data.inspection import gather_statistics, quantile_names
+    from isogloss.data.prepared import SplitName, find_prepared, open_prepared
+    from isogloss.data.tokenizers.description import printable
+    from isogloss.report.tables import terminal_table
+
+    corpus = open_prepared(find_prepared(folder))
+    found = {split: gather_statistics(corpus, split, top) for split in get_args(SplitName)}
+    if as_json:
+        print(
+            json.dumps({split: asdict(one) | {"bytes_per_token": one.bytes_per_token} for split, one in found.items()})
+        )
+        return
+    rows = [
+        ("documents", *(f"{one.n_documents:,}" for one in found.values())),
+        ("bytes of text", *(f"{one.n_bytes:,}" for one in found.values())),
+        ("tokens of text", *(f"{one.n_tokens:,}" for one in found.values())),
+        ("bytes a token", *(f"{one.bytes_per_token:.3f}" for one in found.values())),
+        ("tokens that do not occur", *(f"{one.n_unused:,}" for one in found.values())),
+    ]
+    lengths = zip(quantile_names(), *(one.quantiles for one in found.values()), strict=True)
+    rows += [(f"length in tokens: {name}", f"{train:,}", f"{validation:,}") for name, train, validation in lengths]
+    console().print(terminal_table(str(corpus.folder), ["", *found], rows))
+    if top:
+        total = max(1, found["train"].n_tokens)
+        often = [
+            (printable(corpus.tokenizer.token_bytes(token)), str(token), f"{n:,}", f"{n / total:.2%}")
+            for token, n in found["train"].top
+        ]
+        console().print(terminal_table("most frequent in train", ["token", "id", "times", "share"], often))
+
+
+@data_app.command("peek")
+def data_peek(
+    folder: Folder,
+    document: Annotated[int | None, typer.Option(help="A document by its number, from 0.", min=0)] = None,
+    row: Annotated[int | None, typer.Option(help="A row by its number, documents laid end to end.", min=0)] = None,
+    split: Split = "train",
+    seq_len: Annotated[int, typer.Option(help="Tokens in a row.", min=1)] = 256,
+) -> None:
+    """The text of a document or of a row, with where documents begin; the first document if neither is asked for."""
+    from typing import get_args
+
+    from isogloss.config.base import UserError
+    from isogloss.data.inspection import peek_document, peek_row
+    from isogloss.data.prepared import SplitName, find_prepared, open_prepared
+
+    names = {name: name for name in get_args(SplitName)}
+    if split not in names:
+        raise UserError(f"--split {split}: there are {' and '.join(names)}")
+    if document is not None and row is not None:
+        raise UserError("pass --document or --row, not both")
+    corpus = open_prepared(find_prepared(folder))
+    if row is None:
+        pieces = [peek_document(corpus, names[split], document or 0)]
+    else:
+        pieces = peek_row(corpus, names[split], row, seq_len)
+    for piece in pieces:
+        last = piece.first + piece.n_tokens - 1
+        whole = "whole" if piece.n_tokens == piece.n_document else f"tokens {piece.first:,} to {last:,}"
+        print(f"--- document {piece.document:,}: {whole} of {piece.n_document:,} tokens ---")
+        print(piece.text)
+
+
+def _configs(
+    words: list[str], settings: list[str], tokenizer: str | None, format_: str
+) -> tuple["DataConfig", "TokenizerConfig"]:
+    from isogloss.config.load import load_config
+    from isogloss.data.prepare import FilesConfig
+    from isogloss.data.tokenizers.config import BPEConfig
+
+    paths = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    if not paths or _is_recipe(paths[0]):
+        from isogloss.recipe import load_recipe
+
+        name, changes = split_words(words)
+        recipe = load_recipe(name, [*changes, *(f"data.{setting}" for setting in settings)])
+        return recipe.data, _tokenizer(tokenizer) if tokenizer else recipe.tokenizer
+    settings = [*overrides, *settings]
+    if "-" in paths:
+        kept_in = load_config(FilesConfig, None, ["train=[-]", *settings]).prepared_dir
+        paths = [_standard_input(kept_in, format_) if path == "-" else path for path in paths]
+    config = load_config(FilesConfig, None, [f"train={json.dumps(paths)}", *settings])
+    return config, _tokenizer(tokenizer) if tokenizer else BPEConfig(vocab_size=8192)
+
+
+def _is_recipe(word: str) -> bool:
+    path = Path(word)
+    if path.suffix in (".yaml", ".yml") or (path / "recipe.yaml").is_file():
+        return True
+    if path.exists() or any(sign in word for sign in "*?[:/.") or word == "-":
+        return False
+    from isogloss.recipe import shipped_recipes
+
+    return word in shipped_recipes()
+
+
+def _standard_input(folder: Path, format_: str) -> str:
+    from io import BufferedIOBase
+    from typing import get_args
+
+    from isogloss.config.base import UserError
+    from isogloss.data.sources.standard_input import Format, keep_standard_input
+
+    known = {name: name for name in get_args(Format)}
+    if format_ not in known:
+        raise UserError(f"--format {format_}: choose one of {', '.join(known)}")
+    stream = sys.stdin.buffer
+    assert isinstance(stream, BufferedIOBase)
+    return str(keep_standard_input(stream, folder, known[format_]))
+
+
+def _tokenizer(text: str) -> "TokenizerConfig":
+    from isogloss.config.base import UserError
+    from isogloss.config.load import load_config
+    from isogloss.data.tokenizers.config import BPEConfig, BytesConfig, FileConfig
+
+    if text == "bytes":
+        return BytesConfig()
+    if text.startswith("bpe:"):
+        return load_config(BPEConfig, None, [f"vocab_size={text.removeprefix('bpe:')}"])
+    if not Path(text).exists():
+        raise UserError(f"--tokenizer {text}: write bytes, bpe:SIZE, or the path of a tokenizer that exists")
+    return FileConfig(path=Path(text))
+
+
+def _print_facts(corpus: "PreparedCorpus") -> None:
+    manifest = corpus.manifest
+    dropped = {"copies": manifest.n_duplicates, "near copies": manifest.n_near_duplicates, **manifest.dropped}
+    left_out = [f"{n:,} {reason}" for reason, n in dropped.items() if n]
+    kind = manifest.tokenizer["type"]
+    print(f"corpus        {corpus.folder}")
+    n_inputs = f" ({len(manifest.inputs):,} files, {sum(i.n_bytes for i in manifest.inputs):,} bytes)"
+    print(f"made from     {manifest.origin}{n_inputs if manifest.inputs else ''}")
+    print(f"tokenizer     {kind}, {manifest.n_tokens:,} tokens, fingerprint {manifest.tokenizer_fingerprint[:16]}")
+    for name, split in (("train", manifest.train), ("validation", manifest.validation)):
+        counts = f"{split.n_documents:,} documents, {split.n_bytes:,} bytes, {split.n_tokens:,} tokens"
+        print(f"{name:<14}{counts}, {len(split.shards)} shards")
+    print(f"left out      {', '.join(left_out) or 'nothing'}")
+    if manifest.n_bad:
+        print(f"bad records   {manifest.n_bad:,}, listed in {corpus.folder / 'bad_records.jsonl'}")
+    gzip, xz = manifest.baselines.gzip_bits_per_byte, manifest.baselines.xz_bits_per_byte
+    print(f"validation    gzip -9 needs {gzip:.3f} bits a byte, xz -9 {xz:.3f}")

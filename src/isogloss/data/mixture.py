@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from isogloss.data.mixing import MixedRows, Segment, block_size
 from isogloss.data.order import Shuffled
 from isogloss.data.packing import PackedRows
 from isogloss.data.prepare import TextChoice, prepare, training_texts
+from isogloss.data.prepare.progress import Watch
 from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.rows import Rows, RowSource
 from isogloss.data.tokenizers.base import Tokenizer
@@ -221,9 +223,23 @@ class _Joined:
 
 
 def open_mixture(
-    config: MixtureConfig, tokenizer_config: TokenizerConfig, progress: Callable[[str], None], verify: bool = False
+    config: MixtureConfig,
+    tokenizer_config: TokenizerConfig,
+    progress: Callable[[str], None],
+    verify: bool = False,
+    *,
+    workers: int | None = None,
+    watch: Watch | None = None,
 ) -> MixtureCorpus:
     """Prepare every source of a mixture with one tokenizer; a `bpe` is trained on the training texts of all.
+
+    Args:
+        config: the mixture.
+        tokenizer_config: the tokenizer of all sources.
+        progress: as ``prepare``'s, and so are the others.
+        verify: compare all checksums of what is prepared already.
+        workers: processes.
+        watch: follows the bytes done.
 
     Raises:
         UserError: as ``prepare``, naming the source.
@@ -234,12 +250,15 @@ def open_mixture(
     corpora: dict[str, PreparedCorpus] = {}
     for name, source in config.sources.items():
         try:
-            corpora[name] = prepare(
-                source.data, tokenizer_config, lambda text, name=name: progress(f"{name}: {text}"), verify
-            )
+            say = partial(_say, progress, name)
+            corpora[name] = prepare(source.data, tokenizer_config, say, verify, workers=workers, watch=watch)
         except UserError as error:
             raise UserError(f"data.sources.{name}: {error}") from error
     return MixtureCorpus(config, corpora)
+
+
+def _say(progress: Callable[[str], None], name: str, text: str) -> None:
+    progress(f"{name}: {text}")
 
 
 def _shared_tokenizer(texts: Sequence[TextChoice], config: BPEConfig, progress: Callable[[str], None]) -> FileConfig:

@@ -19,7 +19,8 @@ from isogloss.data.corpus import Packing, Part, RowConfig, SplitFacts, SplitName
 from isogloss.data.packing import PackedRows
 from isogloss.data.rows import Rows, RowSource
 from isogloss.data.shards import TokenStream
-from isogloss.data.sources import find_files, read_documents
+from isogloss.data.sources import read_documents
+from isogloss.data.sources.files import find_files
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
@@ -45,8 +46,10 @@ class OnTheFlyCorpus:
         self._config, self._tokenizer_config = config, tokenizer_config
         self.tokenizer: Tokenizer = build_tokenizer(tokenizer_config, tuple)
         self.origin = f"{', '.join(config.train)}, read on the fly"
-        files = [(str(file.path.absolute()), file.path.stat()) for file in find_files(config.train)]
-        decisive = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
+        decisive: list[object] = []
+        for file in find_files(config.train):
+            stat = None if file.is_hub else file.path.stat()
+            decisive.append((file.name, stat and (str(file.path.absolute()), stat.st_size, stat.st_mtime_ns)))
         decisive += [self.tokenizer.fingerprint, config.validation_bytes]
         self.name = hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
         meter = CompressionMeter()

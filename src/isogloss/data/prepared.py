@@ -1,10 +1,14 @@
 """A prepared corpus on disk: token shards, the tokenizer and a manifest that vouches for every file.
 
-The manifest is written last and the folder is renamed into place, so a folder with a manifest was once complete; the
-file sizes, and on demand the checksums, tell whether it still is.
+The manifest is written last and the folder is renamed into place, so a folder with a manifest was once complete. The
+files' checksums tell whether it still is; a file is hashed again only when its size, its time or its place on the disk
+is not what it was when it was last verified (``verified.json``, which only saves that work).
 """
 
 import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +22,27 @@ from isogloss.data.packing import PackedRows
 from isogloss.data.shards import TokenStream, open_stream
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
-from isogloss.durable import hash_file
+from isogloss.durable import hash_file, whole_file
 
 MANIFEST = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
+VERIFIED = "verified.json"
+BAD_RECORDS = "bad_records.jsonl"
 
 
 class FileRecord(Config):
     """What a file of the folder must be."""
 
+    n_bytes: int
+    sha256: str
+
+
+class InputRecord(Config):
+    """An input file as it was read."""
+
+    name: str
+    split: SplitName
+    """``train``, from which a part may have been set aside for validation, or ``validation``."""
     n_bytes: int
     sha256: str
 
@@ -51,7 +67,9 @@ class Manifest(Config):
     corpus: dict[str, Any]
     """The settings that decided the documents and the split."""
     tokenizer: dict[str, Any]
-    """The tokenizer's config."""
+    """The tokenizer's config; its type alone where it was given ready."""
+    inputs: tuple[InputRecord, ...]
+    """The files that were read; none for an embedded corpus."""
     inputs_fingerprint: str
     tokenizer_fingerprint: str
     n_tokens: int
@@ -60,15 +78,24 @@ class Manifest(Config):
     train: SplitRecord
     validation: SplitRecord
     n_duplicates: int
-    """Documents dropped because an earlier one has the same text."""
-    n_empty: int
-    """Documents dropped because they hold no text."""
+    """Documents dropped because another one has the same text."""
+    n_near_duplicates: int
+    """Different documents dropped because another one has nearly the same text."""
+    dropped: dict[str, int]
+    """Documents that are empty or did not pass a filter, by reason."""
+    n_bad: int
+    """Records that could not be read; ``bad_records.jsonl`` lists them."""
     skipped: dict[str, str]
     """Files of an embedded corpus that could not be decoded, and why."""
     baselines: Baselines
     """Of the validation text."""
     files: dict[str, FileRecord]
     """Every other file of the folder, by its relative path."""
+
+    @property
+    def n_empty(self) -> int:
+        """Documents dropped because they hold no text."""
+        return self.dropped.get("empty", 0)
 
 
 class PreparedCorpus:
@@ -93,13 +120,22 @@ class PreparedCorpus:
         if self._tokenizer is not None:
             return self._tokenizer
         tokenizer = load_tokenizer(self.folder / TOKENIZER_FOLDER)
-        if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
-            raise UserError(
-                f"{self.folder / TOKENIZER_FOLDER}: not the tokenizer that made this corpus; "
-                f"delete {self.folder} and prepare the corpus again"
-            )
+        self.check_tokenizer(tokenizer, str(self.folder / TOKENIZER_FOLDER))
         self._tokenizer = tokenizer
         return tokenizer
+
+    def check_tokenizer(self, tokenizer: Tokenizer, origin: str) -> None:
+        """Make sure that a tokenizer is the one that made the tokens.
+
+        Raises:
+            UserError: it encodes otherwise.
+        """
+        if tokenizer.fingerprint != self.manifest.tokenizer_fingerprint:
+            raise UserError(
+                f"{origin}: not the tokenizer that made this corpus (its fingerprint is {tokenizer.fingerprint}, the "
+                f"corpus was made with {self.manifest.tokenizer_fingerprint}); put that one back, or delete "
+                f"{self.folder} and prepare the corpus again"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself."""
@@ -150,7 +186,7 @@ def open_prepared(folder: Path, verify: bool = False) -> PreparedCorpus:
 
     Args:
         folder: one that ``prepare`` made.
-        verify: also compare the checksum of every file, which reads all of it.
+        verify: compare the checksum of every file, also of those that have not changed since they were last verified.
 
     Raises:
         UserError: the folder is not a whole prepared corpus.
@@ -161,14 +197,56 @@ def open_prepared(folder: Path, verify: bool = False) -> PreparedCorpus:
         raise UserError(f"{folder}: not a prepared corpus (its {MANIFEST}: {error.strerror})") from error
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST}: damaged ({error.error_count()} problems); prepare again") from error
-    for name, record in manifest.files.items():
-        path = folder / name
-        try:
-            n_bytes = path.stat().st_size
-            intact = n_bytes == record.n_bytes and (not verify or hash_file(path) == record.sha256)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the corpus again") from error
-        if not intact:
-            wrong = "its checksum" if n_bytes == record.n_bytes else f"{n_bytes} bytes, not {record.n_bytes}: its size"
-            raise UserError(f"{path}: damaged ({wrong} differs from the manifest's); prepare the corpus again")
+    known = {} if verify else _load_stamps(folder)
+    stamps = {name: _verify(folder / name, record, known.get(name)) for name, record in manifest.files.items()}
+    if stamps != known:
+        save_stamps(folder, stamps)
     return PreparedCorpus(folder, manifest)
+
+
+def find_prepared(folder: Path) -> Path:
+    """A prepared corpus, or in a folder that holds some the one that was made last.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (folder / MANIFEST).exists():
+        return folder
+    inside = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
+    if not inside:
+        raise UserError(f"{folder}: no prepared corpus, and none in it; isogloss data prepare makes one")
+    return inside[-1].parent
+
+
+def _verify(path: Path, record: FileRecord, known: Sequence[int] | None) -> list[int]:
+    """The stamp of a file that is what it must be."""
+    try:
+        stamp = stamp_of(path)
+        n_bytes = stamp[0]
+        intact = n_bytes == record.n_bytes and (stamp == known or hash_file(path) == record.sha256)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the corpus again") from error
+    if not intact:
+        wrong = "its checksum" if n_bytes == record.n_bytes else f"{n_bytes} bytes, not {record.n_bytes}: its size"
+        raise UserError(f"{path}: damaged ({wrong} differs from the manifest's); prepare the corpus again")
+    return stamp
+
+
+def stamp_of(path: Path) -> list[int]:
+    """What changes when a file does: its size, the time of its last change and its place on the disk."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def save_stamps(folder: Path, stamps: dict[str, list[int]]) -> None:
+    """Remember what the files are like now, when they are known to be whole."""
+    with suppress(OSError), whole_file(folder / VERIFIED) as stream:  # full or read-only disk: it only saves time
+        stream.write(json.dumps(stamps).encode())
+
+
+def _load_stamps(folder: Path) -> dict[str, list[int]]:
+    try:
+        known = json.loads((folder / VERIFIED).read_bytes())
+    except (OSError, ValueError):  # absent or damaged
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -1,6 +1,5 @@
 import builtins
 import errno
-import functools
 import io
 import json
 import os
@@ -17,11 +16,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from isogloss.config.base import UserError
-from isogloss.data import prepare as prepare_module
-from isogloss.data import shards
-from isogloss.data.prepare import FilesConfig, PythonStdlibConfig, prepare
-from isogloss.data.prepared import MANIFEST
-from isogloss.data.tokenizers.config import TokenizerConfig
+from isogloss.data.prepare import FilesConfig, PythonStdlibConfig, pipeline, prepare, training_texts
+from isogloss.data.prepared import BAD_RECORDS, MANIFEST, VERIFIED
+from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
 
 BYTES = TypeAdapter(TokenizerConfig).validate_python({"type": "bytes"})
 
@@ -42,7 +39,8 @@ def config_of(texts: Path, name: str = "prepared", **fields) -> FilesConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != VERIFIED)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def decoded(corpus, split) -> list[str]:
@@ -87,7 +85,7 @@ def test_it_is_reused_until_something_decisive_changes(texts, monkeypatch):
     first = prepare(config_of(texts), BYTES)
     os.utime(texts / "07.txt", ns=(1, 1))
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_make", None)
+        patch.setattr(pipeline, "_make", None)
         assert prepare(config_of(texts, seq_len=7, within_document=False), BYTES).folder == first.folder
     assert prepare(config_of(texts, validation_bytes=30), BYTES).folder != first.folder
     (texts / "07.txt").write_text("changed")
@@ -117,27 +115,15 @@ def test_damage_is_found_and_mended(texts):
 
 def test_the_trained_tokenizer_sees_the_training_split_only(texts, monkeypatch):
     seen: list[str] = []
-    build = prepare_module.build_tokenizer
+    build = pipeline.build_tokenizer
 
     def watch(config, read):
         seen.extend(read())
         return build(config, read)
 
-    monkeypatch.setattr(prepare_module, "build_tokenizer", watch)
-    corpus = prepare(config_of(texts), BYTES)
+    monkeypatch.setattr(pipeline, "build_tokenizer", watch)
+    corpus = prepare(config_of(texts), BPEConfig(vocab_size=270))
     assert seen == decoded(corpus, "train")
-
-
-def test_many_small_batches_and_shards_make_the_same_stream(texts, monkeypatch):
-    whole = prepare(config_of(texts), BYTES).split("train")
-    monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 50)
-    monkeypatch.setattr(prepare_module, "ShardWriter", functools.partial(shards.ShardWriter, shard_tokens=64))
-    corpus = prepare(config_of(texts, "other"), BYTES)
-    parts = corpus.split("train")
-    assert len(corpus.manifest.train.shards) == -(-len(whole) // 64)
-    positions = np.arange(len(whole))
-    np.testing.assert_array_equal(parts.gather(positions), whole.gather(positions))
-    np.testing.assert_array_equal(parts.document_starts, whole.document_starts)
 
 
 def test_a_trained_and_a_saved_tokenizer(texts):
@@ -167,6 +153,23 @@ def test_empty_and_bad_inputs_leave_nothing_behind(texts):
     assert not [path for path in config.prepared_dir.iterdir() if path.is_dir()]
 
 
+def test_bad_records_are_left_out_up_to_a_limit_and_reported(texts):
+    clean = prepare(config_of(texts), BYTES)
+    (texts / "records.jsonl").write_text('{"text": "a good one"}\n{"text": 3}\nnonsense\n')
+    with pytest.raises(UserError, match=r"(?s)2 bad records, more than max_bad = 1.*records\.jsonl:2: .*jsonl:3: not"):
+        prepare(config_of(texts, max_bad=1), BYTES)
+    corpus = prepare(config_of(texts, max_bad=2), BYTES)
+    assert corpus.manifest.n_bad == 2
+    assert corpus.manifest.train.n_documents == clean.manifest.train.n_documents + 1
+    reported = [json.loads(line) for line in (corpus.folder / BAD_RECORDS).read_text().splitlines()]
+    assert [(Path(entry["where"]).name, entry["excerpt"]) for entry in reported] == [
+        ("records.jsonl:2", '{"text": 3}'),
+        ("records.jsonl:3", "nonsense"),
+    ]
+    with pytest.raises(UserError, match="prepared without 2 bad records"):
+        prepare(config_of(texts, max_bad=1), BYTES)
+
+
 def test_an_unreadable_input_is_named(texts, monkeypatch):
     open_path = Path.open
 
@@ -181,14 +184,14 @@ def test_an_unreadable_input_is_named(texts, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("victim", ["train-00000.bin", "validation.starts.npy", "manifest.json"])
+@pytest.mark.parametrize("victim", ["000000.text", "train-00000.bin", "validation.starts.npy", "manifest.json"])
 def test_a_full_disk_is_reported_and_cleaned_up(texts, monkeypatch, code, victim):
     class Full(io.FileIO):
         def write(self, data):
             raise OSError(code, os.strerror(code))
 
     def open_full(file, mode="r", *args, **kwargs):
-        if Path(file).name == victim and "w" in mode:
+        if victim in Path(file).name and "w" in mode:
             return io.BufferedWriter(Full(file, "w"))
         return open_file(file, mode, *args, **kwargs)
 
@@ -227,18 +230,16 @@ def test_a_folder_that_cannot_be_made_is_reported(texts):
 
 KILLED = """
 import sys, time
-from isogloss.data import prepare as module
-from pydantic import TypeAdapter
+from isogloss.data.prepare import FilesConfig, pipeline, prepare
+from isogloss.data.tokenizers.config import BytesConfig
 
-batches = module._batches
-def stall(texts):
-    for batch in batches(texts):
-        yield batch
-        print("writing", flush=True)
-        time.sleep(60)
-module._batches = stall
-tokenizer = TypeAdapter(module.TokenizerConfig).validate_python({"type": "bytes"})
-module.prepare(module.FilesConfig(train=(sys.argv[1],), prepared_dir=sys.argv[2]), tokenizer)
+tokenise = pipeline.tokenise_range
+def stall(task):
+    tokenise(task)
+    print("writing", flush=True)
+    time.sleep(60)
+pipeline.tokenise_range = stall
+prepare(FilesConfig(train=(sys.argv[1],), prepared_dir=sys.argv[2]), BytesConfig())
 """
 
 
@@ -250,16 +251,78 @@ def start_and_stall(config: FilesConfig) -> subprocess.Popen:
     return process
 
 
-def test_a_killed_preparation_leaves_nothing_that_the_next_one_minds(texts):
+def folders(config: FilesConfig) -> list[Path]:
+    return [path for path in config.prepared_dir.iterdir() if path.is_dir()]
+
+
+def test_a_killed_preparation_is_gone_on_with(texts, monkeypatch):
     config = config_of(texts, "killed")
     undisturbed = contents(prepare(config_of(texts), BYTES).folder)
     process = start_and_stall(config)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert [path.suffix for path in config.prepared_dir.iterdir() if path.is_dir()] == [".partial"]
-    other = prepare(config_of(texts, "killed", validation_bytes=30), BYTES)
-    assert [path for path in config.prepared_dir.iterdir() if path.is_dir()] == [other.folder]
-    assert contents(prepare(config, BYTES).folder) == undisturbed
+    assert [path.suffix for path in folders(config)] == [".partial"]
+    (folders(config)[0] / "spills" / "stray.aside").write_text("of a process that was killed")
+
+    def again(task):
+        raise AssertionError("done before")
+
+    monkeypatch.setattr(pipeline, "scan_unit", again)
+    monkeypatch.setattr(pipeline, "tokenise_range", again)
+    corpus = prepare(config, BYTES)
+    assert contents(corpus.folder) == undisturbed
+    assert folders(config) == [corpus.folder]
+
+
+def test_work_that_nobody_will_go_on_with_is_removed(texts):
+    config = config_of(texts, "killed")
+    process = start_and_stall(config)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (work,) = folders(config)
+    other = FilesConfig(train=(str(texts / "*.txt"),), prepared_dir=config.prepared_dir, max_document_bytes=1000)
+    elsewhere = prepare(other, BYTES).folder
+    assert set(folders(config)) == {work, elsewhere}  # other paths: that work may still be wanted
+    (texts / "07.txt").write_text("changed")
+    corpus = prepare(config, BYTES)
+    assert contents(corpus.folder) == contents(prepare(config_of(texts, "fresh"), BYTES).folder)
+    assert set(folders(config)) == {corpus.folder, elsewhere}
+    old = config.prepared_dir / "0123456789abcdef.partial"
+    old.mkdir()
+    (old / "work.json").write_text('["other"]')
+    prepare(other.model_copy(update={"validation_bytes": 30}), BYTES)
+    assert old.exists()
+    for path in (old / "work.json", old):
+        os.utime(path, (0, 0))
+    prepare(other.model_copy(update={"validation_bytes": 40}), BYTES)
+    assert not old.exists()
+
+
+def test_a_file_that_changes_while_it_is_prepared_is_named(texts, monkeypatch):
+    scan = pipeline.scan_unit
+
+    def meddle(task):
+        (texts / "07.txt").write_text("changed meanwhile")
+        return scan(task)
+
+    monkeypatch.setattr(pipeline, "scan_unit", meddle)
+    with pytest.raises(UserError, match=r"07\.txt: has changed"):
+        prepare(config_of(texts), BYTES)
+
+
+def test_damaged_work_is_not_believed(texts):
+    config = config_of(texts, "killed")
+    process = start_and_stall(config)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (work,) = folders(config)
+    for shard in work.glob("*/range-*.json"):
+        shard.unlink()
+    spill = work / "spills/000000.text"
+    data = spill.read_bytes()
+    spill.write_bytes(data[:-1] + b"!")
+    with pytest.raises(UserError, match=r"000000\.text: damaged"):
+        prepare(config, BYTES)
 
 
 def test_a_second_process_waits_for_the_first_and_leaves_its_files_alone(texts):
@@ -276,12 +339,26 @@ def test_a_second_process_waits_for_the_first_and_leaves_its_files_alone(texts):
     thread.start()
     assert waiting.wait(10)
     assert told[0].startswith("another process is preparing")
-    assert [path.suffix for path in config.prepared_dir.iterdir() if path.is_dir()] == [".partial"]
+    assert [path.suffix for path in folders(config)] == [".partial"]
     process.kill()
     process.wait()
     thread.join(10)
     assert not thread.is_alive()
     assert prepare(config, BYTES).manifest.n_duplicates == 1
+
+
+def test_a_ready_tokenizer_and_the_texts_to_build_one_from(texts):
+    config = config_of(texts)
+    key, read = training_texts(config)
+    seen = list(read())
+    corpus = prepare(config, BYTES)
+    assert seen == decoded(corpus, "train")
+    assert prepare(config, corpus.tokenizer).folder == corpus.folder
+    ready = prepare(config_of(texts, "other"), corpus.tokenizer)
+    assert ready.manifest.tokenizer == {"type": "given"}
+    assert ready.split("train").fingerprint == corpus.split("train").fingerprint
+    assert training_texts(config_of(texts, "other"))[0] == key
+    assert training_texts(config_of(texts, validation_bytes=30))[0] != key
 
 
 def test_the_default_corpus(tmp_path):

@@ -1,0 +1,190 @@
+"""Which documents are trained on and which validate, decided by key, so that it depends on nothing but their texts.
+
+Equal texts are one document, so a document and its copies are on one side; one that is in the validation files is never
+trained on. Without such files, documents in the order of their keys validate until there are enough of them, or those
+whose key is below a fraction of all possible ones.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool
+
+from isogloss.config.base import UserError
+from isogloss.data.prepare.config import FilesText, TextChoice
+from isogloss.data.prepare.spills import KEY, KEY_BYTES, Rows, Spills
+
+SHARD_BYTES = 32 << 20
+MAX_SHARDS = 4096
+SCAN_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Split:
+    """What each document is for, and in how many shards they are stored.
+
+    Args:
+        n_shards: shard n holds the n-th of so many equal ranges of keys; a function of the documents alone.
+        n_documents: different ones, near duplicates left out.
+        n_bytes: of their texts.
+        by_file: the documents of validation files validate, and no others.
+        below: documents whose key is below it validate.
+        chosen: keys (sorted) of documents that validate.
+        cut: the document whose tail validates while its head is trained on, and the head's bytes.
+        dropped: keys (sorted) of near duplicates.
+    """
+
+    n_shards: int
+    n_documents: int
+    n_bytes: int
+    by_file: bool = False
+    below: bytes = b""
+    chosen: np.ndarray = field(default_factory=lambda: np.empty(0, KEY))
+    cut: tuple[bytes, int] | None = None
+    dropped: np.ndarray = field(default_factory=lambda: np.empty(0, KEY))
+
+    def documents(self, spills: Spills, part: int, n_parts: int) -> tuple[Rows, Bool[np.ndarray, "N"]]:
+        """The documents in a range of keys, near duplicates left out, and which of them validate."""
+        rows = without(spills.rows(part, n_parts), self.dropped)
+        if self.by_file:
+            return rows, rows.is_validation
+        return rows, (rows.keys < np.bytes_(self.below)) | _among(rows.keys, self.chosen)
+
+    def pieces(self, spills: Spills, part: int, n_parts: int) -> Iterator[tuple[list[bytes], list[bytes]]]:
+        """The texts in a range of keys, several megabytes at a time: those that train and those that validate."""
+        rows, validates = self.documents(spills, part, n_parts)
+        at = 0
+        for texts in spills.texts(rows):
+            sides: tuple[list[bytes], list[bytes]] = [], []
+            for data, key, validating in zip(texts, rows.keys[at:].tolist(), validates[at:].tolist(), strict=False):
+                if self.cut is not None and key == self.cut[0]:
+                    sides[0].append(data[: self.cut[1]])
+                    sides[1].append(data[self.cut[1] :])
+                else:
+                    sides[validating].append(data)
+            at += len(texts)
+            yield sides
+
+    def texts(self, spills: Spills, split: str) -> Iterator[str]:
+        """All texts of ``"train"`` or ``"validation"``, in order."""
+        side = split == "validation"
+        for part in range(self.n_shards):
+            if self.cut is None:  # those of the other side need not be read
+                rows, validates = self.documents(spills, part, self.n_shards)
+                pieces = spills.texts(rows.where(validates == side))
+            else:
+                pieces = (sides[side] for sides in self.pieces(spills, part, self.n_shards))
+            for data in (data for piece in pieces for data in piece):
+                yield data.decode()
+
+
+def without(rows: Rows, dropped: np.ndarray) -> Rows:
+    """The documents that are not among some sorted keys."""
+    return rows.where(~_among(rows.keys, dropped)) if len(rows) and len(dropped) else rows
+
+
+def choose_split(spills: Spills, config: TextChoice, by_file: bool, dropped: np.ndarray) -> Split:
+    """Set documents aside for validation, by their keys and sizes alone.
+
+    With ``validation_bytes``, one that would take them over a tenth of all text is passed by. Where none is small
+    enough (a corpus of one file), the longest document is cut at the end of a line, and its tail validates: at most
+    ``validation_bytes`` and a tenth of the text.
+
+    Raises:
+        UserError: there is no text, or too little of it to split.
+    """
+    n_parts = max(1, spills.n_rows // SCAN_ROWS)
+
+    def parts() -> Iterator[Rows]:
+        return (without(spills.rows(part, n_parts), dropped) for part in range(n_parts))
+
+    n_documents = n_bytes = n_chosen = 0
+    for rows in parts():
+        n_documents += len(rows)
+        n_bytes += int(rows.size.sum())
+        n_chosen += int(rows.is_validation.sum())
+    if n_documents == 0:
+        raise UserError("the corpus is empty: its files hold no text that is kept")
+    n_shards = min(MAX_SHARDS, 1 << max(0, (n_bytes - 1) // SHARD_BYTES).bit_length())
+
+    def split(**fields) -> Split:
+        return Split(n_shards, n_documents, n_bytes, dropped=dropped, **fields)
+
+    if by_file:
+        if n_chosen == 0:
+            raise UserError("the validation files hold no text")
+        if n_chosen == n_documents:
+            raise UserError("the training files hold no text that is not also in the validation files")
+        return split(by_file=True)
+    if isinstance(config, FilesText) and config.validation_fraction is not None:
+        return _by_fraction(split, parts, n_documents, config.validation_fraction)
+    chosen = _first_small(parts, config.validation_bytes, n_bytes // 10)
+    if len(chosen):
+        return split(chosen=chosen)
+    key, data = _longest(spills, parts)
+    tail_bytes = min(config.validation_bytes, n_bytes // 10)
+    head_bytes = _cut_point(data, tail_bytes)
+    if head_bytes == len(data):
+        raise UserError(
+            f"the corpus is too small to split: of {n_bytes} bytes of text {tail_bytes} would be for validation; "
+            "add text, or name validation files"
+        )
+    return split(cut=(key, head_bytes))
+
+
+def _by_fraction(
+    split: Callable[..., Split], parts: Callable[[], Iterator[Rows]], n_documents: int, fraction: float
+) -> Split:
+    below = int(fraction * (1 << 64)).to_bytes(8, "big").ljust(KEY_BYTES, b"\0")
+    n_below = sum(int((rows.keys < np.bytes_(below)).sum()) for rows in parts())
+    if n_below in (0, n_documents):
+        raise UserError(
+            f"data.validation_fraction = {fraction} of {n_documents} documents leaves none "
+            f"{'for validation' if n_below == 0 else 'to train on'}; leave it out, so that validation_bytes decides"
+        )
+    return split(below=below)
+
+
+def _first_small(parts: Callable[[], Iterator[Rows]], wanted: int, most: int) -> np.ndarray:
+    """The keys of the first documents with ``wanted`` bytes; what would take them over ``most`` is passed by."""
+    chosen: list[np.ndarray] = [np.empty(0, KEY)]
+    n_bytes = 0
+    for rows in parts():
+        for at, size in enumerate(rows.size.tolist()):
+            if n_bytes >= wanted:
+                return np.concatenate(chosen)
+            if n_bytes + size <= most:
+                chosen.append(rows.keys[at : at + 1])
+                n_bytes += size
+    return np.concatenate(chosen)
+
+
+def _longest(spills: Spills, parts: Callable[[], Iterator[Rows]]) -> tuple[bytes, bytes]:
+    """Key and text of the longest document, of several the one with the lowest key."""
+    best: Rows | None = None
+    for rows in parts():
+        if len(rows):
+            at = int(np.argmax(rows.size))
+            if best is None or rows.size[at] > best.size[0]:
+                best = rows.where(np.arange(len(rows)) == at)
+    assert best is not None
+    return best.keys.tolist()[0], next(spills.texts(best))[0]
+
+
+def _cut_point(data: bytes, tail_bytes: int) -> int:
+    """Where a tail of at most ``tail_bytes`` begins: after the first line end there, else at a character."""
+    at = len(data) - tail_bytes
+    if at > 0 and (line_end := data.find(b"\n", at - 1, len(data) - 1)) >= 0:
+        return line_end + 1
+    while at < len(data) and data[at] & 0xC0 == 0x80:  # inside a UTF-8 character
+        at += 1
+    return at
+
+
+def _among(keys: np.ndarray, chosen: np.ndarray) -> Bool[np.ndarray, "N"]:
+    """Which keys are among some sorted ones."""
+    if len(keys) == 0 or len(chosen) == 0:
+        return np.zeros(len(keys), bool)
+    near = chosen[np.searchsorted(chosen, keys[0]) : np.searchsorted(chosen, keys[-1], side="right")]
+    return np.isin(keys, near)

@@ -1,0 +1,95 @@
+"""Worker processes: few tasks under way at a time, and no process that outlives the one it works for."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from multiprocessing import connection, get_context, parent_process
+from typing import TypeVar
+
+from isogloss.config.base import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def count_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """Some processes, or with ``n`` = 0 this one alone.
+
+    Args:
+        n: how many.
+        pool: they, or None.
+    """
+
+    def __init__(self, n: int, pool: ProcessPoolExecutor | None):
+        self.n = n
+        self._pool = pool
+
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
+        """What a function of a module gives for each task, as they end.
+
+        Raises:
+            UserError: a process was killed; else whatever the function raises.
+        """
+        if self._pool is None:
+            for task in tasks:
+                yield task, function(task)
+            return
+        waiting = iter(tasks)
+        running: dict[Future[Result], Task] = {}
+        try:
+            while True:
+                # One more than there are processes, so that none waits for this one.
+                for task in islice(waiting, self.n + 1 - len(running)):
+                    running[self._pool.submit(function, task)] = task
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that prepares the text was killed, perhaps for want of memory; use fewer workers. "
+                "What is done is kept: the same command goes on"
+            ) from None
+
+
+@contextmanager
+def start_workers(n: int) -> Iterator[Workers]:
+    """Processes for as long as the block lasts; they start with the first task, and are killed if it fails."""
+    if n == 0:
+        yield Workers(0, None)
+        return
+    pool = ProcessPoolExecutor(n, get_context("spawn"), _begin)
+    try:
+        yield Workers(n, pool)
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # A worker has one core: the threads of Rust's libraries would only get in each other's way.
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A parent that is killed tells nobody, but its end can be waited for."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

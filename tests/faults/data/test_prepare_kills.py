@@ -1,0 +1,115 @@
+"""``kill -9`` at any moment: the end is that of an undisturbed process, and no worker lives on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+N_KILLS = int(os.environ.get("ISOGLOSS_FAULTS", "3"))
+
+PREPARE = """
+import sys
+from pathlib import Path
+
+from isogloss.data.prepare import FilesConfig, inputs, prepare, split
+from isogloss.data.tokenizers.config import BPEConfig
+
+inputs.UNIT_BYTES = 50_000
+split.SHARD_BYTES = 50_000
+
+if __name__ == "__main__":
+    config = FilesConfig(train=(sys.argv[1],), prepared_dir=Path(sys.argv[2]), validation_bytes=20_000)
+    print(prepare(config, BPEConfig(vocab_size=300), workers=2).folder)
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> list[str]:
+    generator = random.Random(0)
+    words = ["def", "if", "else", "return", "self", "é", "for", "in", "range"]
+    lines = [json.dumps({"text": " ".join(generator.choices(words, k=100))}) for _ in range(2000)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    (tmp_path / "program.py").write_text(PREPARE)
+    return [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "texts.jsonl")]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "verified.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for_work(prepared: Path) -> None:
+    """Until the program has begun: what comes before writes nothing."""
+    deadline = time.monotonic() + 60
+    while not list(prepared.glob("*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
+def test_killed_at_any_moment(tmp_path: Path, program: list[str]) -> None:
+    undisturbed = subprocess.Popen([*program, str(tmp_path / "calm")], stdout=subprocess.PIPE, text=True)
+    wait_for_work(tmp_path / "calm")
+    start = time.monotonic()
+    folder, _ = undisturbed.communicate()
+    seconds = time.monotonic() - start
+    expected = contents(Path(folder.strip()))
+    generator = random.Random(int(os.environ.get("ISOGLOSS_FAULTS_SEED", "0")))
+    n_killed = n_left = 0
+    for _ in range(N_KILLS):
+        process = subprocess.Popen([*program, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
+        wait_for_work(tmp_path / "killed")
+        time.sleep(generator.uniform(0, 0.9) * seconds)
+        workers = children(process.pid)
+        n_killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        n_left += len(list((tmp_path / "killed").glob("*.partial")))
+        deadline = time.monotonic() + 20
+        while any(map(is_alive, workers)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(map(is_alive, workers)), "a worker outlived the process it worked for"
+        if list((tmp_path / "killed").glob("*/manifest.json")):  # it was done: from the beginning again
+            (tmp_path / "killed").rename(tmp_path / f"done-{time.monotonic_ns()}")
+    assert n_killed > 0
+    ended = subprocess.run([*program, str(tmp_path / "killed")], capture_output=True, text=True, check=True)
+    assert contents(Path(ended.stdout.strip())) == expected
+    assert not list((tmp_path / "killed").glob("*.partial"))
+    print(f"{n_killed} kills, {n_left} left work behind, 1 identical")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
+def test_a_killed_worker_is_told_of_and_nothing_is_lost(tmp_path: Path, program: list[str]) -> None:
+    calm = subprocess.run([*program, str(tmp_path / "calm")], capture_output=True, text=True, check=True)
+    process = subprocess.Popen([*program, str(tmp_path / "killed")], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "killed").glob("*/spills/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    workers = [child for child in children(process.pid) if b"spawn_main" in cmdline(child)]
+    os.kill(workers[0], signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "a process that prepares the text was killed" in told
+    ended = subprocess.run([*program, str(tmp_path / "killed")], capture_output=True, text=True, check=True)
+    assert contents(Path(ended.stdout.strip())) == contents(Path(calm.stdout.strip()))
+
+
+def cmdline(process: int) -> bytes:
+    return Path(f"/proc/{process}/cmdline").read_bytes()

@@ -1,0 +1,121 @@
+"""``isogloss data``: results, and one clear message with exit code 2 for what can be mended."""
+
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from isogloss import cli
+from isogloss.cli.bar import Bar
+from isogloss.data.prepare.progress import Lines, Watch
+
+
+@pytest.fixture
+def isogloss(capfd, monkeypatch, tmp_path):
+    """Run a verb of ``isogloss data`` in a folder that has texts/; gives exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for number in range(40):
+        (tmp_path / f"texts/{number}.txt").write_text(f"document number {number}\n" * (number % 3 + 1))
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["isogloss", "data", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_prepare_and_look(isogloss) -> None:
+    code, output, errors = isogloss("prepare", "texts", "--tokenizer", "bytes", "validation_bytes=80")
+    assert code == 0, errors
+    assert "40 files" in output
+    manifest = json.loads(isogloss("inspect", "prepared", "--json")[1])
+    assert manifest["corpus"]["validation_bytes"] == 80
+    assert "are what they were" in isogloss("inspect", "prepared", "--verify")[1]
+    stats = json.loads(isogloss("stats", "prepared", "--json")[1])
+    assert stats["train"]["n_documents"] + stats["validation"]["n_documents"] == 40
+    assert "most frequent" in isogloss("stats", "prepared")[1]
+    assert isogloss("peek", "prepared", "--document", "3")[1].startswith("--- document 3: whole of")
+    row = isogloss("peek", "prepared", "--row", "1", "--seq-len", "64", "--split", "train")[1]
+    assert "--- document" in row
+    assert "document number" in row
+
+
+def test_standard_input(isogloss, monkeypatch) -> None:
+    lines = "".join(json.dumps({"body": f"text number {n}"}) + "\n" for n in range(100))
+    for format_, data in (("jsonl", lines.encode()), ("jsonl.gz", gzip.compress(lines.encode()))):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        words = ("--format", format_, "--text-field", "body", "--tokenizer", "bpe:260", "validation_bytes=50")
+        code, output, errors = isogloss("prepare", "-", *words)
+        assert code == 0, errors
+        assert "bpe, 260 tokens" in output
+
+
+def test_options_reach_the_config(isogloss, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("no JSON\n")
+    options = ("--validation", "texts", "--max-bad", "1", "--prepared-dir", "elsewhere", "--workers", "0")
+    (tmp_path / "more.txt").write_text("another document")
+    code, output, errors = isogloss("prepare", "more.txt", "bad.jsonl", *options, "--tokenizer", "bytes")
+    assert code == 0, errors
+    assert "bad records   1, listed in elsewhere/" in output
+    assert "train         1 documents" in output
+
+
+def test_a_recipe_is_prepared_as_it_would_be_for_training(isogloss, tiny: Path) -> None:
+    code, _, errors = isogloss("prepare", tiny, "data.validation_bytes=300", "--tokenizer", "bpe:258")
+    assert code == 0, errors
+    manifest = json.loads(isogloss("inspect", tiny.parent / "prepared", "--json")[1])
+    assert (manifest["corpus"]["validation_bytes"], manifest["n_tokens"]) == (300, 258)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "nope"], "there is no such file"),
+        (["prepare", "texts", "--tokenizer", "nope"], "write bytes, bpe:SIZE"),
+        (["prepare", "texts", "validation_byts=3"], "validation_byts"),
+        (["prepare", "-", "--format", "doc"], "choose one of txt, jsonl"),
+        (["inspect", "texts"], "no prepared corpus"),
+        (["peek", "texts"], "no prepared corpus"),
+        (["peek", "texts", "--split", "test"], "there are train and validation"),
+        (["peek", "texts", "--row", "1", "--document", "1"], "not both"),
+    ],
+)
+def test_what_can_be_mended_is_said(isogloss, words: list[str], message: str) -> None:
+    code, _, errors = isogloss(*words)
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    assert message in errors
+
+
+def test_progress_is_told_in_lines_with_rate_and_time_left(monkeypatch) -> None:
+    clock = iter([0.0, 5.0, 10.0, 11.0])
+    monkeypatch.setattr("isogloss.data.prepare.progress.time.monotonic", lambda: next(clock))
+    told: list[str] = []
+    lines = Lines(told.append)
+    lines.begin("reading", 100_000_000, 20_000_000)
+    for n_bytes in (10_000_000, 10_000_000, 10_000_000):
+        lines.advance(n_bytes)
+    lines.end()
+    assert told == ["reading: 20 of 100 MB were done before", "reading: 40 of 100 MB, 2.0 MB/s, 30 s left"]
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    screen = io.StringIO()
+    bar = Bar(Console(file=screen, force_terminal=True, width=100))
+    assert isinstance(bar, Watch)
+    bar.begin("tokenising", 1000, 100)
+    bar.advance(400)
+    bar.end()
+    assert "tokenising" in screen.getvalue()
+    assert "/1.0 kB" in screen.getvalue()
