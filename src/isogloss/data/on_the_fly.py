@@ -14,7 +14,7 @@ from jaxtyping import Int
 from pydantic import Field
 
 from isogloss.config.base import UserError
-from isogloss.data.baselines import Baselines, CompressionMeter
+from isogloss.data.baselines import Baselines, measure_baselines
 from isogloss.data.corpus import Packing, Part, RowConfig, SplitFacts, SplitName
 from isogloss.data.packing import PackedRows
 from isogloss.data.rows import Rows, RowSource
@@ -52,18 +52,18 @@ class OnTheFlyCorpus:
             decisive.append((file.name, stat and (str(file.path.absolute()), stat.st_size, stat.st_mtime_ns)))
         decisive += [self.tokenizer.fingerprint, config.validation_bytes]
         self.name = hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
-        meter = CompressionMeter()
-        ids: list[np.ndarray] = []
-        self._n_validation = 0
-        for text in meter.watch(_texts(config.train)):
-            ids.append(_tokens(self.tokenizer, text))
-            self._n_validation += 1
-            if meter.n_bytes >= config.validation_bytes:
+        texts: list[str] = []
+        self._n_bytes = 0
+        for text in _texts(config.train):
+            texts.append(text)
+            self._n_bytes += len(text.encode())
+            if self._n_bytes >= config.validation_bytes:
                 break
-        if meter.n_bytes == 0:
+        if self._n_bytes == 0:
             raise UserError("data.train: these files hold no text")
-        self._n_bytes = meter.n_bytes
-        self.baselines: Baselines | None = meter.finish()
+        self._n_validation = len(texts)
+        self.baselines: Baselines | None = measure_baselines(texts)
+        ids = [_tokens(self.tokenizer, text) for text in texts]
         lengths = np.array([len(some) for some in ids])
         self._validation = TokenStream([np.concatenate(ids)], np.cumsum(lengths) - lengths, self.name)
 
