@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,7 @@ def _record_file(folder: Path, number: int) -> Path:
     return folder / f"range-{number:05d}.json"
 
 
-@cache
+@lru_cache(maxsize=1)
 def _load(folder: Path) -> Tokenizer:
     return load_tokenizer(folder)
 
