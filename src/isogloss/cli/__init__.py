@@ -5,14 +5,16 @@ message and exit code 2.
 """
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from isogloss.cli import runs, studies
 from isogloss.cli.config import config_app
-from isogloss.cli.errors import explain
+from isogloss.cli.errors import explain, leave, leave_word, one_of_many
 from isogloss.cli.init import init_app
+from isogloss.cli.launch import launch_app
 from isogloss.cli.tokenizer import tokenizer_app
 
 app = typer.Typer(
@@ -26,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(init_app, name="init")
+app.add_typer(launch_app, name="launch")
 app.add_typer(tokenizer_app, name="tokenizer")
 for verb in (runs.train, runs.generate, runs.export, runs.recipes):
     app.command()(verb)
@@ -51,10 +54,13 @@ def main() -> None:
     except Exception as error:
         message = explain(error)
         if message is None:
-            raise
-        print(f"isogloss: {message}", file=sys.stderr)
-        sys.exit(2)
+            if not one_of_many():
+                raise
+            traceback.print_exc()
+        else:
+            print(f"isogloss: {message}", file=sys.stderr)
+        leave(1 if message is None else getattr(error, "exit_code", 2))
     except BaseException as error:
         if (code := getattr(error, "exit_code", None)) is not None and not isinstance(error, SystemExit):
-            sys.exit(code)
+            sys.exit(leave_word(code))
         raise

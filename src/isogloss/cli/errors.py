@@ -1,6 +1,10 @@
-"""Which errors the user can mend, and what to tell of them."""
+"""Which errors the user can mend, what to tell of them, and how the process ends."""
 
 import errno
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
 
 
 def explain(error: Exception) -> str | None:
@@ -21,3 +25,29 @@ def explain(error: Exception) -> str | None:
         first_line = str(error).partition("\n")[0]
         return f"out of memory; lower train.micro_batch_size, data.seq_len or the model's size. ({first_line})"
     return None
+
+
+def one_of_many() -> bool:
+    """Whether this process is a rank of a process group, which an error leaves as it is."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with a code; a rank of many at once, since what PyTorch tears down may wait for the others."""
+    if one_of_many():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def leave_word(code: int) -> int:
+    """The exit code of a run that was asked to end: under `isogloss.launch.local` 0, and the code in its file."""
+    from isogloss.train.signals import OUTCOME
+
+    outcome = os.environ.get(OUTCOME)
+    if outcome is None:
+        return code
+    Path(outcome).write_text(str(code))  # all ranks leave the same
+    return 0
