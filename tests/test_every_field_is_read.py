@@ -24,6 +24,7 @@ from isogloss.recipe import Recipe, load_recipe
 from isogloss.run.plan import plan_recipe
 from isogloss.run.train import train
 from isogloss.train.display import Display
+from isogloss.train.signals import Interrupted
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Vary:
 STDLIB = ["data={type: python_stdlib, seq_len: 24, validation_bytes: 400, prepared_dir: prepared}"]
 LLAMA3 = ["model.mixer.rotary.scaling={type: llama3, original_seq_len: 64, factor: 8.0}"]
 YARN = ["model.mixer.rotary.scaling={type: yarn, original_seq_len: 1000, factor: 4.0, beta_fast: 2.0, beta_slow: 0.5}"]
+# The loss goes up and down.
+RISING = ["optim.lr=0.3", "optim.clip=.inf", "optim.schedule={type: constant, warmup: 2}", "checkpoint.every=1"]
 WSD = ["optim.schedule={type: wsd, warmup: 2, decay: 0.5, final: 0.1}"]
 
 
@@ -151,6 +154,12 @@ VARIATIONS = {
     "train.precision": Vary("train.precision=bf16"),
     "train.compile": Vary("train.compile='on'"),
     "train.max_skipped": Vary("train.max_skipped=2", ["optim.lr=1e30", "optim.clip=.inf"]),
+    "train.max_minutes": Vary("train.max_minutes=1e-9"),
+    "train.spike.deviations": Vary("train.spike.deviations=1e-3", [*RISING, "train.spike={deviations: 1e9, window: 2}"]),
+    "train.spike.window": Vary("train.spike.window=3", [*RISING, "train.spike={deviations: 1e-3, window: 2}"]),
+    "train.spike.max_rewinds": Vary(
+        "train.spike.max_rewinds=1", [*RISING, "train.spike={deviations: 1e-3, window: 2, max_rewinds: 50}"]
+    ),
     "watch.log_every": Vary("watch.log_every=2"),
     "watch.validate_every": Vary("watch.validate_every=2"),
     "watch.validation_rows": Vary("watch.validation_rows=4"),
@@ -165,8 +174,8 @@ VARIATIONS = {
     "trackers.tensorboard": Vary("trackers.tensorboard=true"),
     "trackers.wandb": Vary("trackers.wandb=project"),
 }
-# Whose change is meant to end the run here: no GPU, no account, too many steps skipped.
-ENDING = ("train.device", "trackers.wandb", "train.max_skipped")
+# Whose change is meant to end the run here: no GPU, no account, too many steps skipped or done again, no time.
+ENDING = ("train.device", "trackers.wandb", "train.max_skipped", "train.spike.max_rewinds", "train.max_minutes")
 PATHS = [path for path in leaf_paths(Recipe) if not path.endswith("type")]
 
 
@@ -208,7 +217,7 @@ def _observer(root: Path, recipe: str, monkeypatch: pytest.MonkeyPatch):
         try:
             seen["plan"] = plan_recipe(recipe, overrides)
             train(load_recipe(recipe, overrides), Display(Console(quiet=True)))
-        except UserError as error:
+        except (UserError, Interrupted) as error:
             seen["error"] = str(error)
         seen["shapes"] = list(shapes)
         for path in sorted(root.rglob("*")):

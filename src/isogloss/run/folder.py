@@ -30,6 +30,8 @@ CHANGEABLE = (
     "train.precision",
     "train.compile",
     "train.max_skipped",
+    "train.max_minutes",
+    "train.spike",
     "watch.",
     "checkpoint.",
     "trackers.",

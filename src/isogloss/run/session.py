@@ -10,6 +10,7 @@ from isogloss.models.decoder import Decoder
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
 from isogloss.train.estimate import Estimate
+from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
 from isogloss.train.machine import Machine
@@ -32,4 +33,5 @@ class Session:
     progress: Progress
     window: Window
     estimate: Estimate
+    guard: SpikeGuard
     initial: dict[str, str] | None = None

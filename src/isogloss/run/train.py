@@ -29,14 +29,19 @@ from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder, check_changes
 from isogloss.run.session import Session
 from isogloss.run.watch import Watch
+from isogloss.train.agreement import agree, many_ranks
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
+from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window, every
-from isogloss.train.loop import Progress, StepInfo, training_steps
+from isogloss.train.loop import DivergedError, Progress, StepInfo, training_steps
 from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
 from isogloss.train.metrics import Metrics
-from isogloss.train.signals import Interrupted, stop_requests
+from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
 from isogloss.train.trackers import create_trackers
+
+# Above whatever else ranks agree on after a step: signals' numbers, and TIME_LIMIT.
+_SPIKED = 1000
 
 
 def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str, Any]:
@@ -51,6 +56,8 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
         UserError: anything the user can mend.
         Interrupted: a signal asked for the end; the state is saved.
     """
+    limit = recipe.train.max_minutes
+    until = None if limit is None else time.monotonic() + 60 * limit
     folder = RunFolder(recipe.folder)
     if fresh:
         with folder.locked():
@@ -63,7 +70,7 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
             display.say(f"{recipe.name} has finished its {summary['steps']} steps; --fresh would train it anew")
         else:
             with _open_metrics(session) as metrics:
-                _run_steps(session, metrics, display)
+                _run_steps(session, metrics, display, until)
                 summary = finish(session, metrics, display)
         show_results(folder, recipe, summary, display)
     return summary
@@ -174,7 +181,8 @@ def _build(
         pad_token=corpus.tokenizer.end_of_text,
     )
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
-    return Session(recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected)
+    guard = SpikeGuard(recipe.train.spike)
+    return Session(recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected, guard)
 
 
 def _resume(session: Session, display: Display) -> None:
@@ -190,6 +198,7 @@ def _resume(session: Session, display: Display) -> None:
     session.progress = Progress(**checkpoint.state["progress"])
     session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
     session.window.load(checkpoint.state["window"])
+    session.guard.load(checkpoint.state.get("guard", []))
     if session.progress.step > session.recipe.train.steps:
         raise UserError(
             f"{session.folder.path} stands at step {session.progress.step}, past train.steps="
@@ -210,13 +219,43 @@ def _save(session: Session) -> None:
             "progress": session.progress.as_dict(),
             "loader": session.loader.state(),
             "window": session.window.state(),
+            "guard": session.guard.state(),
             "initial_weights": session.initial,
         },
         session.recipe.checkpoint,
     )
 
 
-def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
+def _rewind(session: Session, spike: StepInfo, metrics: Metrics, display: Display) -> None:
+    """Go back to the newest checkpoint after a step whose loss spiked, to go on with the batches after it.
+
+    Raises:
+        DivergedError: that has happened too often, or there is no checkpoint.
+    """
+    config, progress = session.recipe.train.spike, session.progress
+    assert config is not None
+    what = f"the loss spiked to {spike.loss:.3f}, above {session.guard.threshold():.3f}"
+    checkpoint = newest_checkpoint(session.folder.checkpoints, lambda text: display.say(f"warning: {text}"))
+    if checkpoint is None or progress.rewinds >= config.max_rewinds:
+        why = "there is no checkpoint yet" if checkpoint is None else f"the run has gone back {progress.rewinds} times"
+        raise DivergedError(
+            f"step {spike.step}: {what}, and {why}. Lower optim.lr, lengthen optim.schedule.warmup, or raise "
+            "train.spike.deviations or train.spike.max_rewinds"
+        )
+    load_weights(session.model, checkpoint.tensors("model"))
+    load_optimizer_tensors(session.model, session.optimizer, checkpoint.tensors("optimizer"))
+    progress.go_back(checkpoint.state["progress"])
+    session.window.load(checkpoint.state["window"])
+    session.guard.load(checkpoint.state["guard"])
+    passed_over = spike.step - progress.step
+    metrics.write("rewind", spike.step, loss=spike.loss, to=progress.step, passed_over=passed_over)
+    display.say(
+        f"step {spike.step}: {what}; back to step {progress.step}, passing over {passed_over} batches "
+        f"({progress.rewinds} of {config.max_rewinds})"
+    )
+
+
+def _run_steps(session: Session, metrics: Metrics, display: Display, until: float | None) -> None:
     recipe, progress = session.recipe, session.progress
     if progress.step == recipe.train.steps:
         return
@@ -242,7 +281,7 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
     if progress.step and session.machine.compiled:
         display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
     try:
-        with stop_requests() as request:
+        with stop_requests(until) as request:
             for info in training_steps(
                 session.model,
                 session.optimizer,
@@ -253,12 +292,17 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
                 session.machine.precision,
                 session.machine.compiled,
             ):
+                asked = request.asked or (signal.SIGPIPE if display.lost else 0)
+                asked = agree(_SPIKED if session.guard.spikes(info.loss, bool(info.nonfinite)) else asked)
+                if asked == _SPIKED:
+                    _rewind(session, info, metrics, display)
+                    continue
                 for hook in hooks:
                     hook(info)
-                asked = request.signal_number or (signal.SIGPIPE if display.lost else None)
-                if asked is not None and not info.last:
+                if asked and not info.last:
                     _save(session)
-                    display.say(f"stopped after step {info.step}, saved; the same command goes on from there")
-                    raise Interrupted(asked)
+                    why = " (train.max_minutes)" if asked == TIME_LIMIT else ""
+                    display.say(f"stopped after step {info.step}{why}, saved; the same command goes on from there")
+                    raise Interrupted(asked, many_ranks())
     finally:
         display.stop()

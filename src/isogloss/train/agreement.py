@@ -8,16 +8,11 @@ import torch
 import torch.distributed as dist
 
 
-def agree(offered: int, device: torch.device) -> int:
-    """The largest of what the ranks offer; in a process alone, what it offers.
-
-    Args:
-        offered: 0 or above.
-        device: where the process group reduces: the CPU for gloo, the rank's own GPU for NCCL.
-    """
+def agree(offered: int) -> int:
+    """The largest of what the ranks offer, each 0 or above; in a process alone, what it offers."""
     if not many_ranks():
         return offered
-    number = torch.tensor(offered, device=device)
+    number = torch.tensor(offered)  # on the CPU: the process group has gloo beside NCCL
     dist.all_reduce(number, dist.ReduceOp.MAX)
     return int(number)
 
