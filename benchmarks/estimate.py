@@ -54,7 +54,7 @@ def measure(case: str) -> dict[str, float]:
     from isogloss.train.step import train_step
 
     recipe = with_planned_vocabulary(load_recipe("stdlib-small", recipe_words(case)))
-    foreseen = estimate_recipe(recipe, ranks=1)
+    foreseen = estimate_recipe(recipe, 1)
     torch.set_num_threads(1)
     tiny = torch.nn.Linear(8, 8)  # the libraries' own memory comes with the first product
     tiny(torch.ones(4, 8)).sum().backward()

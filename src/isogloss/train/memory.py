@@ -1,8 +1,8 @@
-"""What a model keeps for its backward pass, counted by running one block and the loss without memory or arithmetic.
+"""What a model takes beyond its weights, counted by running one block and the loss without memory or arithmetic.
 
 PyTorch's fake tensors have shapes, types and storages, but no numbers. A block is run on them once, for its shape and
-the rows of a micro-batch: what autograd saves, and how many bytes live at the worst moment of the backward pass, are
-those of real ones, for any mixer, norm and precision. Compiled blocks keep less.
+the rows of a micro-batch: the bytes that live after the forward pass, and at the worst moment of the backward pass, are
+those of real ones, for any mixer, norm, precision and way of recomputing. Compiled blocks keep less.
 """
 
 import weakref
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from isogloss.models.decoder import Decoder
+from isogloss.models.block import Block
 from isogloss.models.protocol import IGNORED
 from isogloss.models.registry import ModelConfig, create_model
 from isogloss.nn.loss import LOGITS_PER_CHUNK, linear_cross_entropy
@@ -29,16 +29,12 @@ class BlockMemory:
     """Bytes of a block beyond its weights, for a micro-batch.
 
     Args:
-        kept: what autograd saves, the block's input included.
-        weight_copies: of ``kept``, copies of weights in another type.
-        input: the block's input alone: what full recomputation keeps.
-        backward: the most that lives during its backward pass beyond ``kept``: new gradients and temporary tensors.
+        kept: what lives between its forward and its backward pass, its input included.
+        backward: the most that lives in its backward pass beyond that: gradients, temporary and recomputed tensors.
         shared: what all blocks share for a batch: rotations, masks.
     """
 
     kept: float
-    weight_copies: float
-    input: float
     backward: float
     shared: float
 
@@ -49,35 +45,44 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.most = 0.0
-        self._seen: set[int] = set()
+        self._alive: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation, and count the storages of its results that are new."""
-        inputs = [t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)]
+        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
         results = func(*args, **(kwargs or {}))
         for result in tree_iter(results):
             if isinstance(result, Tensor):
                 storage = result.untyped_storage()
-                if storage._cdata not in self._seen and storage._cdata not in inputs:
+                if storage._cdata not in self._alive | given:
                     self._add(storage)
         return results
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, float(storage.nbytes())
-        self._seen.add(key)
+        self._alive.add(key)
         self.now += size
         self.most = max(self.most, self.now)
 
         def gone() -> None:
-            self._seen.discard(key)
+            self._alive.discard(key)
             self.now -= size
 
         weakref.finalize(storage, gone)
 
 
-def block_memory(config: ModelConfig, rows: int, seq_len: int, precision: str, documents: bool) -> BlockMemory:
+def block_memory(
+    config: ModelConfig,
+    rows: int,
+    seq_len: int,
+    precision: str,
+    *,
+    documents: bool = False,
+    gathered: bool = False,
+    prepare: Callable[[Block], None] = lambda block: None,
+) -> BlockMemory:
     """Count for one block of a model, ``rows`` rows of ``seq_len`` tokens.
 
     Args:
@@ -86,38 +91,43 @@ def block_memory(config: ModelConfig, rows: int, seq_len: int, precision: str, d
         seq_len: T.
         precision: ``bf16`` or ``fp32``, of the products.
         documents: whether attention stays within documents.
+        gathered: whether weights come in the products' type, as FSDP gathers them; otherwise autocast makes copies.
+        prepare: what is done to a block before it runs, such as to let it recompute.
     """
     with FakeTensorMode():
-        block = _one_layer(config).blocks()[0]
+        block = create_model(config.model_copy(update={"n_layers": 1}), Multipliers()).blocks()[0]
+        if gathered and precision == "bf16":
+            block.to(torch.bfloat16)
+        prepare(block)
         numbers = torch.zeros(rows, seq_len, dtype=torch.long) if documents else None
         with LiveBytes() as made:
-            prepared = block.mixer.prepare(torch.arange(seq_len), seq_len, numbers, False)
-            shared = made.now
+            shared = block.mixer.prepare(torch.arange(seq_len), seq_len, numbers, False)
+        n_shared = made.now
         x = torch.zeros(rows, seq_len, config.d_model, requires_grad=True)
+        size = float(x.untyped_storage().nbytes())
         live = LiveBytes()
         with live, autocast(torch.device("cpu"), precision):
-            y, kept, copies = _run(block, lambda: block(x, prepared), prepared)
-        live.most = 0.0
-        after = live.now
+            y = block(x, shared)
         gradient = torch.zeros_like(y)
+        kept = live.now - size  # the output is the next block's input
+        live.most = live.now
         with live:
             y.backward(gradient)
-    size = float(rows * seq_len * config.d_model * 4)
-    # The gradient of the output lives as well; the output itself is the next block's input, and counted there.
-    return BlockMemory(kept, copies, size, max(live.most - after, 0.0) + size, shared)
+        # The gradient of the output lives as well.
+        return BlockMemory(kept + size, live.most - kept, n_shared)
 
 
-def loss_memory(config: ModelConfig, n_tokens: int, precision: str, vocab_share: int = 1) -> float:
+def loss_memory(config: ModelConfig, n_tokens: int, precision: str, vocab_ranks: int = 1) -> float:
     """The most bytes that the head and the loss take for ``n_tokens`` tokens, the head's gradient included.
 
     Args:
         config: of the model.
         n_tokens: of a micro-batch, on one device.
         precision: of the products.
-        vocab_share: over how many ranks the vocabulary is split.
+        vocab_ranks: over how many ranks the vocabulary is split.
     """
     assert config.vocab_size is not None
-    n_vocab = -(-config.vocab_size // vocab_share)
+    n_vocab = -(-config.vocab_size // vocab_ranks)
     # All chunks are alike: three of them show the worst moment, and what lives from the first to the last is added.
     n_shown = min(n_tokens, 3 * max(1, LOGITS_PER_CHUNK // n_vocab))
     with FakeTensorMode():
@@ -133,27 +143,3 @@ def loss_memory(config: ModelConfig, n_tokens: int, precision: str, vocab_share:
             total.backward()
     # For each further token the hidden state's gradient, and its product with the loss's own.
     return live.most + (n_tokens - n_shown) * 2 * config.d_model * 4.0
-
-
-def _one_layer(config: ModelConfig) -> Decoder:
-    return create_model(config.model_copy(update={"n_layers": 1}), Multipliers())
-
-
-def _run(block: nn.Module, forward: Callable[[], Tensor], prepared: Any) -> tuple[Tensor, float, float]:
-    """The block's output, the bytes that it keeps, and those of them that are copies of its weights."""
-    weights = {p.untyped_storage()._cdata for p in block.parameters()}
-    shared = {t.untyped_storage()._cdata for t in tree_iter(prepared) if isinstance(t, Tensor)}
-    shapes = {p.shape for p in block.parameters()} | {p.shape[::-1] for p in block.parameters()}
-    saved: dict[int, tuple[torch.UntypedStorage, bool]] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights | shared:
-            saved[storage._cdata] = storage, tensor.shape in shapes and tensor.dtype == torch.bfloat16
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y = forward()
-    kept = float(sum(storage.nbytes() for storage, _ in saved.values()))
-    copies = float(sum(storage.nbytes() for storage, copied in saved.values() if copied))
-    return y, kept, copies

@@ -1,0 +1,239 @@
+"""What a run will take on given ranks: memory by part of each, operations, time, traffic, checkpoints. Nothing is run.
+
+Memory is that of the worst of four moments, with P numbers of weights split over s ranks and by tensor over t, L blocks
+that keep K bytes each, and N tokens of a micro-batch:
+
+loss              4P/st weights + 8P/st moments + L K + the head's and the loss's own
+last block        the same activations + that block's backward pass + the head's gradient
+first block       one block's activations + its backward pass + all other gradients
+embedding         weights, moments, gradients, and the embedding's gradient once more where it is accumulated
+
+With several ranks, FSDP2's gathered weights and buffers come on top: two blocks' weights in the type they are gathered
+in (one used, one fetched) and a third on its way, a block's gradients before they are split, and the head, whose
+gradient is split last. Tensor and context ranks are taken to share activations evenly.
+"""
+
+import math
+from dataclasses import dataclass
+
+from isogloss.build import plan_model
+from isogloss.data.tokenizers.loading import build_tokenizer
+from isogloss.init.plan import Entry
+from isogloss.nn.roles import Role
+from isogloss.parallel.mesh import Axes, check_axes, find_axes
+from isogloss.parallel.recompute import recompute_block
+from isogloss.recipe import Recipe
+from isogloss.train.estimate import parameters_by_part
+from isogloss.train.gpus import Gpu
+from isogloss.train.memory import block_memory, loss_memory
+
+UNSEEN = 1.5e9
+"""Bytes of a GPU that no tensor of ours has: the CUDA context, NCCL's buffers, the allocator's gaps."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a rank by part at its worst moment."""
+
+    moment: str
+    parts: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """All parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """What a run takes.
+
+    Args:
+        axes: how its ranks are laid out.
+        parameters: by part.
+        flops: operations of the whole run.
+        tokens_per_step: over all ranks.
+        steps: of the run.
+        memory: of one rank.
+        traffic: bytes that a rank sends in a step, by axis.
+        model_bytes: of a checkpoint's model, float32.
+        optimizer_bytes: of its optimizer state.
+    """
+
+    axes: Axes
+    parameters: dict[str, int]
+    flops: float
+    tokens_per_step: int
+    steps: int
+    memory: Memory
+    traffic: dict[str, float]
+    model_bytes: float
+    optimizer_bytes: float
+
+    @property
+    def n_parameters(self) -> int:
+        """All of them, tied ones once."""
+        return sum(self.parameters.values())
+
+    def step_seconds(self, gpu: Gpu, share: float) -> float:
+        """Of one step, at a share of the peak."""
+        return self.flops / self.steps / (self.axes.size * gpu.peak * share)
+
+    def fits(self, gpu: Gpu) -> bool:
+        """Whether a rank's memory holds it."""
+        return self.memory.total + UNSEEN <= gpu.memory
+
+
+def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
+    """Estimate a recipe on ``n_ranks`` ranks, with a vocabulary taken from what is asked of the tokenizer.
+
+    Raises:
+        UserError: it cannot be shared out over so many.
+    """
+    recipe = with_planned_vocabulary(recipe)
+    train, seq_len = recipe.train, recipe.data.seq_len
+    axes = find_axes(recipe.parallel, n_ranks)
+    check_axes(axes, recipe.model, seq_len, train.batch_size)
+    planned = plan_model(recipe.model, recipe.init)
+    parameters = parameters_by_part(entry.site for entry in planned.plan.values())
+    n_parameters = float(sum(parameters.values()))
+    tokens = train.batch_size * seq_len
+    return RunEstimate(
+        axes,
+        parameters,
+        float(planned.model.flops_per_token(seq_len)) * tokens * train.steps,
+        tokens,
+        train.steps,
+        _memory(recipe, axes, planned.plan),
+        _traffic(recipe, axes, planned.plan),
+        4 * n_parameters,
+        8 * n_parameters,
+    )
+
+
+def with_planned_vocabulary(recipe: Recipe) -> Recipe:
+    """The recipe with a vocabulary, without reading any text."""
+    if recipe.model.vocab_size is not None:
+        return recipe
+    tokenizer = recipe.tokenizer
+    n_tokens = tokenizer.vocab_size if tokenizer.type == "bpe" else build_tokenizer(tokenizer, tuple).n_tokens
+    return recipe.with_vocabulary(n_tokens)
+
+
+def _memory(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> Memory:
+    """Of one rank, at its worst moment."""
+    model, train = recipe.model, recipe.train
+    sizes = _Sizes(recipe, axes, plan)
+    rows = train.batch_size // axes.data
+    micro = min(train.micro_batch_size or rows, rows)
+    accumulated = micro < rows
+    shares = axes.tensor * axes.context
+    block = block_memory(
+        model,
+        micro,
+        recipe.data.seq_len,
+        sizes.precision,
+        documents=recipe.data.within_document,
+        gathered=sizes.split,
+        prepare=lambda made: recompute_block(made, train.recompute),
+    )
+    n_tokens = micro * recipe.data.seq_len // axes.context
+    stream = 4.0 * n_tokens * model.d_model / axes.tensor
+    kept, backward = block.kept / shares, block.backward / shares
+    n_layers, stored = model.n_layers, sizes.stored
+    loss = loss_memory(model, n_tokens, sizes.precision, axes.tensor)
+    always = {"weights": stored(sizes.total), "optimizer": 2 * stored(sizes.total)}
+    grown = sizes.total if accumulated else 0.0
+    activations = block.shared + n_layers * kept + 2 * stream  # the last output, and its norm's
+    # Gathered and not let go: the head always, the blocks where they are not resharded.
+    held = sizes.gathered_head + (n_layers * sizes.gathered_block if recipe.parallel.reshard == "never" else 0.0)
+    passing = held + sizes.passing_block
+    moments = {
+        "the loss": always
+        | {
+            "gradients": stored(grown),
+            "activations": activations,
+            "head and loss": loss,
+            "communication": held,
+        },
+        "the last block's backward pass": always
+        | {
+            "gradients": stored(max(grown, 0.0 if sizes.split else sizes.head)),
+            "activations": activations - 2 * stream + backward,
+            "communication": passing + (sizes.gradient_of_head if sizes.split else 0.0),
+        },
+        "the first block's backward pass": always
+        | {
+            "gradients": stored(max(grown, sizes.total - sizes.embedding - sizes.block)),
+            "activations": block.shared + kept + backward,
+            "communication": passing + (sizes.gradient_of_head if sizes.split else 0.0),
+        },
+        "the embedding's backward pass": always
+        | {
+            "gradients": stored(sizes.total) + (stored(sizes.embedding) if accumulated and not sizes.split else 0.0),
+            "activations": block.shared + stream,
+            "communication": held + (8.0 * sizes.embedding / axes.tensor + sizes.gradient_of_head) * sizes.split,
+        },
+    }
+    moment, parts = max(moments.items(), key=lambda item: sum(item[1].values()))
+    return Memory(moment, {name: size for name, size in parts.items() if size})
+
+
+class _Sizes:
+    """Numbers of weights, and the bytes of what FSDP2 gathers; the latter 0 in a process alone."""
+
+    def __init__(self, recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> None:
+        sites = [entry.site for entry in plan.values()]
+
+        def count(role: Role | None = None, layer: int | None = None) -> float:
+            return float(sum(math.prod(s.shape) for s in sites if role in (None, s.role) and layer in (None, s.layer)))
+
+        self.total, self.block = count(), count(layer=0)
+        self.embedding = count(Role.EMBEDDING)
+        self.head = count(Role.HEAD) or self.embedding
+        self.split = axes.size > 1
+        self.precision = "bf16" if recipe.train.precision == "auto" else recipe.train.precision
+        gathered = self.precision if recipe.parallel.gather == "auto" else recipe.parallel.gather
+        self._ranks = axes.shard * axes.context * axes.tensor
+        per_block = self.block / axes.tensor if self.split else 0.0
+        self.gathered_block = per_block * (2 if gathered == "bf16" else 4)
+        self.gathered_head = 4 * self.head / axes.tensor if self.split else 0.0
+        self.gradient_of_head = self.gathered_head
+        # One block used, one fetched and one on its way; a block's gradients as they are reduced.
+        reduced = per_block * (2 if recipe.parallel.reduce == "bf16" else 4)
+        self.passing_block = 3 * self.gathered_block + reduced
+
+    def stored(self, n: float) -> float:
+        """Bytes of a rank's share of ``n`` weights in float32."""
+        return 4 * n / self._ranks
+
+
+def _traffic(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> dict[str, float]:
+    """Bytes that a rank sends in a step, by axis: ring algorithms, (n - 1) / n of what is gathered or reduced.
+
+    Weights are gathered for each micro-batch's forward pass and, where they are resharded, for its backward pass;
+    gradients are reduced once a step. A tensor axis gathers and scatters the stream around each branch, forward and
+    backward; a context axis gathers keys and values, and scatters their gradients.
+    """
+    model, train = recipe.model, recipe.train
+    sizes = _Sizes(recipe, axes, plan)
+    rows = train.batch_size // axes.data
+    micro = min(train.micro_batch_size or rows, rows)
+    n_micro = -(-rows // micro)
+    split = axes.shard * axes.context
+    gathers = n_micro * (2 if recipe.parallel.reshard == "always" else 1)
+    blocks = model.n_layers * sizes.gathered_block
+    others = 4 * (sizes.total - model.n_layers * sizes.block) / axes.tensor
+    reduced = (2 if recipe.parallel.reduce == "bf16" else 4) * sizes.total / axes.tensor
+    number = 2 if sizes.precision == "bf16" else 4
+    stream = number * rows * recipe.data.seq_len * model.d_model / axes.context
+    heads = model.mixer.heads(model.d_model)
+    keys = 2 * number * rows * recipe.data.seq_len * heads.n_kv_heads * heads.head_dim / axes.tensor
+    traffic = {
+        "shard": (gathers * blocks + n_micro * others + reduced) * (split - 1) / split,
+        "replicate": 2 * reduced / split * (axes.replicate - 1) / axes.replicate,
+        # Two branches a block, each gathered before and scattered after it, and both again backward.
+        "tensor": 8 * model.n_layers * stream * (axes.tensor - 1) / axes.tensor,
+        "context": 2 * model.n_layers * keys * (axes.context - 1) / axes.context,
+    }
+    return {axis: size for axis, size in traffic.items() if size}
