@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ class Saver:
         if failure is not None:
             raise failure
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Saver":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

@@ -39,9 +39,7 @@ class Peers:
         padded[: len(data)] = data
         found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.n_ranks)]
         dist.all_gather(found, padded, group=self._group)
-        return [
-            json.loads(text[: int(length)].numpy().tobytes()) for text, length in zip(found, lengths, strict=True)
-        ]
+        return [json.loads(text[: int(length)].numpy().tobytes()) for text, length in zip(found, lengths, strict=True)]
 
     def all(self, here: bool) -> bool:
         """Whether it is so on every rank. Collective."""
