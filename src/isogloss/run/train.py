@@ -13,7 +13,10 @@ from typing import Any
 import torch
 
 from isogloss.build import PlannedModel, materialise, plan_model
-from isogloss.checkpoint import has_checkpoints, newest_checkpoint, save_checkpoint
+from isogloss.checkpoint.asynchronous import Saver
+from isogloss.checkpoint.layout import has_checkpoints
+from isogloss.checkpoint.load import newest_checkpoint
+from isogloss.checkpoint.peers import join_peers
 from isogloss.config.base import UserError
 from isogloss.data.loader import Loader
 from isogloss.data.prepare import prepare
@@ -21,9 +24,9 @@ from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.durable import sync_folder, write_whole
 from isogloss.init.fingerprint import fingerprint
-from isogloss.models.weights import load_weights, model_tensors
+from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
-from isogloss.optim.state import load_optimizer_tensors, optimizer_tensors
+from isogloss.optim.state import allot_optimizer_tensors, optimizer_tensors
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder, check_changes
@@ -179,14 +182,16 @@ def _build(
 
 def _resume(session: Session, display: Display) -> None:
     """Put back the newest whole checkpoint, if there is one; the weights of a run that begins are fingerprinted."""
-    checkpoint = newest_checkpoint(session.folder.checkpoints, lambda text: display.say(f"warning: {text}"))
+    root = session.folder.checkpoints
+    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers())
     if checkpoint is None:
         session.initial = fingerprint(session.model)
         return
     session.initial = checkpoint.state.get("initial_weights")
     session.loader.check(checkpoint.state["loader"])
-    load_weights(session.model, checkpoint.tensors("model"))
-    load_optimizer_tensors(session.model, session.optimizer, checkpoint.tensors("optimizer"))
+    checkpoint.load_into("model", model_tensors(session.model))
+    moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
+    checkpoint.load_into("optimizer", moments)
     session.progress = Progress(**checkpoint.state["progress"])
     session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
     session.window.load(checkpoint.state["window"])
@@ -198,9 +203,8 @@ def _resume(session: Session, display: Display) -> None:
     display.say(f"resuming after step {session.progress.step} ({checkpoint.folder.name})")
 
 
-def _save(session: Session) -> None:
-    save_checkpoint(
-        session.folder.checkpoints,
+def _save(session: Session, saver: Saver) -> None:
+    saver.save(
         session.progress.step,
         {
             "model": model_tensors(session.model),
@@ -212,7 +216,6 @@ def _save(session: Session) -> None:
             "window": session.window.state(),
             "initial_weights": session.initial,
         },
-        session.recipe.checkpoint,
     )
 
 
@@ -229,7 +232,7 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
         due = info.step % recipe.checkpoint.every == 0 or late
         # Not in a row of steps that are not finite: it would push the last good checkpoint out.
         if info.last or (due and not info.nonfinite):
-            _save(session)
+            _save(session, saver)
             saved_at = time.monotonic()
 
     hooks = [
@@ -242,7 +245,7 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
     if progress.step and session.machine.compiled:
         display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
     try:
-        with stop_requests() as request:
+        with Saver(session.folder.checkpoints, recipe.checkpoint) as saver, stop_requests() as request:
             for info in training_steps(
                 session.model,
                 session.optimizer,
@@ -253,11 +256,13 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
                 session.machine.precision,
                 session.machine.compiled,
             ):
+                saver.poll()
                 for hook in hooks:
                     hook(info)
                 asked = request.signal_number or (signal.SIGPIPE if display.lost else None)
                 if asked is not None and not info.last:
-                    _save(session)
+                    _save(session, saver)
+                    saver.finish()
                     display.say(f"stopped after step {info.step}, saved; the same command goes on from there")
                     raise Interrupted(asked)
     finally:
