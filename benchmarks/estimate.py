@@ -92,7 +92,11 @@ def _resident(field: str) -> float:
 
 def measure_apart(case: str) -> dict[str, Any]:
     """A case in a process of its own, whose allocator gives freed memory back at once."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+    }
     done = subprocess.run(
         [sys.executable, __file__, "--case", case], env=environment, check=True, capture_output=True, text=True
     )
@@ -118,8 +122,10 @@ def main() -> None:
         return
     rows = [measure_apart(case) for case in CASES]
     for row in rows:
-        print(f"{row['case']:<30} {row['foreseen'] / 2**20:8.0f} MiB foreseen {row['measured'] / 2**20:8.0f} measured"
-              f"  {row['foreseen'] / row['measured']:.3f}")
+        print(
+            f"{row['case']:<30} {row['foreseen'] / 2**20:8.0f} MiB foreseen {row['measured'] / 2**20:8.0f} measured"
+            f"  {row['foreseen'] / row['measured']:.3f}"
+        )
     if options.record:
         save_record("estimate", "python benchmarks/estimate.py --record", SETTINGS, rows)
 

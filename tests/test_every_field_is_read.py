@@ -155,7 +155,9 @@ VARIATIONS = {
     "train.compile": Vary("train.compile='on'"),
     "train.max_skipped": Vary("train.max_skipped=2", ["optim.lr=1e30", "optim.clip=.inf"]),
     "train.max_minutes": Vary("train.max_minutes=1e-9"),
-    "train.spike.deviations": Vary("train.spike.deviations=1e-3", [*RISING, "train.spike={deviations: 1e9, window: 2}"]),
+    "train.spike.deviations": Vary(
+        "train.spike.deviations=1e-3", [*RISING, "train.spike={deviations: 1e9, window: 2}"]
+    ),
     "train.spike.window": Vary("train.spike.window=3", [*RISING, "train.spike={deviations: 1e-3, window: 2}"]),
     "train.spike.max_rewinds": Vary(
         "train.spike.max_rewinds=1", [*RISING, "train.spike={deviations: 1e-3, window: 2, max_rewinds: 50}"]

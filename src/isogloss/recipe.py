@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from isogloss.checkpoint import CheckpointConfig
+from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.config.base import Config, UserError
 from isogloss.config.load import load_config
 from isogloss.config.problems import did_you_mean

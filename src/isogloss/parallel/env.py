@@ -18,7 +18,6 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import TCPStore
 
 from isogloss.config.base import UserError
 
@@ -167,7 +166,8 @@ def _rendezvous(ranks: Ranks, timeout: timedelta) -> Store:
             "is; launch with torchrun or srun, or unset RANK and WORLD_SIZE"
         )
     hosted = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(host, int(port), ranks.world_size, ranks.first and not hosted, timeout)
+    tcp = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    store = tcp(host, int(port), ranks.world_size, ranks.first and not hosted, timeout)
     return PrefixStore(f"attempt{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 

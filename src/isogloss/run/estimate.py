@@ -21,7 +21,7 @@ from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.plan import Entry
 from isogloss.nn.roles import Role
 from isogloss.parallel.mesh import Axes, check_axes, find_axes
-from isogloss.parallel.recompute import recompute_block
+from isogloss.parallel.recompute import recompute_blocks
 from isogloss.recipe import Recipe
 from isogloss.train.estimate import parameters_by_part
 from isogloss.train.gpus import Gpu
@@ -135,7 +135,7 @@ def _memory(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> Memory:
         sizes.precision,
         documents=recipe.data.within_document,
         gathered=sizes.split,
-        prepare=lambda made: recompute_block(made, train.recompute),
+        prepare=lambda made: recompute_blocks(made, train.recompute),
     )
     n_tokens = micro * recipe.data.seq_len // axes.context
     stream = 4.0 * n_tokens * model.d_model / axes.tensor

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 
 from isogloss.build import PlannedModel, materialise, plan_model
-from isogloss.checkpoint import has_checkpoints, newest_checkpoint, save_checkpoint
+from isogloss.checkpoint.asynchronous import Saver
+from isogloss.checkpoint.layout import has_checkpoints
+from isogloss.checkpoint.load import newest_checkpoint
+from isogloss.checkpoint.peers import join_peers
 from isogloss.config.base import UserError
 from isogloss.data.loader import Loader
 from isogloss.data.prepare import prepare
@@ -21,27 +24,25 @@ from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.durable import sync_folder, write_whole
 from isogloss.init.fingerprint import fingerprint
-from isogloss.models.weights import load_weights, model_tensors
+from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
-from isogloss.optim.state import load_optimizer_tensors, optimizer_tensors
+from isogloss.optim.state import allot_optimizer_tensors, optimizer_tensors
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder, check_changes
+from isogloss.run.rewind import rewind
 from isogloss.run.session import Session
 from isogloss.run.watch import Watch
-from isogloss.train.agreement import agree, many_ranks
+from isogloss.train.agreement import Found, agree, many_ranks
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
 from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window, every
-from isogloss.train.loop import DivergedError, Progress, StepInfo, training_steps
+from isogloss.train.loop import Progress, training_steps
 from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
 from isogloss.train.metrics import Metrics
 from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
 from isogloss.train.trackers import create_trackers
-
-# Above whatever else ranks agree on after a step: signals' numbers, and TIME_LIMIT.
-_SPIKED = 1000
 
 
 def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str, Any]:
@@ -187,14 +188,16 @@ def _build(
 
 def _resume(session: Session, display: Display) -> None:
     """Put back the newest whole checkpoint, if there is one; the weights of a run that begins are fingerprinted."""
-    checkpoint = newest_checkpoint(session.folder.checkpoints, lambda text: display.say(f"warning: {text}"))
+    root = session.folder.checkpoints
+    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers())
     if checkpoint is None:
         session.initial = fingerprint(session.model)
         return
     session.initial = checkpoint.state.get("initial_weights")
     session.loader.check(checkpoint.state["loader"])
-    load_weights(session.model, checkpoint.tensors("model"))
-    load_optimizer_tensors(session.model, session.optimizer, checkpoint.tensors("optimizer"))
+    checkpoint.load_into("model", model_tensors(session.model))
+    moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
+    checkpoint.load_into("optimizer", moments)
     session.progress = Progress(**checkpoint.state["progress"])
     session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
     session.window.load(checkpoint.state["window"])
@@ -207,9 +210,8 @@ def _resume(session: Session, display: Display) -> None:
     display.say(f"resuming after step {session.progress.step} ({checkpoint.folder.name})")
 
 
-def _save(session: Session) -> None:
-    save_checkpoint(
-        session.folder.checkpoints,
+def _save(session: Session, saver: Saver) -> None:
+    saver.save(
         session.progress.step,
         {
             "model": model_tensors(session.model),
@@ -222,36 +224,6 @@ def _save(session: Session) -> None:
             "guard": session.guard.state(),
             "initial_weights": session.initial,
         },
-        session.recipe.checkpoint,
-    )
-
-
-def _rewind(session: Session, spike: StepInfo, metrics: Metrics, display: Display) -> None:
-    """Go back to the newest checkpoint after a step whose loss spiked, to go on with the batches after it.
-
-    Raises:
-        DivergedError: that has happened too often, or there is no checkpoint.
-    """
-    config, progress = session.recipe.train.spike, session.progress
-    assert config is not None
-    what = f"the loss spiked to {spike.loss:.3f}, above {session.guard.threshold():.3f}"
-    checkpoint = newest_checkpoint(session.folder.checkpoints, lambda text: display.say(f"warning: {text}"))
-    if checkpoint is None or progress.rewinds >= config.max_rewinds:
-        why = "there is no checkpoint yet" if checkpoint is None else f"the run has gone back {progress.rewinds} times"
-        raise DivergedError(
-            f"step {spike.step}: {what}, and {why}. Lower optim.lr, lengthen optim.schedule.warmup, or raise "
-            "train.spike.deviations or train.spike.max_rewinds"
-        )
-    load_weights(session.model, checkpoint.tensors("model"))
-    load_optimizer_tensors(session.model, session.optimizer, checkpoint.tensors("optimizer"))
-    progress.go_back(checkpoint.state["progress"])
-    session.window.load(checkpoint.state["window"])
-    session.guard.load(checkpoint.state["guard"])
-    passed_over = spike.step - progress.step
-    metrics.write("rewind", spike.step, loss=spike.loss, to=progress.step, passed_over=passed_over)
-    display.say(
-        f"step {spike.step}: {what}; back to step {progress.step}, passing over {passed_over} batches "
-        f"({progress.rewinds} of {config.max_rewinds})"
     )
 
 
@@ -261,27 +233,16 @@ def _run_steps(session: Session, metrics: Metrics, display: Display, until: floa
         return
     watch = Watch(session, metrics, display)
     saved_at = time.monotonic()
-
-    def save(info: StepInfo) -> None:
-        nonlocal saved_at
-        late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
-        due = info.step % recipe.checkpoint.every == 0 or late
-        # Not in a row of steps that are not finite: it would push the last good checkpoint out.
-        if info.last or (due and not info.nonfinite):
-            _save(session)
-            saved_at = time.monotonic()
-
     hooks = [
         watch.log,
         every(recipe.watch.validate_every, watch.validate, at_end=False),
         every(recipe.watch.sample_every, watch.sample, at_end=False),
-        save,
     ]
     display.start(progress.step, recipe.train.steps)
     if progress.step and session.machine.compiled:
         display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
     try:
-        with stop_requests(until) as request:
+        with Saver(session.folder.checkpoints, recipe.checkpoint) as saver, stop_requests(until) as request:
             for info in training_steps(
                 session.model,
                 session.optimizer,
@@ -292,17 +253,26 @@ def _run_steps(session: Session, metrics: Metrics, display: Display, until: floa
                 session.machine.precision,
                 session.machine.compiled,
             ):
+                saver.poll()
                 asked = request.asked or (signal.SIGPIPE if display.lost else 0)
-                asked = agree(_SPIKED if session.guard.spikes(info.loss, bool(info.nonfinite)) else asked)
-                if asked == _SPIKED:
-                    _rewind(session, info, metrics, display)
+                late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
+                found = agree(Found(asked, late, session.guard.spikes(info.loss, bool(info.nonfinite))))
+                if found.spiked:
+                    saver.finish()
+                    rewind(session, info, metrics, display)
                     continue
                 for hook in hooks:
                     hook(info)
-                if asked and not info.last:
-                    _save(session)
-                    why = " (train.max_minutes)" if asked == TIME_LIMIT else ""
+                stopping = found.asked and not info.last
+                due = info.step % recipe.checkpoint.every == 0 or found.late
+                # Not in a row of steps that are not finite: it would push the last good checkpoint out.
+                if info.last or stopping or (due and not info.nonfinite):
+                    _save(session, saver)
+                    saved_at = time.monotonic()
+                if stopping:
+                    saver.finish()
+                    why = " (train.max_minutes)" if found.asked == TIME_LIMIT else ""
                     display.say(f"stopped after step {info.step}{why}, saved; the same command goes on from there")
-                    raise Interrupted(asked, many_ranks())
+                    raise Interrupted(found.asked, many_ranks())
     finally:
         display.stop()

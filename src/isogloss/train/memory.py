@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from isogloss.models.block import Block
+from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import IGNORED
 from isogloss.models.registry import ModelConfig, create_model
 from isogloss.nn.loss import LOGITS_PER_CHUNK, linear_cross_entropy
@@ -81,7 +81,7 @@ def block_memory(
     *,
     documents: bool = False,
     gathered: bool = False,
-    prepare: Callable[[Block], None] = lambda block: None,
+    prepare: Callable[[Decoder], None] = lambda model: None,
 ) -> BlockMemory:
     """Count for one block of a model, ``rows`` rows of ``seq_len`` tokens.
 
@@ -92,13 +92,14 @@ def block_memory(
         precision: ``bf16`` or ``fp32``, of the products.
         documents: whether attention stays within documents.
         gathered: whether weights come in the products' type, as FSDP gathers them; otherwise autocast makes copies.
-        prepare: what is done to a block before it runs, such as to let it recompute.
+        prepare: what is done to the model, of one block, before it runs, such as to let it recompute.
     """
     with FakeTensorMode():
-        block = create_model(config.model_copy(update={"n_layers": 1}), Multipliers()).blocks()[0]
+        model = create_model(config.model_copy(update={"n_layers": 1}), Multipliers())
+        block = model.blocks()[0]
         if gathered and precision == "bf16":
             block.to(torch.bfloat16)
-        prepare(block)
+        prepare(model)
         numbers = torch.zeros(rows, seq_len, dtype=torch.long) if documents else None
         with LiveBytes() as made:
             shared = block.mixer.prepare(torch.arange(seq_len), seq_len, numbers, False)

@@ -1,0 +1,58 @@
+"""Context parallelism: ranks share each row by its positions; every query meets the keys and values of all of them.
+
+A row is cut into 2n pieces, and of n ranks rank i takes pieces i and 2n-1-i: with a causal mask all then have the same
+to do (Grattafiori et al. 2024, section 3.3.2). Masks are made from positions and documents, so any cut is right.
+"""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Int
+from torch import Tensor
+from torch.distributed._functional_collectives import all_gather_tensor_autograd, wait_tensor
+
+from isogloss.config.base import UserError
+from isogloss.mixers.attention import Attention
+from isogloss.models.decoder import Decoder
+from isogloss.models.protocol import Batch
+from isogloss.parallel.mesh import Layout
+
+
+def share_rows(model: Decoder, group: dist.ProcessGroup) -> None:
+    """Let a model's mixers see the positions that the other ranks of the context axis hold.
+
+    Raises:
+        UserError: a mixer cannot.
+    """
+
+    def gather(x: Tensor, dim: int) -> Tensor:
+        # Not torch.distributed.nn's: on gloo its gradients are wrong where they are not contiguous, silently.
+        return wait_tensor(all_gather_tensor_autograd(x.contiguous(), dim, group))
+
+    for index, block in enumerate(model.blocks()):
+        if not isinstance(block.mixer, Attention):
+            raise UserError(
+                f"parallel.context: the mixer of layer {index} ({block.mixer.config.type}) cannot share a row between "
+                "ranks; set parallel.context=1"
+            )
+        block.mixer.gather = gather
+
+
+def positions_of(rank: int, n_ranks: int, seq_len: int) -> Int[Tensor, " t"]:
+    """The positions that a rank of the context axis holds, rising."""
+    size, rest = divmod(seq_len, 2 * n_ranks)
+    assert rest == 0, "check_axes has refused this"
+    pieces = (rank, 2 * n_ranks - 1 - rank)
+    return torch.cat([torch.arange(piece * size, (piece + 1) * size) for piece in pieces])
+
+
+def share_of(batch: Batch, layout: Layout | None) -> Batch:
+    """What this rank reads of its rows: all of them where the context axis has one rank."""
+    if layout is None or layout.axes.context == 1:
+        return batch
+    positions = positions_of(layout.context_rank, layout.axes.context, batch.tokens.shape[1])
+
+    def mine(x: Tensor) -> Tensor:
+        return x[:, positions]
+
+    documents = None if batch.documents is None else mine(batch.documents)
+    return Batch(mine(batch.tokens), mine(batch.targets), documents, positions)
