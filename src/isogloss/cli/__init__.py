@@ -13,6 +13,7 @@ import typer
 from isogloss.cli import runs, studies
 from isogloss.cli.config import config_app
 from isogloss.cli.errors import explain, leave, leave_word, one_of_many
+from isogloss.cli.estimate import estimate
 from isogloss.cli.init import init_app
 from isogloss.cli.launch import launch_app
 from isogloss.cli.tokenizer import tokenizer_app
@@ -30,7 +31,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(init_app, name="init")
 app.add_typer(launch_app, name="launch")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in (runs.train, runs.generate, runs.export, runs.recipes):
+for verb in (runs.train, runs.generate, runs.export, runs.recipes, estimate):
     app.command()(verb)
 app.command("eval")(runs.evaluate)
 for verb in (studies.coordinate, studies.lr_sweep, studies.compare):

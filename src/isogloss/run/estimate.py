@@ -14,7 +14,8 @@ gradient is split last. Tensor and context ranks are taken to share activations 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from isogloss.build import plan_model
 from isogloss.data.tokenizers.loading import build_tokenizer
@@ -23,6 +24,7 @@ from isogloss.nn.roles import Role
 from isogloss.parallel.mesh import Axes, check_axes, find_axes
 from isogloss.parallel.recompute import recompute_blocks
 from isogloss.recipe import Recipe
+from isogloss.train.display import duration
 from isogloss.train.estimate import parameters_by_part
 from isogloss.train.gpus import Gpu
 from isogloss.train.memory import block_memory, loss_memory
@@ -83,6 +85,16 @@ class RunEstimate:
         """Whether a rank's memory holds it."""
         return self.memory.total + UNSEEN <= gpu.memory
 
+    def as_dict(self, gpu: Gpu, share: float) -> dict[str, Any]:
+        """For JSON; bytes and seconds."""
+        seconds = self.step_seconds(gpu, share)
+        return asdict(self) | {
+            "step_seconds": seconds,
+            "days": seconds * self.steps / 86400,
+            "memory_of_gpu": gpu.memory,
+            "fits": self.fits(gpu),
+        }
+
 
 def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
     """Estimate a recipe on ``n_ranks`` ranks, with a vocabulary taken from what is asked of the tokenizer.
@@ -109,6 +121,46 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         4 * n_parameters,
         8 * n_parameters,
     )
+
+
+def estimate_rows(found: RunEstimate, gpu: Gpu, share: float, network: float) -> list[tuple[str, str]]:
+    """What a person reads of it.
+
+    Args:
+        found: the estimate.
+        gpu: one of its ranks.
+        share: of the peak that is reached.
+        network: bytes a second that a rank sends to other machines.
+    """
+    axes, seconds = found.axes, found.step_seconds(gpu, share)
+    sizes = {name: getattr(axes, name) for name in ("replicate", "shard", "context", "tensor")}
+    layout = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "one process"
+    rows = [("ranks", layout), ("parameters", f"{found.n_parameters:,}")]
+    rows += [(f"  {part}", f"{n:,}") for part, n in found.parameters.items()]
+    rows += [
+        ("operations", f"{found.flops:.3g}"),
+        ("tokens", f"{found.steps:,} steps of {found.tokens_per_step:,} = {found.steps * found.tokens_per_step:,}"),
+        ("memory of a rank", f"{found.memory.total / 2**30:.2f} GiB, at the worst in {found.memory.moment}"),
+    ]
+    rows += [(f"  {part}", f"{size / 2**30:.2f} GiB") for part, size in found.memory.parts.items()]
+    rows.append(("  CUDA, NCCL, gaps", f"about {UNSEEN / 2**30:.1f} GiB"))
+    left = (gpu.memory - UNSEEN - found.memory.total) / 2**30
+    fits = f"yes, {left:.1f} GiB are left" if found.fits(gpu) else f"no, by {-left:.1f} GiB"
+    rows += [
+        (f"fits into {gpu.memory / 1e9:.0f} GB", fits),
+        (f"a step at {share:.0%} of {gpu.peak / 1e12:,.0f} Tflop/s", _short(seconds)),
+        ("the run", duration(seconds * found.steps)),
+    ]
+    for axis, size in found.traffic.items():
+        speed = gpu.link if axis in ("tensor", "context") else network
+        rows.append((f"sent along {axis}", f"{size / 1e9:.3g} GB a step, {_short(size / speed)} at {speed / 1e9:g} GB/s"))
+    rows.append(("a checkpoint's model", f"{found.model_bytes / 1e9:.3g} GB"))
+    rows.append(("  and optimizer", f"{found.optimizer_bytes / 1e9:.3g} GB"))
+    return rows
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def with_planned_vocabulary(recipe: Recipe) -> Recipe:

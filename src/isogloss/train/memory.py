@@ -98,7 +98,9 @@ def block_memory(
         model = create_model(config.model_copy(update={"n_layers": 1}), Multipliers())
         block = model.blocks()[0]
         if gathered and precision == "bf16":
-            block.to(torch.bfloat16)
+            for module in block.modules():  # fake tensors are not swapped in place by .to()
+                for name, parameter in list(module.named_parameters(recurse=False)):
+                    setattr(module, name, torch.nn.Parameter(parameter.to(torch.bfloat16)))
         prepare(model)
         numbers = torch.zeros(rows, seq_len, dtype=torch.long) if documents else None
         with LiveBytes() as made:
