@@ -4,17 +4,24 @@ A row is cut into 2n pieces, and of n ranks rank i takes pieces i and 2n-1-i: wi
 to do (Grattafiori et al. 2024, section 3.3.2). Masks are made from positions and documents, so any cut is right.
 """
 
+from typing import Protocol
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
-from torch.distributed._functional_collectives import all_gather_tensor_autograd, wait_tensor
+from torch.distributed._functional_collectives import wait_tensor
 
 from isogloss.config.base import UserError
 from isogloss.mixers.attention import Attention
 from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import Batch
 from isogloss.parallel.mesh import Layout
+
+try:
+    from torch.distributed._functional_collectives import all_gather_single_autograd as _all_gather
+except ImportError:  # its name before torch 2.13
+    from torch.distributed._functional_collectives import all_gather_tensor_autograd as _all_gather
 
 
 def share_rows(model: Decoder, group: dist.ProcessGroup) -> None:
@@ -26,7 +33,7 @@ def share_rows(model: Decoder, group: dist.ProcessGroup) -> None:
 
     def gather(x: Tensor, dim: int) -> Tensor:
         # Not torch.distributed.nn's: on gloo its gradients are wrong where they are not contiguous, silently.
-        return wait_tensor(all_gather_tensor_autograd(x.contiguous(), dim, group))
+        return wait_tensor(_all_gather(x.contiguous(), dim, group))
 
     for index, block in enumerate(model.blocks()):
         if not isinstance(block.mixer, Attention):
@@ -56,3 +63,23 @@ def share_of(batch: Batch, layout: Layout | None) -> Batch:
 
     documents = None if batch.documents is None else mine(batch.documents)
     return Batch(mine(batch.tokens), mine(batch.targets), documents, positions)
+
+
+class SharedRows(Protocol):
+    """Where ranks get their rows from (`isogloss.data.loader.Loader`)."""
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """One of ``world_size`` equal shares of the batch of a step."""
+        ...
+
+
+class RankBatches:
+    """This rank's share of every step's batch: some of its rows, or of each row some positions."""
+
+    def __init__(self, loader: SharedRows, layout: Layout) -> None:
+        self._loader, self._layout = loader, layout
+
+    def batch(self, step: int) -> Batch:
+        """The share of a step, from 0."""
+        rows = self._loader.batch(step, self._layout.data_rank, self._layout.axes.data)
+        return share_of(rows, self._layout)

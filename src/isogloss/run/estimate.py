@@ -153,7 +153,9 @@ def estimate_rows(found: RunEstimate, gpu: Gpu, share: float, network: float) ->
     ]
     for axis, size in found.traffic.items():
         speed = gpu.link if axis in ("tensor", "context") else network
-        rows.append((f"sent along {axis}", f"{size / 1e9:.3g} GB a step, {_short(size / speed)} at {speed / 1e9:g} GB/s"))
+        rows.append(
+            (f"sent along {axis}", f"{size / 1e9:.3g} GB a step, {_short(size / speed)} at {speed / 1e9:g} GB/s")
+        )
     rows.append(("a checkpoint's model", f"{found.model_bytes / 1e9:.3g} GB"))
     rows.append(("  and optimizer", f"{found.optimizer_bytes / 1e9:.3g} GB"))
     return rows

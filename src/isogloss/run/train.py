@@ -7,10 +7,12 @@ weights are functions of the recipe and the step. So a run that is killed and st
 import shutil
 import signal
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from datetime import timedelta
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from isogloss.build import PlannedModel, materialise, plan_model
 from isogloss.checkpoint.asynchronous import Saver
@@ -27,6 +29,8 @@ from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
 from isogloss.optim.state import allot_optimizer_tensors, optimizer_tensors
+from isogloss.parallel.env import Ranks, agreed, process_group, rank_0_first
+from isogloss.parallel.mesh import Axes, Layout, check_axes, find_axes
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder, check_changes
@@ -36,6 +40,7 @@ from isogloss.run.watch import Watch
 from isogloss.train.agreement import Found, agree, many_ranks
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
+from isogloss.train.first_error import first_error
 from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window, every
 from isogloss.train.loop import Progress, training_steps
@@ -43,6 +48,7 @@ from isogloss.train.machine import Machine, compiler_found, find_machine, measur
 from isogloss.train.metrics import Metrics
 from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
 from isogloss.train.trackers import create_trackers
+from isogloss.train.watchdog import Watchdog
 
 
 def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str, Any]:
@@ -59,12 +65,33 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
     """
     limit = recipe.train.max_minutes
     until = None if limit is None else time.monotonic() + 60 * limit
-    folder = RunFolder(recipe.folder)
-    if fresh:
-        with folder.locked():
-            folder.set_aside(display.say)
-    with folder.locked():
-        session = _open(recipe, folder, display)
+    patience = timedelta(minutes=recipe.parallel.timeout)
+    # The watchdog, which knows who is waited for, is to speak before the process group does.
+    with process_group(_device(recipe), 1.5 * patience) as ranks, first_error(ranks):
+        try:
+            return _train(recipe, display, fresh, ranks, until)
+        except Interrupted as asked:  # on all ranks at the same step: they leave together
+            ended = asked
+    raise ended
+
+
+def _train(recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, until: float | None) -> dict[str, Any]:
+    with ExitStack() as stack:
+        axes = find_axes(recipe.parallel, ranks.world_size)
+        check_axes(axes, recipe.model, recipe.data.seq_len, recipe.train.batch_size)
+        folder = RunFolder(recipe.folder)
+        if not ranks.first:  # the first rank alone shows and writes
+            display = Display(Console(quiet=True))
+
+        def take() -> None:
+            if ranks.first and fresh:
+                with folder.locked():
+                    folder.set_aside(display.say)
+            if ranks.first:
+                stack.enter_context(folder.locked())
+
+        rank_0_first(ranks, "taking the run's folder", take)
+        session = _open(recipe, folder, display, ranks, axes)
         if session is None:
             summary = folder.summary()
             assert summary is not None
@@ -77,7 +104,12 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
     return summary
 
 
-def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None:
+def _device(recipe: Recipe) -> str:
+    """What ranks talk about: numbers on GPUs, or on CPUs."""
+    return "cuda" if recipe.train.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _open(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axes: Axes) -> Session | None:
     """Everything ready for the next step; ``None`` if the run has finished."""
     saved = folder.saved_recipe()
     if saved is None and has_checkpoints(folder.checkpoints):
@@ -91,24 +123,36 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
-    corpus = prepare(recipe.data, recipe.tokenizer, display.say, verify=True)
+    corpus = rank_0_first(
+        ranks,
+        "preparing the corpus",
+        lambda: prepare(recipe.data, recipe.tokenizer, display.say, verify=ranks.first),
+    )
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     expected = _estimate(recipe, planned)
-    machine = _choose_machine(recipe, folder, expected, changes, display)
-    peak = measure_peak(torch.device(machine.device), machine.precision)
+    machine = agreed(_choose_machine(recipe, folder, expected, changes, display) if ranks.first else None)
+    assert machine is not None
+    peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
     rows = recipe.train.batch_size * recipe.data.seq_len
     n_tokens = corpus.manifest.train.n_tokens
     display.say(banner(recipe.name, str(folder.path), expected, machine, peak, recipe.train.steps, rows, n_tokens))
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
-    session = _build(recipe, folder, corpus, machine, expected, planned)
+    session = _build(recipe, folder, corpus, machine, expected, planned, ranks, axes)
     _resume(session, display)
-    folder.save_recipe(recipe)
-    folder.save_json("machine.json", machine.as_dict())
-    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
-    _keep_tokenizer(corpus, folder)
+    if ranks.first:
+        _keep_description(session, planned)
     return session
+
+
+def _keep_description(session: Session, planned: PlannedModel) -> None:
+    """Write what says what the run is: a resume, and whoever reads the folder, needs it."""
+    recipe, folder = session.recipe, session.folder
+    folder.save_recipe(recipe)
+    folder.save_json("machine.json", session.machine.as_dict())
+    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
+    _keep_tokenizer(session.corpus, folder)
 
 
 def _keep_tokenizer(corpus: PreparedCorpus, folder: RunFolder) -> None:
@@ -130,6 +174,8 @@ def _keep_tokenizer(corpus: PreparedCorpus, folder: RunFolder) -> None:
 
 def _open_metrics(session: Session) -> Metrics:
     recipe, folder = session.recipe, session.folder
+    if not session.ranks.first:
+        return Metrics(None, session.progress.step)
     trackers = create_trackers(recipe.trackers, folder.path, recipe.name, recipe.model_dump(mode="json"))
     return Metrics(folder.metrics_file, session.progress.step, trackers)
 
@@ -170,9 +216,19 @@ def _build(
     machine: Machine,
     expected: Estimate,
     planned: PlannedModel,
+    ranks: Ranks,
+    axes: Axes,
 ) -> Session:
-    device = torch.device(machine.device)
-    model = materialise(planned, seed=recipe.seed, device=device, compiled=machine.compiled)
+    layout = Layout(axes, recipe.parallel, machine.device) if ranks.world_size > 1 else None
+    model = materialise(
+        planned,
+        seed=recipe.seed,
+        device=torch.device(machine.device),
+        compiled=machine.compiled,
+        recompute=recipe.train.recompute,
+        layout=layout,
+        precision=machine.precision,
+    )
     loader = Loader(
         corpus.split("train"),
         recipe.data.seq_len,
@@ -182,8 +238,21 @@ def _build(
         pad_token=corpus.tokenizer.end_of_text,
     )
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
-    guard = SpikeGuard(recipe.train.spike)
-    return Session(recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected, guard)
+    return Session(
+        recipe,
+        folder,
+        corpus,
+        machine,
+        model,
+        optimizer,
+        loader,
+        Progress(),
+        Window(),
+        expected,
+        SpikeGuard(recipe.train.spike),
+        ranks,
+        layout,
+    )
 
 
 def _resume(session: Session, display: Display) -> None:
@@ -242,21 +311,29 @@ def _run_steps(session: Session, metrics: Metrics, display: Display, until: floa
     if progress.step and session.machine.compiled:
         display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
     try:
-        with Saver(session.folder.checkpoints, recipe.checkpoint) as saver, stop_requests(until) as request:
-            for info in training_steps(
+        with (
+            Saver(session.folder.checkpoints, recipe.checkpoint) as saver,
+            Watchdog(session.ranks, 60 * recipe.parallel.timeout) as watchdog,
+            stop_requests(until, loud=session.ranks.first) as request,
+        ):
+            steps = training_steps(
                 session.model,
                 session.optimizer,
-                session.loader,
+                session.batches,
                 recipe.train,
                 recipe.optim,
                 progress,
                 session.machine.precision,
                 session.machine.compiled,
-            ):
+                session.layout,
+            )
+            for info in watchdog.over(steps, progress):
                 saver.poll()
                 asked = request.asked or (signal.SIGPIPE if display.lost else 0)
                 late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
-                found = agree(Found(asked, late, session.guard.spikes(info.loss, bool(info.nonfinite))))
+                spiked = session.guard.spikes(info.loss, bool(info.nonfinite))
+                with watchdog.step(info.step):
+                    found = agree(Found(asked, late, spiked))
                 if found.spiked:
                     saver.finish()
                     rewind(session, info, metrics, display)

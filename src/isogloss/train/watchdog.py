@@ -19,6 +19,9 @@ from typing import Any
 
 import torch.distributed as dist
 
+from isogloss.parallel.env import Ranks
+from isogloss.train.loop import Progress, StepInfo
+
 HUNG = 70
 """EX_SOFTWARE of sysexits.h: the exit code of a rank that waited in vain."""
 _SHOWN = 16
@@ -47,20 +50,18 @@ class Beat:
 
 
 class Watchdog:
-    """One rank's: ``with watchdog: ... with watchdog.step(n): ...``.
+    """One rank's: ``with Watchdog(...) as watchdog: ... with watchdog.step(n): ...``. A process alone has none to watch.
 
     Args:
-        store: shared by the ranks, of this attempt alone; used from a thread of its own, so not the process group's.
-        rank: of this process.
-        world_size: how many there are.
+        ranks: this process among the others.
         limit: seconds that a step may take.
         end: what ends the process.
     """
 
-    def __init__(
-        self, store: dist.Store, rank: int, world_size: int, limit: float, end: Callable[[int], Any] = os._exit
-    ) -> None:
-        self._store, self._rank, self._world_size, self._limit, self._end = store, rank, world_size, limit, end
+    def __init__(self, ranks: Ranks, limit: float, end: Callable[[int], Any] = os._exit) -> None:
+        # A connection of the thread's own: the other may be waiting in the main thread.
+        self._store = None if ranks.store is None else dist.PrefixStore("watchdog", ranks.store.clone())
+        self._rank, self._world_size, self._limit, self._end = ranks.rank, ranks.world_size, limit, end
         self._interval = min(2.0, limit / 8)
         self._main = threading.get_ident()
         self._step, self._since, self._in_step, self._pulse = 0, time.monotonic(), False, 0
@@ -68,13 +69,15 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        self._thread.start()
+        if self._store is not None:
+            self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Watch no longer; after an error too, which others report."""
         self._over.set()
-        self._thread.join(2 * self._interval)
+        if self._store is not None:
+            self._thread.join(2 * self._interval)
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
@@ -84,6 +87,15 @@ class Watchdog:
             yield
         finally:
             self._in_step = False
+
+    def over(self, steps: Iterator[StepInfo], progress: Progress) -> Iterator[StepInfo]:
+        """The steps of the loop, each watched; what is done between them is not."""
+        while True:
+            with self.step(progress.step + 1):
+                info = next(steps, None)
+            if info is None:
+                return
+            yield info
 
     def _watch(self) -> None:
         while not self._over.wait(self._interval):
@@ -97,12 +109,14 @@ class Watchdog:
                     self._end(HUNG)
 
     def _write(self) -> None:
+        assert self._store is not None
         self._pulse += 1
         seconds = time.monotonic() - self._since
         beat = Beat(self._rank, self._step, round(seconds, 1), _where(self._main), self._pulse)
         self._store.set(f"beat/{self._rank}", json.dumps(asdict(beat)))
 
     def _bark(self) -> None:
+        assert self._store is not None
         reporter = self._store.compare_set("reporter", "", str(self._rank)).decode()
         if reporter == str(self._rank):
             self._say(self.report())
@@ -119,6 +133,7 @@ class Watchdog:
         return describe(before, self._read(), self._limit, self._world_size)
 
     def _read(self) -> dict[int, Beat]:
+        assert self._store is not None
         keys = [f"beat/{rank}" for rank in range(self._world_size)]
         present = [key for key in keys if self._store.check([key])]
         return {beat.rank: beat for key in present for beat in [Beat(**json.loads(self._store.get(key)))]}
