@@ -63,5 +63,7 @@ def main() -> None:
         leave(1 if message is None else getattr(error, "exit_code", 2))
     except BaseException as error:
         if (code := getattr(error, "exit_code", None)) is not None and not isinstance(error, SystemExit):
-            sys.exit(leave_word(code))
+            leave(leave_word(code))
+        if isinstance(error, SystemExit) and error.code in (None, 0) and one_of_many():
+            leave(0)
         raise

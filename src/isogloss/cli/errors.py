@@ -28,13 +28,16 @@ def explain(error: Exception) -> str | None:
 
 
 def one_of_many() -> bool:
-    """Whether this process is a rank of a process group, which an error leaves as it is."""
-    distributed = sys.modules.get("torch.distributed")
-    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+    """Whether this process is a rank of several, and has got so far as to know."""
+    env = sys.modules.get("isogloss.parallel.env")
+    return env is not None and env.find_ranks().world_size > 1
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with a code; a rank of many at once, since what PyTorch tears down may wait for the others."""
+    """End the process with a code.
+
+    A rank of many ends at once: what PyTorch tears down may wait for other ranks, and aborts now and then.
+    """
     if one_of_many():
         sys.stdout.flush()
         sys.stderr.flush()

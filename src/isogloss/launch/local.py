@@ -15,6 +15,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -120,7 +121,9 @@ class _Agent(LocalElasticAgent):
             local_addr="localhost",
         )
         super().__init__(spec, DefaultLogsSpecs(log_dir=folder), shutdown_timeout=_GRACE)
-        self.asked, self._since, self._pids = 0, 0.0, list[int]()
+        self.asked, self._since = 0, 0.0
+        self._pids: list[int] = []
+        self._gone: set[int] = set()  # those that failed by themselves, before the agent ended the others
         # Its own handlers raise in the middle of what it does; only SIGQUIT is left to them.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
 
@@ -145,19 +148,30 @@ class _Agent(LocalElasticAgent):
             self.asked, self._since = self.asked or number, time.monotonic()
             if again or not self._pids:
                 number = signal.SIGKILL
+        self._signal(number)
+
+    def _signal(self, number: int) -> None:
         for pid in self._pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+            if pid not in self._gone:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         if self.asked:  # not again for someone who wants it ended
             raise SignalException("asked to end", signal.Signals(self.asked))
         pids = super()._start_workers(worker_group)
-        self._pids = list(pids.values())
+        self._pids, self._gone = list(pids.values()), set()
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        if not self._gone:
+            self._gone = {pid for pid in self._pids if _has_failed(pid)}
+        # The agent gives the others half a minute, and one that is stopped takes all of it.
+        killing = threading.Timer(_GRACE, self._signal, [signal.SIGKILL])
+        if self._gone:
+            killing.start()
         result = super()._monitor_workers(worker_group)
+        killing.cancel()
         if result.is_failed() and self._remaining_restarts > 0 and not self.asked:
             restart = worker_group.spec.max_restarts - self._remaining_restarts + 1
             text = _describe(self.first(result.failures))
@@ -165,8 +179,11 @@ class _Agent(LocalElasticAgent):
         return result
 
     def first(self, failures: dict[int, ProcessFailure]) -> ProcessFailure:
-        """The failure that began it: ranks that fail for another's sake wait to be ended, those killed do not."""
-        return min(failures.values(), key=lambda failure: (failure.exitcode > 0, failure.timestamp, failure.local_rank))
+        """The failure that began it: of a rank that was gone before the agent ended the others with it."""
+        return min(
+            failures.values(),
+            key=lambda failure: (failure.pid not in self._gone, failure.exitcode == -signal.SIGTERM, failure.exitcode),
+        )
 
 
 def check_local(launch: LocalLaunch) -> None:
@@ -180,6 +197,16 @@ def check_local(launch: LocalLaunch) -> None:
             f"{launch.ranks} ranks of {launch.threads} threads are more than the {_n_cores()} cores here; they would "
             "wait for each other. Lower --threads, or leave it out"
         )
+
+
+def _has_failed(pid: int) -> bool:
+    """Whether a child has ended with an error; it is still to be waited for."""
+    if sys.platform != "linux":  # not offered everywhere; without it the first failure is a guess
+        return False
+    with suppress(ChildProcessError):
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return ended is not None and ended.si_status != 0
+    return False
 
 
 def _n_cores() -> int:
