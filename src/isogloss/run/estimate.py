@@ -10,7 +10,8 @@ embedding         weights, moments, gradients, and the embedding's gradient once
 
 With several ranks, FSDP2's gathered weights and buffers come on top: two blocks' weights in the type they are gathered
 in (one used, one fetched) and a third on its way, a block's gradients before they are split, and the head, whose
-gradient is split last. Tensor and context ranks are taken to share activations evenly.
+gradient is split last. With accumulation every rank adds up whole gradients until the last micro-batch's are split,
+as `isogloss.parallel.fsdp` has it. Tensor and context ranks are taken to share activations evenly.
 """
 
 import math
@@ -197,7 +198,9 @@ def _memory(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> Memory:
     n_layers, stored = model.n_layers, sizes.stored
     loss = loss_memory(model, n_tokens, sizes.precision, axes.tensor)
     always = {"weights": stored(sizes.total), "optimizer": 2 * stored(sizes.total)}
-    grown = sizes.total if accumulated else 0.0
+    # Reduced with the last micro-batch only: until then every rank adds up whole gradients, in the type of reduction.
+    added_up = sizes.reduced * sizes.total if accumulated and sizes.split else 0.0
+    grown = sizes.total if accumulated and not sizes.split else 0.0
     activations = block.shared + n_layers * kept + 2 * stream  # the last output, and its norm's
     # Gathered and not let go: the head always, the blocks where they are not resharded.
     held = sizes.gathered_head + (n_layers * sizes.gathered_block if recipe.parallel.reshard == "never" else 0.0)
@@ -205,14 +208,14 @@ def _memory(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> Memory:
     moments = {
         "the loss": always
         | {
-            "gradients": stored(grown),
+            "gradients": stored(grown) + added_up,
             "activations": activations,
             "head and loss": loss,
             "communication": held,
         },
         "the last block's backward pass": always
         | {
-            "gradients": stored(max(grown, 0.0 if sizes.split else sizes.head)),
+            "gradients": stored(max(grown, 0.0 if sizes.split else sizes.head)) + added_up,
             "activations": activations - 2 * stream + backward,
             "communication": passing + (sizes.gradient_of_head if sizes.split else 0.0),
         },
@@ -254,8 +257,8 @@ class _Sizes:
         self.gathered_head = 4 * self.head / axes.tensor if self.split else 0.0
         self.gradient_of_head = self.gathered_head
         # One block used, one fetched and one on its way; a block's gradients as they are reduced.
-        reduced = per_block * (2 if recipe.parallel.reduce == "bf16" else 4)
-        self.passing_block = 3 * self.gathered_block + reduced
+        self.reduced = (2 if recipe.parallel.reduce == "bf16" else 4) / axes.tensor
+        self.passing_block = 3 * self.gathered_block + self.reduced * per_block * axes.tensor
 
     def stored(self, n: float) -> float:
         """Bytes of a rank's share of ``n`` weights in float32."""
@@ -278,7 +281,7 @@ def _traffic(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> dict[str, fl
     gathers = n_micro * (2 if recipe.parallel.reshard == "always" else 1)
     blocks = model.n_layers * sizes.gathered_block
     others = 4 * (sizes.total - model.n_layers * sizes.block) / axes.tensor
-    reduced = (2 if recipe.parallel.reduce == "bf16" else 4) * sizes.total / axes.tensor
+    reduced = sizes.reduced * sizes.total
     number = 2 if sizes.precision == "bf16" else 4
     stream = number * rows * recipe.data.seq_len * model.d_model / axes.context
     heads = model.mixer.heads(model.d_model)
