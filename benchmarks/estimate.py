@@ -135,7 +135,7 @@ def measure_apart(case: str) -> dict[str, Any]:
 
 def table() -> str:
     """Foreseen and measured memory of each case, as Markdown."""
-    lines = ["| case | foreseen, MiB | measured, MiB | foreseen / measured |", "|---|---:|---:|---:|"]
+    lines = ["| case | foreseen, MiB | measured, MiB | foreseen / measured |", "|---|---|---|---|"]
     for row in load_record("estimate", SETTINGS):
         foreseen, measured = row["foreseen"] / 2**20, row["measured"] / 2**20
         lines.append(f"| {row['case']} | {foreseen:,.0f} | {measured:,.0f} | {foreseen / measured:.3f} |")

@@ -1,8 +1,8 @@
 """When one rank fails all of them fail, each in its own words; only the first is to be heard.
 
-The first rank whose error reaches this place writes its number into the ranks' store, and lets the error go on to whoever
-prints it. Ranks that come later wait, in silence, for the launcher to end them. An error that only says that another
-rank has gone waits first: that rank's own error, or the launcher's word on how it died, says more.
+The first rank whose error reaches this place writes its number into the ranks' store, and lets the error go on to
+whoever prints it. Ranks that come later wait, in silence, for the launcher to end them. An error that only says that
+another rank has gone waits first: that rank's own error, or the launcher's word on how it died, says more.
 """
 
 import os

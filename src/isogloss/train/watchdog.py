@@ -50,7 +50,7 @@ class Beat:
 
 
 class Watchdog:
-    """One rank's: ``with Watchdog(...) as watchdog: ... with watchdog.step(n): ...``. A process alone has none to watch.
+    """One rank's: ``with Watchdog(...) as watchdog: ... with watchdog.step(n): ...``; in a process alone it does nothing.
 
     Args:
         ranks: this process among the others.
