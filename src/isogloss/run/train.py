@@ -27,7 +27,7 @@ from isogloss.durable import sync_folder, write_whole
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
-from isogloss.optim.state import allot_optimizer_tensors, optimizer_tensors
+from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
 from isogloss.parallel.env import Ranks, agreed, process_group, rank_0_first
 from isogloss.parallel.mesh import Axes, Layout, check_axes, find_axes
 from isogloss.recipe import Recipe
@@ -236,6 +236,7 @@ def _resume(session: Session, display: Display) -> None:
     checkpoint.load_into("model", model_tensors(session.model))
     moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
     checkpoint.load_into("optimizer", moments)
+    cast_moments(session.optimizer, torch.bfloat16 if session.recipe.optim.moments == "bf16" else torch.float32)
     session.progress = Progress(**checkpoint.state["progress"])
     session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
     session.window.load(checkpoint.state["window"])
