@@ -15,6 +15,7 @@ from typing import Any
 import audit_models
 import billion
 import coordinates
+import equality
 import experiments
 import predict
 import torch
@@ -127,6 +128,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "coordinates": coordinates.table,
     "default": experiments.default_table,
     "default-seeds": experiments.default_seeds_table,
+    "equality": equality.table,
     "origin": experiments.origin_table,
     "parametrisations": parametrisations,
     "plan": plan,

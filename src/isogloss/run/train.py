@@ -28,7 +28,7 @@ from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
 from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
-from isogloss.parallel.env import Ranks, agreed, process_group, rank_0_first
+from isogloss.parallel.env import Ranks, agreed, on_any_rank, process_group, rank_0_first
 from isogloss.parallel.mesh import Axes, Layout, check_axes, find_axes
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
@@ -273,7 +273,7 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
 
     def save(info: StepInfo) -> None:
         nonlocal saved_at
-        late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
+        late = on_any_rank(time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes)  # clocks differ
         due = info.step % recipe.checkpoint.every == 0 or late
         # Not in a row of steps that are not finite: it would push the last good checkpoint out.
         if info.last or (due and not info.nonfinite):
