@@ -15,6 +15,7 @@ from typing import Any
 import audit_models
 import billion
 import coordinates
+import equality
 import estimate
 import experiments
 import predict
@@ -146,6 +147,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "default": experiments.default_table,
     "default-seeds": experiments.default_seeds_table,
     "estimate": estimate.table,
+    "equality": equality.table,
     "gpus": gpus,
     "origin": experiments.origin_table,
     "parametrisations": parametrisations,

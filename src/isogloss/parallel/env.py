@@ -152,6 +152,15 @@ def agreed(value: T) -> T:
     return said[0]
 
 
+def on_any_rank(here: bool) -> bool:
+    """Whether it is so on one of the ranks, at least; all get the same answer. A collective call."""
+    if not dist.is_initialized():
+        return here
+    flag = torch.tensor(int(here))
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
 def _rendezvous(ranks: Ranks, timeout: timedelta) -> Store:
     """The ranks' store, anew for each attempt of an elastic launch.
 

@@ -120,7 +120,7 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         _memory(recipe, axes, planned.plan),
         _traffic(recipe, axes, planned.plan),
         4 * n_parameters,
-        8 * n_parameters,
+        (4 if recipe.optim.moments == "bf16" else 8) * n_parameters,
     )
 
 
@@ -197,7 +197,8 @@ def _memory(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> Memory:
     kept, backward = block.kept / shares, block.backward / shares
     n_layers, stored = model.n_layers, sizes.stored
     loss = loss_memory(model, n_tokens, sizes.precision, axes.tensor)
-    always = {"weights": stored(sizes.total), "optimizer": 2 * stored(sizes.total)}
+    moments_of_weight = 0.5 if recipe.optim.moments == "bf16" else 1.0
+    always = {"weights": stored(sizes.total), "optimizer": 2 * moments_of_weight * stored(sizes.total)}
     # Reduced with the last micro-batch only: until then every rank adds up whole gradients, in the type of reduction.
     added_up = sizes.reduced * sizes.total if accumulated and sizes.split else 0.0
     grown = sizes.total if accumulated and not sizes.split else 0.0

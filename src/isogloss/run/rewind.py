@@ -1,9 +1,11 @@
 """Going back to a checkpoint after a spike of the loss, to go on with other data (`isogloss.train.guard`)."""
 
+import torch
+
 from isogloss.checkpoint.load import newest_checkpoint
 from isogloss.checkpoint.peers import join_peers
 from isogloss.models.weights import model_tensors
-from isogloss.optim.state import allot_optimizer_tensors
+from isogloss.optim.state import allot_optimizer_tensors, cast_moments
 from isogloss.run.session import Session
 from isogloss.train.display import Display
 from isogloss.train.loop import DivergedError, StepInfo
@@ -36,6 +38,7 @@ def rewind(session: Session, spike: StepInfo, metrics: Metrics, display: Display
     checkpoint.load_into("model", model_tensors(session.model))
     moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
     checkpoint.load_into("optimizer", moments)
+    cast_moments(session.optimizer, torch.bfloat16 if session.recipe.optim.moments == "bf16" else torch.float32)
     progress.go_back(checkpoint.state["progress"])
     session.window.load(checkpoint.state["window"])
     session.guard.load(checkpoint.state["guard"])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -28,7 +29,7 @@ from isogloss.durable import sync_folder, write_whole
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
-from isogloss.optim.state import allot_optimizer_tensors, optimizer_tensors
+from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
 from isogloss.parallel.env import Ranks, agreed, process_group, rank_0_first
 from isogloss.parallel.mesh import Axes, Layout, check_axes, find_axes
 from isogloss.recipe import Recipe
@@ -131,7 +132,9 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axe
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     expected = _estimate(recipe, planned)
-    machine = agreed(_choose_machine(recipe, folder, expected, changes, display) if ranks.first else None)
+    machine = agreed(
+        _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
+    )
     assert machine is not None
     peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
     rows = recipe.train.batch_size * recipe.data.seq_len
@@ -188,13 +191,13 @@ def _estimate(recipe: Recipe, planned: PlannedModel) -> Estimate:
 
 
 def _choose_machine(
-    recipe: Recipe, folder: RunFolder, expected: Estimate, changes: list[str], display: Display
+    recipe: Recipe, folder: RunFolder, expected: Estimate, changes: list[str], display: Display, n_ranks: int
 ) -> Machine:
     """The decisions that the run began with, as long as they can be kept; they change the last bits."""
     former = folder.saved_machine()
     redecide = any(c.startswith(("train.device", "train.precision", "train.compile")) for c in changes)
     if former is None or redecide:
-        return find_machine(recipe.train, expected.flops)
+        return replace(find_machine(recipe.train, expected.flops / n_ranks), ranks=n_ranks)
     kept = recipe.train.model_copy(
         update={
             "device": former.device if former.device == "cpu" or torch.cuda.is_available() else "auto",
@@ -202,7 +205,7 @@ def _choose_machine(
             "compile": "on" if former.compiled and compiler_found() else "off",
         }
     )
-    here = find_machine(kept, expected.flops)
+    here = replace(find_machine(kept, expected.flops / n_ranks), ranks=n_ranks)
     for what, was in former.as_dict().items():
         if was != (now := getattr(here, what)):
             display.say(f"note: the run began with {what} {was} and goes on with {now}: not bit for bit the same")
@@ -267,6 +270,7 @@ def _resume(session: Session, display: Display) -> None:
     checkpoint.load_into("model", model_tensors(session.model))
     moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
     checkpoint.load_into("optimizer", moments)
+    cast_moments(session.optimizer, torch.bfloat16 if session.recipe.optim.moments == "bf16" else torch.float32)
     session.progress = Progress(**checkpoint.state["progress"])
     session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
     session.window.load(checkpoint.state["window"])

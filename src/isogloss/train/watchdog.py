@@ -50,7 +50,7 @@ class Beat:
 
 
 class Watchdog:
-    """One rank's: ``with Watchdog(...) as watchdog: ... with watchdog.step(n): ...``; in a process alone it does nothing.
+    """One rank's: ``with Watchdog(...) as watchdog: ... with watchdog.step(n): ...``: nothing in a process alone.
 
     Args:
         ranks: this process among the others.
