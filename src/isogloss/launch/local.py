@@ -86,7 +86,7 @@ def launch_local(launch: LocalLaunch) -> int:
         agent = _Agent(launch, folder)
         with agent.signals_forwarded():
             try:
-                result = agent.run()
+                result: RunResult = agent.run()  # pyright: ignore
             except SignalException as ended:
                 return 128 + ended.sigval
         if result.is_failed():
@@ -156,21 +156,22 @@ class _Agent(LocalElasticAgent):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
 
-    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+    # PyTorch documents both as what an agent of one's own defines; its decorators hide their types.
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:  # pyright: ignore
         if self.asked:  # not again for someone who wants it ended
             raise SignalException("asked to end", signal.Signals(self.asked))
-        pids = super()._start_workers(worker_group)
+        pids: dict[int, Any] = super()._start_workers(worker_group)  # pyright: ignore
         self._pids, self._gone = list(pids.values()), set()
         return pids
 
-    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:  # pyright: ignore
         if not self._gone:
             self._gone = {pid for pid in self._pids if _has_failed(pid)}
         # The agent gives the others half a minute, and one that is stopped takes all of it.
         killing = threading.Timer(_GRACE, self._signal, [signal.SIGKILL])
         if self._gone:
             killing.start()
-        result = super()._monitor_workers(worker_group)
+        result: RunResult = super()._monitor_workers(worker_group)  # pyright: ignore
         killing.cancel()
         if result.is_failed() and self._remaining_restarts > 0 and not self.asked:
             restart = worker_group.spec.max_restarts - self._remaining_restarts + 1

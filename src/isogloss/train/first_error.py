@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 from isogloss.parallel.env import OtherRankError, Ranks
 
@@ -48,7 +49,7 @@ def of_another(error: BaseException) -> bool:
     return here or (chained is not None and of_another(chained))
 
 
-def _first(store: dist.Store, rank: int) -> bool:
+def _first(store: Store, rank: int) -> bool:
     try:
         return store.compare_set("first error", "", str(rank)) == str(rank).encode()
     except RuntimeError:  # the store has gone with its host, who was first

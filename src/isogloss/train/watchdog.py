@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 
 from isogloss.parallel.env import Ranks
 from isogloss.train.loop import Progress, StepInfo
@@ -60,7 +60,7 @@ class Watchdog:
 
     def __init__(self, ranks: Ranks, limit: float, end: Callable[[int], Any] = os._exit) -> None:
         # A connection of the thread's own: the other may be waiting in the main thread.
-        self._store = None if ranks.store is None else dist.PrefixStore("watchdog", ranks.store.clone())
+        self._store = None if ranks.store is None else PrefixStore("watchdog", ranks.store.clone())  # pyright: ignore
         self._rank, self._world_size, self._limit, self._end = ranks.rank, ranks.world_size, limit, end
         self._interval = min(2.0, limit / 8)
         self._main = threading.get_ident()
