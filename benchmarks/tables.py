@@ -16,6 +16,8 @@ from typing import Any
 import audit_models
 import billion
 import coordinates
+import equality
+import estimate
 import experiments
 import numpy as np
 import predict
@@ -36,6 +38,7 @@ from isogloss.models.decoder import DecoderConfig
 from isogloss.models.protocol import IGNORED
 from isogloss.nn.roles import Role
 from isogloss.run.plan import as_markdown, footer, plan_recipe, plan_table
+from isogloss.train.gpus import GPUS
 
 DOCS = Path(__file__).parent.parent / "docs"
 REPAIR = "write them anew with: make docs (python benchmarks/tables.py)"
@@ -159,6 +162,22 @@ def floors() -> str:
     return _markdown(heading, rows)
 
 
+def gpus() -> str:
+    """The GPUs that estimates know."""
+    rows = [
+        [
+            f"`{name}`",
+            f"{gpu.peak / 1e12:g}",
+            f"{gpu.memory / 1e9:g}",
+            f"{gpu.bandwidth / 1e9:,g}",
+            f"{gpu.link / 1e9:g}",
+        ]
+        for name, gpu in GPUS.items()
+    ]
+    heading = ["GPU", "bf16 peak, dense, Tflop/s", "memory, GB", "its bandwidth, GB/s", "link, one way, GB/s"]
+    return _markdown(heading, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "audit": audit_models.summary_table,
     "audit-findings": audit_models.findings_table,
@@ -166,6 +185,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "coordinates": coordinates.table,
     "default": experiments.default_table,
     "default-seeds": experiments.default_seeds_table,
+    "estimate": estimate.table,
+    "equality": equality.table,
+    "gpus": gpus,
     "origin": experiments.origin_table,
     "floors": floors,
     "named-corpora": named_corpora,

@@ -283,7 +283,8 @@ def test_verify_of_a_trained_checkpoint_reports_how_far_it_moved(isogloss, tiny:
 
 def test_verify_holds_a_checkpoint_of_step_zero_and_a_file_to_the_plan(isogloss, tiny: Path) -> None:
     from isogloss.build import build_model
-    from isogloss.checkpoint import CheckpointConfig, save_checkpoint
+    from isogloss.checkpoint.config import CheckpointConfig
+    from isogloss.checkpoint.save import save_checkpoint
     from isogloss.models.weights import model_tensors
     from isogloss.run.folder import RunFolder
 

@@ -22,11 +22,13 @@ from isogloss.data.prepare import FilesConfig, inputs, prepare
 from isogloss.data.sources import Document
 from isogloss.data.sources.filters import MEASURES, FilterConfig, Text
 from isogloss.data.tokenizers.config import BytesConfig
+from isogloss.models.block import Block
 from isogloss.models.decoder import Decoder
 from isogloss.recipe import Recipe, load_recipe
 from isogloss.run.plan import plan_recipe
 from isogloss.run.train import train
 from isogloss.train.display import Display
+from isogloss.train.signals import Interrupted
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ STDLIB = ["data={type: python_stdlib, seq_len: 24, validation_bytes: 400, prepar
 NEAR = ["data.near_duplicates={threshold: 0.2}"]
 LLAMA3 = ["model.mixer.rotary.scaling={type: llama3, original_seq_len: 64, factor: 8.0}"]
 YARN = ["model.mixer.rotary.scaling={type: yarn, original_seq_len: 1000, factor: 4.0, beta_fast: 2.0, beta_slow: 0.5}"]
+# The loss goes up and down.
+RISING = ["optim.lr=0.3", "optim.clip=.inf", "optim.schedule={type: constant, warmup: 2}", "checkpoint.every=1"]
 WSD = ["optim.schedule={type: wsd, warmup: 2, decay: 0.5, final: 0.1}"]
 FILES = "data: {{type: files, train: [{0}], validation_bytes: 200, prepared_dir: prepared}}"
 ONE, OTHER = FILES.format("'corpus/0[0-2]*.txt'"), FILES.format("'corpus/0[3-5]*.txt'")
@@ -213,6 +217,7 @@ VARIATIONS = {
     "optim.beta2": Vary("optim.beta2=0.5"),
     "optim.eps": Vary("optim.eps=0.01"),
     "optim.weight_decay": Vary("optim.weight_decay=0.5"),
+    "optim.moments": Vary("optim.moments=bf16"),
     "optim.clip": Vary("optim.clip=0.01", ["optim.eps=0.01"]),
     "optim.schedule[constant].warmup": Vary("optim.schedule.warmup=4", schedule("constant")),
     "optim.schedule[linear].warmup": Vary("optim.schedule.warmup=4", schedule("linear")),
@@ -228,10 +233,23 @@ VARIATIONS = {
     "train.steps": Vary("train.steps=7"),
     "train.batch_size": Vary("train.batch_size=5"),
     "train.micro_batch_size": Vary("train.micro_batch_size=1"),
+    "train.recompute": Vary("train.recompute=full"),
     "train.device": Vary("train.device=cuda"),
     "train.precision": Vary("train.precision=bf16"),
     "train.compile": Vary("train.compile='on'"),
     "train.max_skipped": Vary("train.max_skipped=2", ["optim.lr=1e30", "optim.clip=.inf"]),
+    "train.max_minutes": Vary("train.max_minutes=1e-9"),
+    "train.spike.deviations": Vary(
+        "train.spike.deviations=1e-3", [*RISING, "train.spike={deviations: 1e9, window: 2}"]
+    ),
+    "train.spike.window": Vary("train.spike.window=3", [*RISING, "train.spike={deviations: 1e-3, window: 2}"]),
+    "train.spike.max_rewinds": Vary(
+        "train.spike.max_rewinds=1", [*RISING, "train.spike={deviations: 1e-3, window: 2, max_rewinds: 50}"]
+    ),
+    "parallel.replicate": Vary("parallel.replicate=2"),
+    "parallel.shard": Vary("parallel.shard=2"),
+    "parallel.context": Vary("parallel.context=2"),
+    "parallel.tensor": Vary("parallel.tensor=2"),
     "watch.log_every": Vary("watch.log_every=2"),
     "watch.validate_every": Vary("watch.validate_every=2"),
     "watch.validation_rows": Vary("watch.validation_rows=4"),
@@ -246,10 +264,15 @@ VARIATIONS = {
     "trackers.tensorboard": Vary("trackers.tensorboard=true"),
     "trackers.wandb": Vary("trackers.wandb=project"),
 }
-# Whose change is meant to end the run here: no GPU, no account, too many steps skipped.
-ENDING = ("train.device", "trackers.wandb", "train.max_skipped")
 FILTER = "data[files].filters."
-LEAVES = [path for path in leaf_paths(Recipe) if not path.endswith("type")]
+# Whose change is meant to end the run here: no GPU, no account, steps skipped or done again, no time, a single rank.
+AXES = ("parallel.replicate", "parallel.shard", "parallel.context", "parallel.tensor")
+STOPPING = ("train.max_skipped", "train.spike.max_rewinds", "train.max_minutes")
+ENDING = ("train.device", "trackers.wandb", *STOPPING, *AXES)
+# What a single rank has no use for: tests/parallel/test_choices.py, and for the timeout tests/faults/launch, show what
+# each changes.
+OF_MANY_RANKS = {"parallel.reshard", "parallel.gather", "parallel.reduce", "parallel.offload", "parallel.timeout"}
+LEAVES = [path for path in leaf_paths(Recipe) if not path.endswith("type") and path not in OF_MANY_RANKS]
 FILTERS = [path.removeprefix(FILTER) for path in LEAVES if path.startswith(FILTER)]
 PATHS = [path for path in LEAVES if not path.startswith(FILTER)]
 
@@ -307,15 +330,22 @@ def _observer(root: Path, recipe: str, monkeypatch: pytest.MonkeyPatch):
         Decoder, "loss", lambda self, batch: (shapes.append(tuple(batch.tokens.shape)), loss(self, batch))[1]
     )
 
+    forward = Block.forward
+    monkeypatch.setattr(
+        Block, "forward", lambda self, *given: (kept.add(self.recompute is None), forward(self, *given))[1]
+    )
+    kept: set[bool] = set()
+
     def run(*overrides: str) -> dict[str, object]:
         seen: dict[str, object] = {}
         shapes.clear()
+        kept.clear()
         try:
             seen["plan"] = plan_recipe(recipe, overrides)
             train(load_recipe(recipe, overrides), Display(Console(quiet=True)))
-        except UserError as error:
+        except (UserError, Interrupted) as error:
             seen["error"] = str(error)
-        seen["shapes"] = list(shapes)
+        seen["shapes"], seen["kept"] = list(shapes), set(kept)
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root).as_posix()
             if not path.is_file() or name.startswith("corpus/") or path.suffix in (".tiktoken", ".yaml", ".png"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from isogloss.checkpoint import CheckpointConfig
+from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.config.base import Config, UserError
 from isogloss.config.load import load_config
 from isogloss.config.problems import did_you_mean
@@ -16,6 +16,7 @@ from isogloss.data.tokenizers.config import SymbolsConfig, TokenizerConfig
 from isogloss.init.schemes import LinguaConfig, SchemeConfig
 from isogloss.models.registry import ModelConfig
 from isogloss.optim.groups import AdamWConfig
+from isogloss.parallel.mesh import ParallelConfig
 from isogloss.train.loop import TrainConfig
 from isogloss.train.trackers import TrackersConfig
 from isogloss.train.watch import WatchConfig
@@ -44,6 +45,8 @@ class Recipe(Config):
     """The optimizer and its schedule."""
     train: TrainConfig
     """How long, how much at a time, and on what."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How several ranks share the work."""
     watch: WatchConfig = WatchConfig()
     """What is shown and measured on the way."""
     checkpoint: CheckpointConfig = CheckpointConfig()

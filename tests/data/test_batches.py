@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,16 @@ def loaders(draw):
     return make, world_size
 
 
+@dataclass
+class Share:
+    loader: Loader
+    rank: int
+    world_size: int
+
+    def batch(self, step: int) -> Batch:
+        return self.loader.batch(step, self.rank, self.world_size)
+
+
 @settings(deadline=None, max_examples=MAX_EXAMPLES)
 @given(loaders(), st.sampled_from([1, 2, 3]), st.integers(1, 4), st.integers(0, 13))
 def test_any_way_of_reading_gives_the_same_global_batches(made, micro, depth, kill_at):
@@ -80,7 +91,7 @@ def test_any_way_of_reading_gives_the_same_global_batches(made, micro, depth, ki
         loader = make()
         begin = 0
         for end in (kill_at, n_steps):  # killed before step `kill_at`, some batches made ahead in vain
-            with Prefetcher(loader, depth, rank, world_size, last_step=n_steps) as ahead:
+            with Prefetcher(Share(loader, rank, world_size), depth, last_step=n_steps) as ahead:
                 for step in range(begin, end):
                     seen[step].append(ahead.batch(step))
             saved, loader, begin = loader.state(), make(), end

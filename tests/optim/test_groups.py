@@ -12,7 +12,7 @@ from isogloss.models.decoder import DecoderConfig
 from isogloss.nn.feed_forward import SwiGLUConfig
 from isogloss.nn.roles import Role, declared_tensors
 from isogloss.optim.groups import AdamWConfig, create_optimizer, set_learning_rate
-from isogloss.optim.state import load_optimizer_tensors, optimizer_tensors
+from isogloss.optim.state import allot_optimizer_tensors, optimizer_tensors
 
 CONFIG = DecoderConfig(
     d_model=16, n_layers=2, mixer=AttentionConfig(n_heads=2, qk_norm=True), ffn=SwiGLUConfig(d_ff=24), vocab_size=32
@@ -45,7 +45,9 @@ def test_state_goes_out_and_back() -> None:
     assert any(name.endswith("/exp_avg_sq") for name in tensors)
     other, fresh = model_and_optimizer()
     other.load_state_dict(model.state_dict())
-    load_optimizer_tensors(other, fresh, tensors)
+    room = allot_optimizer_tensors(other, fresh, {name: (t.dtype, t.shape) for name, t in tensors.items()})
+    for name, tensor in tensors.items():
+        room[name].copy_(tensor)
     for m, o in ((model, optimizer), (other, fresh)):
         m(torch.arange(8)[None]).logsumexp(-1).sum().backward()
         o.step()

@@ -42,13 +42,13 @@ def final(folder: Path) -> dict[str, Any]:
 
 def test_five_steps_and_five_more_are_ten(tiny: Path, monkeypatch) -> None:
     whole, _ = run(tiny, "name=whole", "checkpoint.every=5")
-    original = module.save_checkpoint
+    original = module.Saver.save
 
-    def save_and_die(root, step, *rest):
-        original(root, step, *rest)
+    def save_and_die(saver, step, *rest):
+        original(saver, step, *rest)
         raise Killed
 
-    monkeypatch.setattr(module, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(module.Saver, "save", save_and_die)
     with pytest.raises(Killed):
         run(tiny, "name=cut", "checkpoint.every=5")
     monkeypatch.undo()

@@ -6,40 +6,44 @@ What is read is decided by the step alone, so nothing depends on how far ahead t
 import queue
 import threading
 from types import TracebackType
+from typing import Protocol
 
-from isogloss.data.loader import Loader
 from isogloss.models.protocol import Batch
 
 _WAIT = 0.1
 """Seconds after which the thread, waiting for room, looks whether it is to end."""
 
 
+class Batches(Protocol):
+    """What has a batch for every step (`isogloss.data.loader.Loader`, or one rank's share of it)."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, from 0."""
+        ...
+
+
 class Prefetcher:
-    """A loader's batches, step after step, some of them made ahead.
+    """Batches, step after step, some of them made ahead.
 
     Asked for another step than the next one, it begins anew from there. An error in the thread is raised by ``batch``,
     at its step. It ends with its ``with`` block, or by ``close``.
 
     Args:
-        loader: what makes them; not to be used by others meanwhile if it reads sequentially.
-        depth: how many batches may wait.
-        rank: this process's share of each batch.
-        world_size: how many processes share a batch.
+        batches: what makes them; not to be used by others meanwhile if it reads sequentially.
+        depth: how many may wait.
         last_step: the step before which making ahead ends; ``None``: never.
         pinned: put them into page-locked memory, from which a GPU copies while it computes.
     """
 
     def __init__(
         self,
-        loader: Loader,
+        batches: Batches,
         depth: int = 2,
-        rank: int = 0,
-        world_size: int = 1,
         last_step: int | None = None,
         pinned: bool = False,
     ) -> None:
         assert depth >= 1
-        self._loader, self._depth, self._share, self._last_step = loader, depth, (rank, world_size), last_step
+        self._batches, self._depth, self._last_step = batches, depth, last_step
         self._pinned = pinned
         self._thread: threading.Thread | None = None
         self._next = -1
@@ -87,7 +91,7 @@ class Prefetcher:
         begun = step
         while not stop.is_set() and (step == begun or self._last_step is None or step < self._last_step):
             try:
-                item: Batch | BaseException = self._loader.batch(step, *self._share)
+                item: Batch | BaseException = self._batches.batch(step)
                 if self._pinned:
                     item = item.pinned()
             except Exception as error:

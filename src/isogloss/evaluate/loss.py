@@ -19,6 +19,8 @@ from isogloss.data.shards import TokenStream
 from isogloss.data.tokenizers.base import Tokenizer, well_formed
 from isogloss.models.inference import check_vocabulary, inference
 from isogloss.models.protocol import Batch, LanguageModel
+from isogloss.parallel.context import share_of
+from isogloss.parallel.mesh import Layout
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,12 @@ class Evaluation:
 
 
 def evaluate_batches(
-    model: LanguageModel, batches: Iterable[Batch], *, precision: str, bytes_per_token: float | None
+    model: LanguageModel,
+    batches: Iterable[Batch],
+    *,
+    precision: str,
+    bytes_per_token: float | None,
+    layout: Layout | None = None,
 ) -> Evaluation:
     """The negative log-likelihood of every target of some batches, without the z-loss.
 
@@ -61,6 +68,7 @@ def evaluate_batches(
         batches: on any device.
         precision: ``bf16`` or ``fp32``.
         bytes_per_token: UTF-8 bytes of text that a target stands for, on the average; ``None`` if it is no text.
+        layout: the ranks that share the model and the batches, each with rows of its own; all return the same.
 
     Raises:
         UserError: there is no target.
@@ -69,8 +77,12 @@ def evaluate_batches(
     with inference(model, precision) as device:
         nll = torch.zeros((), dtype=torch.float64, device=device)
         for batch in batches:
-            n_targets += batch.n_targets()
-            nll += model.loss(batch.to(device)).nll
+            mine = share_of(batch, layout)
+            n_targets += mine.n_targets()
+            nll += model.loss(mine.to(device)).nll
+        if layout is not None:
+            layout.sum_over_targets(nll)
+            n_targets = int(layout.sum_over_targets(torch.tensor(n_targets, device=device)))
     if n_targets == 0:
         raise UserError("there is nothing to predict in this text: it must have at least one token")
     return Evaluation(float(nll), n_targets, None if bytes_per_token is None else n_targets * bytes_per_token)
@@ -84,6 +96,7 @@ def evaluate_corpus(
     *,
     precision: str,
     n_rows: int | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Evaluation, dict[str, Evaluation]]:
     """The loss on the validation split; on that of a mixture's sources one by one, and their mean by final weights.
 
@@ -91,24 +104,29 @@ def evaluate_corpus(
         model: in any mode; it is left in the same.
         corpus: any.
         cut: how rows are cut.
-        batch_size: rows at a time.
+        batch_size: rows at a time, over all ranks.
         precision: ``bf16`` or ``fp32``.
         n_rows: only so many of the first rows of the split, or of each source's, up to whole batches.
+        layout: the ranks that share the model and the rows; all return the same.
 
     Returns:
         Of all, and by source (empty where nothing is mixed).
     """
     if corpus.parts:
         of = {
-            part.name: evaluate_corpus(model, part.corpus, cut, batch_size, precision=precision, n_rows=n_rows)[0]
+            part.name: evaluate_corpus(
+                model, part.corpus, cut, batch_size, precision=precision, n_rows=n_rows, layout=layout
+            )[0]
             for part in corpus.parts
         }
         return _weighted([(part.weight, of[part.name]) for part in corpus.parts]), of
-    batches = sequential_batches(corpus.rows("validation", *cut), batch_size)
+    rank, n_data = (0, 1) if layout is None else (layout.data_rank, layout.axes.data)
+    batches = sequential_batches(corpus.rows("validation", *cut), batch_size, rank, n_data)
     batches = batches if n_rows is None else itertools.islice(batches, -(-n_rows // batch_size))
     # All targets (every token but the first) stand for all bytes, a part of them for its share.
     bytes_per_target = corpus.facts("validation").bytes_per_target
-    return evaluate_batches(model, batches, precision=precision, bytes_per_token=bytes_per_target), {}
+    found = evaluate_batches(model, batches, precision=precision, bytes_per_token=bytes_per_target, layout=layout)
+    return found, {}
 
 
 def _weighted(parts: Sequence[tuple[float, Evaluation]]) -> Evaluation:

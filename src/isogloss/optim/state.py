@@ -4,10 +4,14 @@ Only per-parameter tensors are state. The learning rate is not: every step compu
 run cannot take a stale one.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
+from isogloss.config.base import UserError
 from isogloss.nn.roles import declared_tensors
+from isogloss.optim.compact import MOMENTS
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -19,17 +23,41 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` gave.
+def cast_moments(optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> None:
+    """Bring the running means into the type that the optimizer keeps them in: a run may change it when it goes on."""
+    for state in optimizer.state.values():
+        for part in MOMENTS & state.keys():
+            state[part] = state[part].to(dtype)
+
+
+def allot_optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, shapes: Mapping[str, tuple[torch.dtype, Sequence[int]]]
+) -> dict[str, Tensor]:
+    """Make room in an optimizer for the state that a checkpoint holds; laid out and cut as the parameters are.
+
+    Args:
+        model: whose parameters the optimizer steps.
+        optimizer: its state is replaced.
+        shapes: name, as ``optimizer_tensors`` gives, -> type and shape.
+
+    Returns:
+        name -> tensor in the optimizer's state, to be filled.
 
     Raises:
-        ValueError: a tensor belongs to no parameter of the model, or does not fit its parameter.
+        UserError: a name belongs to no parameter of the model, or does not fit its parameter.
     """
     parameters = {site.name: parameter for site, parameter in declared_tensors(model)}
-    for key, tensor in tensors.items():
+    made: dict[str, Tensor] = {}
+    for key, (dtype, shape) in shapes.items():
         name, _, part = key.rpartition("/")
         parameter = parameters.get(name)
-        if parameter is None or (tensor.ndim > 0 and tensor.shape != parameter.shape):
-            raise ValueError(f"the optimizer state {key} {tuple(tensor.shape)} fits no parameter of this model")
+        if parameter is None or (len(shape) > 0 and tuple(shape) != tuple(parameter.shape)):
+            raise UserError(f"the optimizer state {key} {tuple(shape)} fits no parameter of this model")
         # "step" stays on the CPU unless the optimizer is fused on a device; it follows the parameter there.
-        optimizer.state[parameter][part] = tensor.to(parameter.device, copy=True)
+        made[key] = (
+            torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+            if len(shape) > 0
+            else torch.zeros((), dtype=dtype, device=parameter.device)
+        )
+        optimizer.state[parameter][part] = made[key]
+    return made

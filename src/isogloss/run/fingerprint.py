@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from isogloss.build import build_model
-from isogloss.checkpoint import load_checkpoint
+from isogloss.checkpoint.load import load_checkpoint
 from isogloss.config.base import UserError
 from isogloss.data.opening import open_corpus
 from isogloss.init.fingerprint import fingerprint, total_fingerprint

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from isogloss.build import build_model
-from isogloss.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from isogloss.checkpoint.load import Checkpoint, load_checkpoint, newest_checkpoint
 from isogloss.config.base import UserError
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.models.decoder import Decoder
-from isogloss.models.weights import load_weights
+from isogloss.models.weights import model_tensors
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
 
@@ -51,5 +51,5 @@ def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = prin
     if checkpoint is None:
         raise UserError(f"{path} has no checkpoint yet; train it for checkpoint.every={recipe.checkpoint.every} steps")
     model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device(device))
-    load_weights(model, checkpoint.tensors("model"))
+    checkpoint.load_into("model", model_tensors(model))
     return LoadedRun(recipe, model.eval(), load_tokenizer(folder.tokenizer), checkpoint.step)

@@ -7,13 +7,19 @@ weights are functions of the recipe and the step. So a run that is killed and st
 import shutil
 import signal
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from isogloss.build import PlannedModel, materialise, plan_model
-from isogloss.checkpoint import has_checkpoints, newest_checkpoint, save_checkpoint
+from isogloss.checkpoint.asynchronous import Saver
+from isogloss.checkpoint.layout import has_checkpoints
+from isogloss.checkpoint.load import newest_checkpoint
+from isogloss.checkpoint.peers import join_peers
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
 from isogloss.data.loader import open_loader
@@ -23,22 +29,29 @@ from isogloss.data.prefetch import Prefetcher
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.durable import sync, sync_folder
 from isogloss.init.fingerprint import fingerprint
-from isogloss.models.weights import load_weights, model_tensors
+from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
-from isogloss.optim.state import load_optimizer_tensors, optimizer_tensors
+from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
+from isogloss.parallel.env import Ranks, agreed, process_group, rank_0_first
+from isogloss.parallel.mesh import Axes, Layout, check_axes, find_axes
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder, check_changes
+from isogloss.run.rewind import rewind
 from isogloss.run.session import Session
 from isogloss.run.watch import Watch
+from isogloss.train.agreement import Found, agree, many_ranks
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
+from isogloss.train.first_error import first_error
+from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window, every
-from isogloss.train.loop import Progress, StepInfo, training_steps
+from isogloss.train.loop import Progress, training_steps
 from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
 from isogloss.train.metrics import Metrics
-from isogloss.train.signals import Interrupted, stop_requests
+from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
 from isogloss.train.trackers import create_trackers
+from isogloss.train.watchdog import Watchdog
 
 
 def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str, Any]:
@@ -53,25 +66,54 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
         UserError: anything the user can mend.
         Interrupted: a signal asked for the end; the state is saved.
     """
-    folder = RunFolder(recipe.folder)
-    if fresh:
-        with folder.locked():
-            folder.set_aside(display.say)
-    with folder.locked():
-        session = _open(recipe, folder, display)
+    limit = recipe.train.max_minutes
+    until = None if limit is None else time.monotonic() + 60 * limit
+    patience = timedelta(minutes=recipe.parallel.timeout)
+    # The watchdog, which knows who is waited for, is to speak before the process group does.
+    with process_group(_device(recipe), 1.5 * patience) as ranks, first_error(ranks):
+        try:
+            return _train(recipe, display, fresh, ranks, until)
+        except Interrupted as asked:  # on all ranks at the same step: they leave together
+            ended = asked
+    raise ended
+
+
+def _train(recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, until: float | None) -> dict[str, Any]:
+    with ExitStack() as stack:
+        axes = find_axes(recipe.parallel, ranks.world_size)
+        for _, size, divisor in recipe.train.plan().pieces(0, recipe.train.steps):
+            check_axes(axes, recipe.model, recipe.data.seq_len // divisor, size)
+        folder = RunFolder(recipe.folder)
+        if not ranks.first:  # the first rank alone shows and writes
+            display = Display(Console(quiet=True))
+
+        def take() -> None:
+            if ranks.first and fresh:
+                with folder.locked():
+                    folder.set_aside(display.say)
+            if ranks.first:
+                stack.enter_context(folder.locked())
+
+        rank_0_first(ranks, "taking the run's folder", take)
+        session = _open(recipe, folder, display, ranks, axes)
         if session is None:
             summary = folder.summary()
             assert summary is not None
             display.say(f"{recipe.name} has finished its {summary['steps']} steps; --fresh would train it anew")
         else:
             with _open_metrics(session) as metrics:
-                _run_steps(session, metrics, display)
+                _run_steps(session, metrics, display, until)
                 summary = finish(session, metrics, display)
         show_results(folder, recipe, summary, display)
     return summary
 
 
-def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None:
+def _device(recipe: Recipe) -> str:
+    """What ranks talk about: numbers on GPUs, or on CPUs."""
+    return "cuda" if recipe.train.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _open(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axes: Axes) -> Session | None:
     """Everything ready for the next step; ``None`` if the run has finished."""
     saved = folder.saved_recipe()
     if saved is None and has_checkpoints(folder.checkpoints):
@@ -85,25 +127,30 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
-    corpus = open_corpus(recipe.data, recipe.tokenizer, display.say, verify=True)
+    corpus = rank_0_first(
+        ranks,
+        "preparing the corpus",
+        lambda: open_corpus(recipe.data, recipe.tokenizer, display.say, verify=ranks.first),
+    )
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     expected = _estimate(recipe, planned)
-    machine = _choose_machine(recipe, folder, expected, changes, display)
-    peak = measure_peak(torch.device(machine.device), machine.precision)
+    machine = agreed(
+        _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
+    )
+    assert machine is not None
+    peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
     steps, seq_len = recipe.train.steps, recipe.data.seq_len
     tokens = recipe.train.plan().rows_before(steps) * seq_len
     per_step, n_tokens = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
     display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, tokens, n_tokens))
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
-    session = _build(recipe, folder, corpus, machine, expected, planned)
+    session = _build(recipe, folder, corpus, machine, expected, planned, ranks, axes)
     _say_rows(session, display)
     _resume(session, display)
-    folder.save_recipe(recipe)
-    folder.save_json("machine.json", machine.as_dict())
-    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
-    _keep_tokenizer(corpus, folder)
+    if ranks.first:
+        _keep_description(session, planned)
     return session
 
 
@@ -115,6 +162,15 @@ def _say_rows(session: Session, display: Display) -> None:
             display.say(f"  {name}{cut.packing}: {rows.waste()}")
     if corpus.floor is not None:
         display.say(f"  no model can do better than {corpus.floor:.4f} nats a target here")
+
+
+def _keep_description(session: Session, planned: PlannedModel) -> None:
+    """Write what says what the run is: a resume, and whoever reads the folder, needs it."""
+    recipe, folder = session.recipe, session.folder
+    folder.save_recipe(recipe)
+    folder.save_json("machine.json", session.machine.as_dict())
+    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
+    _keep_tokenizer(session.corpus, folder)
 
 
 def _keep_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
@@ -137,6 +193,8 @@ def _keep_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
 
 def _open_metrics(session: Session) -> Metrics:
     recipe, folder = session.recipe, session.folder
+    if not session.ranks.first:
+        return Metrics(None, session.progress.step)
     trackers = create_trackers(recipe.trackers, folder.path, recipe.name, recipe.model_dump(mode="json"))
     return Metrics(folder.metrics_file, session.progress.step, trackers)
 
@@ -152,13 +210,13 @@ def _estimate(recipe: Recipe, planned: PlannedModel) -> Estimate:
 
 
 def _choose_machine(
-    recipe: Recipe, folder: RunFolder, expected: Estimate, changes: list[str], display: Display
+    recipe: Recipe, folder: RunFolder, expected: Estimate, changes: list[str], display: Display, n_ranks: int
 ) -> Machine:
     """The decisions that the run began with, as long as they can be kept; they change the last bits."""
     former = folder.saved_machine()
     redecide = any(c.startswith(("train.device", "train.precision", "train.compile")) for c in changes)
     if former is None or redecide:
-        return find_machine(recipe.train, expected.flops)
+        return replace(find_machine(recipe.train, expected.flops / n_ranks), ranks=n_ranks)
     kept = recipe.train.model_copy(
         update={
             "device": former.device if former.device == "cpu" or torch.cuda.is_available() else "auto",
@@ -166,7 +224,7 @@ def _choose_machine(
             "compile": "on" if former.compiled and compiler_found() else "off",
         }
     )
-    here = find_machine(kept, expected.flops)
+    here = replace(find_machine(kept, expected.flops / n_ranks), ranks=n_ranks)
     for what, was in former.as_dict().items():
         if was != (now := getattr(here, what)):
             display.say(f"note: the run began with {what} {was} and goes on with {now}: not bit for bit the same")
@@ -180,28 +238,57 @@ def _build(
     machine: Machine,
     expected: Estimate,
     planned: PlannedModel,
+    ranks: Ranks,
+    axes: Axes,
 ) -> Session:
-    device = torch.device(machine.device)
-    model = materialise(planned, seed=recipe.seed, device=device, compiled=machine.compiled)
+    layout = Layout(axes, recipe.parallel, machine.device) if ranks.world_size > 1 else None
+    model = materialise(
+        planned,
+        seed=recipe.seed,
+        device=torch.device(machine.device),
+        compiled=machine.compiled,
+        recompute=recipe.train.recompute,
+        layout=layout,
+        precision=machine.precision,
+    )
     loader = open_loader(corpus, recipe.data.cut(), recipe.train.plan(), recipe.seed, recipe.train.steps)
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
-    return Session(recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected)
+    return Session(
+        recipe,
+        folder,
+        corpus,
+        machine,
+        model,
+        optimizer,
+        loader,
+        Progress(),
+        Window(),
+        expected,
+        SpikeGuard(recipe.train.spike),
+        ranks,
+        layout,
+    )
 
 
 def _resume(session: Session, display: Display) -> None:
     """Put back the newest whole checkpoint, if there is one; the weights of a run that begins are fingerprinted."""
-    checkpoint = newest_checkpoint(session.folder.checkpoints, lambda text: display.say(f"warning: {text}"))
+    root = session.folder.checkpoints
+    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers())
     if checkpoint is None:
         session.initial = fingerprint(session.model)
         return
     session.initial = checkpoint.state.get("initial_weights")
-    for change in session.loader.resume(checkpoint.state["loader"], checkpoint.state["progress"]["step"]):
+    saved = checkpoint.state["progress"]
+    for change in session.loader.resume(checkpoint.state["loader"], saved["step"] + saved.get("passed_over", 0)):
         display.say(change)
-    load_weights(session.model, checkpoint.tensors("model"))
-    load_optimizer_tensors(session.model, session.optimizer, checkpoint.tensors("optimizer"))
+    checkpoint.load_into("model", model_tensors(session.model))
+    moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
+    checkpoint.load_into("optimizer", moments)
+    cast_moments(session.optimizer, torch.bfloat16 if session.recipe.optim.moments == "bf16" else torch.float32)
     session.progress = Progress(**checkpoint.state["progress"])
     session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
     session.window.load(checkpoint.state["window"])
+    session.guard.load(checkpoint.state.get("guard", []))
     if session.progress.step > session.recipe.train.steps:
         raise UserError(
             f"{session.folder.path} stands at step {session.progress.step}, past train.steps="
@@ -210,9 +297,8 @@ def _resume(session: Session, display: Display) -> None:
     display.say(f"resuming after step {session.progress.step} ({checkpoint.folder.name})")
 
 
-def _save(session: Session) -> None:
-    save_checkpoint(
-        session.folder.checkpoints,
+def _save(session: Session, saver: Saver) -> None:
+    saver.save(
         session.progress.step,
         {
             "model": model_tensors(session.model),
@@ -222,42 +308,34 @@ def _save(session: Session) -> None:
             "progress": session.progress.as_dict(),
             "loader": session.loader.state(),
             "window": session.window.state(),
+            "guard": session.guard.state(),
             "initial_weights": session.initial,
         },
-        session.recipe.checkpoint,
     )
 
 
-def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
+def _run_steps(session: Session, metrics: Metrics, display: Display, until: float | None) -> None:
     recipe, progress = session.recipe, session.progress
     if progress.step == recipe.train.steps:
         return
     watch = Watch(session, metrics, display)
     saved_at = time.monotonic()
-
-    def save(info: StepInfo) -> None:
-        nonlocal saved_at
-        late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
-        due = info.step % recipe.checkpoint.every == 0 or late
-        # Not in a row of steps that are not finite: it would push the last good checkpoint out.
-        if info.last or (due and not info.nonfinite):
-            _save(session)
-            saved_at = time.monotonic()
-
     hooks = [
         watch.log,
         every(recipe.watch.validate_every, watch.validate, at_end=False),
         every(recipe.watch.sample_every, watch.sample, at_end=False),
-        save,
     ]
     display.start(progress.step, recipe.train.steps)
     if progress.step and session.machine.compiled:
         display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
-    pinned = session.machine.device == "cuda"
-    ahead = Prefetcher(session.loader, last_step=recipe.train.steps, pinned=pinned)
     try:
-        with ahead, stop_requests() as request:
-            for info in training_steps(
+        with (
+            Prefetcher(session.batches, last_step=recipe.train.steps, pinned=session.machine.device == "cuda") as ahead,
+            Saver(session.folder.checkpoints, recipe.checkpoint) as saver,
+            Watchdog(session.ranks, 60 * recipe.parallel.timeout) as watchdog,
+            stop_requests(until, loud=session.ranks.first) as request,
+        ):
+            steps = training_steps(
                 session.model,
                 session.optimizer,
                 ahead,
@@ -266,13 +344,31 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
                 progress,
                 session.machine.precision,
                 session.machine.compiled,
-            ):
+                session.layout,
+            )
+            for info in watchdog.over(steps, progress):
+                saver.poll()
+                asked = request.asked or (signal.SIGPIPE if display.lost else 0)
+                late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
+                spiked = session.guard.spikes(info.loss, bool(info.nonfinite))
+                with watchdog.step(info.step):
+                    found = agree(Found(asked, late, spiked))
+                if found.spiked:
+                    saver.finish()
+                    rewind(session, info, metrics, display)
+                    continue
                 for hook in hooks:
                     hook(info)
-                asked = request.signal_number or (signal.SIGPIPE if display.lost else None)
-                if asked is not None and not info.last:
-                    _save(session)
-                    display.say(f"stopped after step {info.step}, saved; the same command goes on from there")
-                    raise Interrupted(asked)
+                stopping = found.asked and not info.last
+                due = info.step % recipe.checkpoint.every == 0 or found.late
+                # Not in a row of steps that are not finite: it would push the last good checkpoint out.
+                if info.last or stopping or (due and not info.nonfinite):
+                    _save(session, saver)
+                    saved_at = time.monotonic()
+                if stopping:
+                    saver.finish()
+                    why = " (train.max_minutes)" if found.asked == TIME_LIMIT else ""
+                    display.say(f"stopped after step {info.step}{why}, saved; the same command goes on from there")
+                    raise Interrupted(found.asked, many_ranks())
     finally:
         display.stop()

@@ -18,7 +18,11 @@ from torch import nn
 from isogloss.config.base import Config, UserError
 from isogloss.data.batches import BatchPlan, BatchStage, LengthStage, check_stages
 from isogloss.models.protocol import Batch, LanguageModel
+from isogloss.nn.precision import computing_device
 from isogloss.optim.groups import AdamWConfig, set_learning_rate
+from isogloss.parallel.mesh import Layout
+from isogloss.parallel.recompute import Recompute
+from isogloss.train.guard import SpikeConfig
 from isogloss.train.step import train_step
 
 
@@ -36,6 +40,9 @@ class TrainConfig(Config):
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Rows at a time on a device; the batch's gradient is accumulated over them. All of the batch if not given. While
     rows are cut into shorter ones, as many tokens at a time."""
+    recompute: Recompute = "none"
+    """What is computed again in the backward pass, to save memory: none; selective: all but products, attention and
+    transfers; full: whole blocks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a CUDA device where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -44,6 +51,11 @@ class TrainConfig(Config):
     """Compile blocks; auto: where a compiler is found and the run is long enough to pay for it."""
     max_skipped: int = Field(default=10, gt=0)
     """Stop after this many steps in a row whose loss or gradient is not finite."""
+    max_minutes: float | None = Field(default=None, gt=0)
+    """Save and stop at the first step that ends so many minutes after the start, with exit code 75: to be started again
+    and go on."""
+    spike: SpikeConfig | None = None
+    """What to do when the loss spikes; nothing if not given."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -67,11 +79,13 @@ class Progress:
     """What has been done; with weights and optimizer state, all that a resume needs.
 
     Args:
-        step: steps completed, skipped ones included. The learning rate and the loader follow from it.
+        step: steps completed, skipped ones included. The learning rate follows from it.
         tokens: targets trained on, those of skipped steps not counted.
         skipped: steps skipped as not finite.
         skipped_in_a_row: how many of the latest.
         seconds: time spent in steps.
+        passed_over: batches that rewinds have passed over; batch ``step + passed_over`` is the next.
+        rewinds: how often the run went back to a checkpoint, after a spike of the loss.
     """
 
     step: int = 0
@@ -79,10 +93,17 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    passed_over: int = 0
+    rewinds: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+    def go_back(self, saved: dict[str, Any]) -> None:
+        """To what was saved, by the same object; the batches since then are passed over."""
+        passed_over, rewinds = self.passed_over + self.step - saved["step"], self.rewinds + 1
+        vars(self).update(asdict(Progress(**saved)), passed_over=passed_over, rewinds=rewinds)
 
 
 class DivergedError(UserError):
@@ -125,6 +146,7 @@ def training_steps(
     progress: Progress,
     precision: str,
     compiled: bool = False,
+    layout: Layout | None = None,
 ) -> Iterator[StepInfo]:
     """Train from ``progress.step`` to ``config.steps``, updating ``progress``; yields after each step.
 
@@ -132,28 +154,31 @@ def training_steps(
     in seconds and in plain Python, before half a minute of compiling. The step's number alone decides, so resuming is
     exact. Not on a GPU, where flex attention would need memory for all scores.
 
+    With a ``layout`` it is called by all its ranks, each with a loader of its own rows; all yield the same.
+
     Raises:
         DivergedError: ``config.max_skipped`` steps in a row were not finite.
     """
     assert isinstance(model, nn.Module)
-    eager_first = compiled and next(model.parameters()).device.type == "cpu"
+    eager_first = compiled and computing_device(model).type == "cpu"
     warm = progress.step + (2 if eager_first and progress.step == 0 else 1)
     plan = config.plan()
     while progress.step < config.steps:
         start = time.perf_counter()
-        step = progress.step + 1
+        step, at = progress.step + 1, progress.step + progress.passed_over
         lr = optim.lr * optim.schedule.multiplier(step, config.steps)
         set_learning_rate(optimizer, lr)
         with torch.compiler.set_stance("force_eager") if eager_first and step == 1 else nullcontext():
             result = train_step(
                 model,
                 optimizer,
-                loader.batch(progress.step),
-                micro_batch_size=(config.micro_batch_size or plan.size(progress.step)) * plan.divisor(progress.step),
+                loader.batch(at),
+                micro_batch_size=(config.micro_batch_size or plan.size(at)) * plan.divisor(at),
                 clip=optim.clip,
                 precision=precision,
+                layout=layout,
             )
-        if compiled and _shape(plan, progress.step) != _shape(plan, max(progress.step - 1, 0)):
+        if compiled and _shape(plan, at) != _shape(plan, max(at - 1, 0)):
             warm = max(warm, step)  # compiled for another shape
         progress.step = step
         progress.tokens += 0 if result.nonfinite else result.n_targets

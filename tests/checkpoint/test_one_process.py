@@ -10,16 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import isogloss.checkpoint as module
-from isogloss.checkpoint import (
-    CheckpointConfig,
-    CorruptCheckpointError,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from isogloss.checkpoint.config import CheckpointConfig
+from isogloss.checkpoint.layout import CorruptCheckpointError
+from isogloss.checkpoint.load import load_checkpoint, newest_checkpoint
+from isogloss.checkpoint.save import save_checkpoint
 from isogloss.config.base import UserError
 
+FILES = ["model.safetensors", "optimizer.safetensors", "index.json", "state.json", "manifest.json"]
 KEEP = CheckpointConfig(keep_last=2, keep_every=10)
 
 
@@ -73,7 +70,7 @@ def test_order_is_by_step_not_by_time(tmp_path: Path) -> None:
     assert newest(tmp_path)[0] == 2
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
 def test_damage_is_found_and_the_former_checkpoint_taken(tmp_path: Path, name: str, damage: str) -> None:
     save(tmp_path, 1)
@@ -169,7 +166,7 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch) -
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="disk is full"):
         save(tmp_path, 2)
     monkeypatch.undo()

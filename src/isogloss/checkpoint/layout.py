@@ -1,0 +1,266 @@
+"""What stands in a checkpoint's folder, and the checked form of its two lists.
+
+step-0000001000/
+  model.safetensors        of one process; of several: model-00001-of-00004.safetensors, what each rank wrote
+  optimizer.safetensors
+  index.json               where each piece of each tensor is
+  state.json               what else a resume needs
+  manifest.json            size and SHA-256 of all the others; written last
+
+A piece is a box of a tensor: its offsets and sizes. Its key in a file is the tensor's name if it is all of it, and else
+``name@offset,offset``. Everything read from a folder is distrusted: names cannot leave it, boxes must tile their tensors.
+"""
+
+import json
+import math
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from isogloss.config.base import UserError
+
+FORMAT = 2
+NAME = re.compile(r"step-(\d{10})")
+ASIDE = ".aside-"  # what is being written or deleted
+INDEX, STATE, MANIFEST = "index.json", "state.json", "manifest.json"
+_FILE = re.compile(r"[A-Za-z0-9_-]+\.(safetensors|json)")
+_LARGEST_JSON = 1 << 28  # bytes; an index of a million pieces is smaller
+_PICKLES = (".metadata", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".distcp", ".bin")
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Names of types in safetensors' headers."""
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class CorruptCheckpointError(UserError):
+    """A checkpoint is not what was written."""
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Piece(_Stored):
+    """A box of a tensor, and the file that holds it."""
+
+    offsets: list[int]
+    sizes: list[int]
+    file: str
+
+
+class StoredTensor(_Stored):
+    """A tensor as it was before it was cut."""
+
+    dtype: str
+    shape: list[int]
+    pieces: list[Piece]
+
+
+class Index(_Stored):
+    """Where each piece of each tensor is: part -> name -> tensor."""
+
+    format: int
+    step: int
+    parts: dict[str, dict[str, StoredTensor]]
+
+
+class FileFacts(_Stored):
+    """What a file must be."""
+
+    size: int = Field(ge=0)
+    sha256: str
+
+
+class Manifest(_Stored):
+    """The files of a checkpoint."""
+
+    format: int
+    step: int
+    files: dict[str, FileFacts]
+
+
+_Listing = TypeVar("_Listing", Index, Manifest)
+
+
+def folder_name(step: int) -> str:
+    """Of the checkpoint of a step."""
+    return f"step-{step:010d}"
+
+
+def shard_name(part: str, rank: int, n_ranks: int) -> str:
+    """The file in which a rank keeps its pieces of a part."""
+    return f"{part}.safetensors" if n_ranks == 1 else f"{part}-{rank + 1:05d}-of-{n_ranks:05d}.safetensors"
+
+
+def piece_key(name: str, shape: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> str:
+    """A piece's key in its file."""
+    return name if list(sizes) == list(shape) else f"{name}@{','.join(map(str, offsets))}"
+
+
+def checkpoint_folders(root: Path) -> dict[int, Path]:
+    """Step -> folder of all that are named like a checkpoint, whole or not.
+
+    Raises:
+        UserError: there is something else in the root's place.
+    """
+    if not root.is_dir():
+        if root.exists() or root.is_symlink():
+            raise UserError(f"{root} is not a folder, where the checkpoints should be; move it away")
+        return {}
+    return {int(match[1]): path for path in root.iterdir() if (match := NAME.fullmatch(path.name)) and path.is_dir()}
+
+
+def has_checkpoints(root: Path) -> bool:
+    """Whether there are any, whole or not.
+
+    Raises:
+        UserError: there is something else in the folder's place.
+    """
+    return bool(checkpoint_folders(root))
+
+
+def read_json(path: Path) -> bytes:
+    """The bytes of a small file of a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: it is missing, no plain file, or absurdly large.
+    """
+    size = plain_size(path)
+    if size > _LARGEST_JSON:
+        raise CorruptCheckpointError(f"{path} is damaged: {size:,} bytes are no list of a checkpoint")
+    return path.read_bytes()
+
+
+def plain_size(path: Path) -> int:
+    """Bytes of a file; a link or a pipe in its place is refused, for it could lead anywhere or never end.
+
+    Raises:
+        CorruptCheckpointError: it is missing, or no plain file.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        raise CorruptCheckpointError(f"{path} is missing: {path.parent} is not a whole checkpoint") from None
+    except OSError as error:
+        raise CorruptCheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise CorruptCheckpointError(f"{path} is not a plain file")
+    return found.st_size
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise if a folder holds what PyTorch would unpickle: its own checkpoints, or those of ``torch.save``.
+
+    Raises:
+        CorruptCheckpointError: naming the file.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith(_PICKLES):
+            raise CorruptCheckpointError(
+                f"{path} is a pickle, which runs whatever code it holds when it is read; no checkpoint of this program "
+                "has one and it is not read. If you trust who wrote it, convert it to safetensors yourself, with a "
+                "program of your own, and import that"
+            )
+
+
+def parse_manifest(path: Path, data: bytes, step: int) -> Manifest:
+    """Check a manifest.
+
+    Raises:
+        CorruptCheckpointError: it is no manifest, of another format or step, or names a file outside its folder.
+    """
+    found = _parse(path, data, Manifest, step)
+    for name in found.files:
+        if not _FILE.fullmatch(name):
+            raise CorruptCheckpointError(f"{path} names a file outside its folder: {name!r}")
+    for name in (INDEX, STATE):
+        if name not in found.files:
+            raise CorruptCheckpointError(f"{path} is damaged: it lists no {name}")
+    return found
+
+
+def parse_index(path: Path, data: bytes, manifest: Manifest) -> Index:
+    """Check an index: every file is one of the manifest's, every tensor is tiled by its pieces.
+
+    Raises:
+        CorruptCheckpointError: it is not so.
+    """
+    found = _parse(path, data, Index, manifest.step)
+    for part, tensors in found.parts.items():
+        for name, tensor in tensors.items():
+            wrong = _flaw(tensor, manifest)
+            if wrong:
+                raise CorruptCheckpointError(f"{path} is damaged: {part}: {name}: {wrong}")
+    return found
+
+
+def _parse(path: Path, data: bytes, kind: type[_Listing], step: int) -> _Listing:
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        has = values.get("format") if isinstance(values, dict) else None
+        raise CorruptCheckpointError(f"{path} has checkpoint format {has!r}, this version reads {FORMAT}")
+    try:
+        found = kind.model_validate(values)
+    except (ValidationError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(map(str, first["loc"]))
+        raise CorruptCheckpointError(f"{path} is damaged: {where}: {first['msg']}") from error
+    if found.step != step:
+        raise CorruptCheckpointError(f"{path} is of step {found.step}, its folder of step {step}: it is another's")
+    return found
+
+
+def _flaw(tensor: StoredTensor, manifest: Manifest) -> str | None:
+    """What is wrong with the pieces of a tensor."""
+    shape = tensor.shape
+    if tensor.dtype not in DTYPES:
+        return f"type {tensor.dtype!r} is unknown"
+    if any(size < 0 for size in shape):
+        return f"shape {shape}"
+    for piece in tensor.pieces:
+        if piece.file not in manifest.files or not piece.file.endswith(".safetensors"):
+            return f"the manifest lists no file {piece.file!r}"
+        if not len(piece.offsets) == len(piece.sizes) == len(shape):
+            return f"a piece at {piece.offsets} of a tensor of shape {shape}"
+        for offset, size, whole in zip(piece.offsets, piece.sizes, shape, strict=True):
+            if offset < 0 or size < 0 or offset + size > whole:
+                return f"the piece at {piece.offsets} reaches out of shape {shape}"
+    if sum(math.prod(piece.sizes) for piece in tensor.pieces) != math.prod(shape):
+        return "its pieces leave gaps, or overlap"
+    return "its pieces overlap" if _overlap(tensor.pieces) else None
+
+
+def _overlap(pieces: list[Piece]) -> bool:
+    """Whether any two boxes share an element. With volumes that add up to the tensor's, no overlap means no gap."""
+    ordered = sorted((piece for piece in pieces if math.prod(piece.sizes)), key=lambda piece: piece.offsets)
+    for i, first in enumerate(ordered):
+        for second in ordered[i + 1 :]:
+            if first.offsets and second.offsets[0] >= first.offsets[0] + first.sizes[0]:
+                break  # nor do those after it
+            if all(
+                a < b + n and b < a + m
+                for a, m, b, n in zip(first.offsets, first.sizes, second.offsets, second.sizes, strict=True)
+            ):
+                return True
+    return False
