@@ -46,7 +46,9 @@ def train_step(model, *args, **kwargs):
 m.train_step = train_step
 """
 RAISING = BROKEN.format(what="raise RuntimeError('a cosmic ray')")
-POISONING = BROKEN.format(what="next(model.parameters()).register_hook(lambda g: g * float('nan')); calls += [1] * 9")
+POISONING = BROKEN.format(
+    what="kernel = model.loss_kernel; model.loss_kernel = lambda *a: tuple(part * float('nan') for part in kernel(*a))"
+)
 
 
 @dataclass
@@ -298,7 +300,7 @@ def test_control_without_the_first_error_both_tell_theirs(launch) -> None:
 
 
 @campaign
-def test_a_gradient_that_is_not_finite_on_one_rank_is_seen_by_both(launch) -> None:
+def test_a_loss_that_is_not_finite_on_one_rank_is_seen_by_both(launch) -> None:
     job = launch("poisoned", *SHORT, "train.max_skipped=3", code=POISONING)
     assert job.wait() == 2, job.text
     assert job.text.count("has not been finite for 3 steps in a row") == 1
