@@ -2,8 +2,8 @@
 
 ``save`` copies what this rank has to write into memory of the CPU and returns; a thread writes it, with a group of its
 own for its messages. One checkpoint is in flight at most: the next save waits for it. ``poll``, called between steps,
-says on all ranks at the same step that it is there, or raises on all of them what went wrong. A process killed in flight
-leaves a temporary folder that the next run sweeps: the checkpoint before it is the newest.
+finds on all ranks at the same step that it is there, or raises on all of them what went wrong. A process killed in
+flight leaves a temporary folder that the next run sweeps: the checkpoint before it is the newest.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from isogloss.checkpoint.config import CheckpointConfig
-from isogloss.checkpoint.peers import Peers, join_peers
+from isogloss.checkpoint.peers import join_peers
 from isogloss.checkpoint.plan import OwnPiece, Parts
 from isogloss.checkpoint.save import Draft, Reached, prepare, unheard, write
 

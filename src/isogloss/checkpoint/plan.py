@@ -1,9 +1,9 @@
 """Who writes which piece, and who reads what from which: decided by the planners of PyTorch's distributed checkpoints.
 
-``DefaultSavePlanner`` knows the boxes that a rank holds of a DTensor in any layout, and gives boxes that several hold to
-the one with the least to write; ``DefaultLoadPlanner`` cuts what a rank needs from boxes of any other layout. They are
-called in the order that ``torch.distributed.checkpoint.planner`` documents. Its ``save`` and ``load`` are not used: they
-pickle plans and metadata, and failures reach only who catches ``BaseException``.
+``DefaultSavePlanner`` knows the boxes that a rank holds of a DTensor in any layout, and gives boxes that several hold
+to the one with the least to write; ``DefaultLoadPlanner`` cuts what a rank needs from boxes of any other layout. They
+are called in the order that ``torch.distributed.checkpoint.planner`` documents. ``save`` and ``load`` beside them are
+not used: they pickle plans and metadata, and their failures reach only who catches ``BaseException``.
 """
 
 import math
