@@ -1,4 +1,4 @@
-"""One part of a checkpoint as plain safetensors files: whole tensors under their own names, as other programs read them.
+"""One part of a checkpoint as plain safetensors files of whole tensors, as other programs read them.
 
 Several files bear Hugging Face's names, ``model-00001-of-00003.safetensors``, and ``model.safetensors.index.json`` says
 what is where. One tensor is in memory at a time.
