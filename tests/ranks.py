@@ -1,4 +1,4 @@
-"""Ranks for tests: processes forked from a server that has imported PyTorch once, since importing is what costs time."""
+"""Ranks for tests: processes forked from a server that has imported PyTorch once, for that is what costs time."""
 
 import multiprocessing
 import os
@@ -9,7 +9,9 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["isogloss.run.train", "torch.distributed.fsdp", "torch.distributed.tensor"])
+CONTEXT.set_forkserver_preload(
+    ["isogloss.run.train", "torch.distributed.fsdp", "torch.distributed.tensor", "torch._dynamo", "pytest"]
+)
 
 
 def start(job: Callable[..., None], n_ranks: int, *arguments: object) -> list[BaseProcess]:

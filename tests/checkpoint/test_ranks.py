@@ -1,12 +1,12 @@
-"""Checkpoints of several ranks: saved in one layout and loaded in any other; failures agreed on; saved in background."""
+"""Checkpoints of several ranks: any layout loads into any other, failures are agreed on, saves go on in background."""
 
 from pathlib import Path
 
-import checkpoint_jobs as jobs
 import pytest
-import ranks
 import torch
 
+import checkpoint_jobs as jobs
+import ranks
 from isogloss.checkpoint.consolidate import consolidate
 from isogloss.checkpoint.load import load_checkpoint, newest_checkpoint
 

@@ -185,7 +185,10 @@ def _check_header(folder: Path, name: str, index: Index) -> None:
 
 
 def _parse_state(path: Path) -> dict[str, Any]:
-    state = json.loads(read_json(path))
+    try:
+        state = json.loads(read_json(path))
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(state, dict):
         raise CorruptCheckpointError(f"{path} is damaged: it holds no names")
     return state
@@ -197,7 +200,3 @@ def _readable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CorruptCheckpointError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise CorruptCheckpointError(f"{folder} is damaged: {error}") from error

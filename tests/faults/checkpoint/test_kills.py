@@ -1,0 +1,171 @@
+"""Ranks killed at any moment: the next launch resumes, and ends with the bits of a run that was left alone.
+
+``ISOGLOSS_FAULTS`` says how many kills at random moments; ``make faults`` asks for 100.
+"""
+
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoint_jobs as jobs
+import isogloss.checkpoint.load
+import isogloss.checkpoint.save
+import ranks
+from isogloss.checkpoint.layout import CorruptCheckpointError
+from isogloss.checkpoint.load import newest_checkpoint
+from isogloss.checkpoint.save import save_checkpoint
+
+FAULTS = int(os.environ.get("ISOGLOSS_FAULTS", "2"))
+POINTS = ["folder made", "file written", "read back", "index written", "manifest written", "renamed", "committed"]
+POINTS.append("rotated")
+ON_RANK_1 = ["file written", "read back"]
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory) -> Path:
+    """Steps 1 and 2, saved by two ranks."""
+    root = tmp_path_factory.mktemp("saved")
+    ranks.run(jobs.save_steps, 2, str(root), [1, 2])
+    return root
+
+
+@pytest.mark.parametrize(("victim", "point"), [(0, p) for p in POINTS] + [(1, p) for p in ON_RANK_1])
+def test_a_rank_killed_at_a_point_of_a_save(two_steps: Path, tmp_path: Path, victim: int, point: str) -> None:
+    root = tmp_path / "checkpoints"
+    shutil.copytree(two_steps, root)
+    codes = ranks.end(ranks.start(jobs.save_and_die, 2, str(root), 3, victim, point), 60)
+    assert codes[victim] == 9
+    assert codes[1 - victim] in (0, 1)  # the other one notices
+    after_the_fact = ("renamed", "committed", "rotated")
+    assert newest(root) == (3 if point in after_the_fact else 2)
+    save_checkpoint(root, 4, {"model": {"w": torch.zeros(3)}}, {}, jobs.KEEP)
+    assert all(path.name.startswith("step-") for path in root.iterdir())
+    assert newest(root, check=False) == 4
+
+
+def newest(root: Path, *, check: bool = True) -> int:
+    """The step of the newest checkpoint: whole, and what was saved; nothing damaged was in the way."""
+    found = newest_checkpoint(root, pytest.fail)
+    assert found is not None
+    if check:
+        meant = torch.arange(64.0).reshape(16, 4) + 100 * found.step
+        assert torch.equal(found.tensors("model")["w"], meant)
+    return found.step
+
+
+def test_without_the_temporary_folder_a_kill_would_show(two_steps: Path, tmp_path: Path, monkeypatch) -> None:
+    """The control: written in place, a save that is cut short stands where the newest checkpoint should."""
+    root = tmp_path / "checkpoints"
+    shutil.copytree(two_steps, root)
+    monkeypatch.setattr(isogloss.checkpoint.save, "ASIDE", "")
+    monkeypatch.setattr(isogloss.checkpoint.save.os, "getpid", lambda: 3)
+
+    def die(point: str) -> None:
+        if point == "file written":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(root, 3, {"model": {"w": torch.zeros(3)}}, {}, jobs.KEEP, reached=die)
+    (root / "step-0000000003-3").rename(root / "step-0000000003")
+    with pytest.raises(pytest.fail.Exception, match="step-0000000003"):
+        newest(root)
+
+
+def launch(root: Path, steps: int) -> list[BaseProcess]:
+    (root / "stage").write_bytes(bytes(2))
+    (root / "announced").touch()
+    return ranks.start(jobs.train, 2, str(root), steps, 0.002)
+
+
+def announced(root: Path) -> int:
+    """How many checkpoints have been announced."""
+    return len((root / "announced").read_bytes().split()) if (root / "announced").exists() else 0
+
+
+def kill_one(root: Path, steps: int, generator: random.Random) -> str | None:
+    """Start the run and kill -9 one of its ranks; in which stage it was, or ``None`` if it ended before."""
+    processes = launch(root, steps)
+    before, more = announced(root), generator.randrange(3)
+    victim, stage = generator.randrange(2), generator.choice(("load", "step", "save"))
+    wanted = jobs.STAGES.index(stage)
+    while processes[victim].is_alive():
+        here = (root / "stage").read_bytes()[victim]
+        if here == wanted and (stage == "load" or announced(root) >= before + more):
+            break
+        time.sleep(0.0002)
+    time.sleep(generator.uniform(0, 0.01))
+    found = jobs.STAGES[(root / "stage").read_bytes()[victim]]
+    processes[victim].kill()
+    codes = ranks.end(processes, 60)
+    assert codes[1 - victim] == 1 or found == "end", "the rank that was left did not notice"
+    return found if codes[victim] == -9 and found != "end" else None
+
+
+def test_ranks_killed_at_random_moments(tmp_path: Path, capsys) -> None:
+    steps = 8 + 4 * FAULTS
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert ranks.end(launch(whole, steps)) == [0, 0]
+    seed = time.time_ns()
+    generator = random.Random(seed)
+    stages: Counter[str] = Counter()
+    half_written = 0
+    for _ in range(FAULTS):
+        stage = kill_one(killed, steps, generator)
+        if stage is not None:
+            stages[stage] += 1
+            half_written += any(path.name.startswith(".aside") for path in (killed / "checkpoints").glob("*"))
+    assert ranks.end(launch(killed, steps)) == [0, 0], f"seed {seed}"
+    assert jobs.digest(killed / "checkpoints") == jobs.digest(whole / "checkpoints"), f"seed {seed}"
+    assert all(path.name.startswith("step-") for path in (killed / "checkpoints").iterdir())
+    kills = sum(stages.values())
+    assert kills >= 0.7 * FAULTS
+    with capsys.disabled():
+        print(
+            f"\n{kills} kills of one of 2 ranks ({', '.join(f'{n} in {s}' for s, n in sorted(stages.items()))}; "
+            f"{half_written} left a half-written folder), {kills} resumed, 1 run identical to the uninterrupted one"
+        )
+
+
+def test_without_the_moments_a_resumed_run_would_differ(tmp_path: Path) -> None:
+    """The control of the comparison: one bit of one weight in the middle of the run."""
+    for name in ("whole", "hurt"):
+        (tmp_path / name).mkdir()
+    assert ranks.end(launch(tmp_path / "whole", 4)) == [0, 0]
+    assert ranks.end(launch(tmp_path / "hurt", 2)) == [0, 0]
+    folder = tmp_path / "hurt/checkpoints/step-0000000002"
+    shard = folder / "model-00001-of-00002.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-9] ^= 1
+    shard.write_bytes(bytes(data))
+    jobs.manifest_anew(folder)
+    assert ranks.end(launch(tmp_path / "hurt", 4)) == [0, 0]
+    assert jobs.digest(tmp_path / "hurt/checkpoints") != jobs.digest(tmp_path / "whole/checkpoints")
+
+
+def test_an_announced_checkpoint_that_is_lost_is_noticed(tmp_path: Path) -> None:
+    """The control of the promise: take the newest one away."""
+    assert ranks.end(launch(tmp_path, 2)) == [0, 0]
+    shutil.rmtree(tmp_path / "checkpoints/step-0000000002")
+    assert ranks.end(launch(tmp_path, 3)) == [1, 1]
+
+
+def test_a_checkpoint_that_is_damaged_while_running_is_passed_over_by_all_ranks(
+    two_steps: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "checkpoints"
+    shutil.copytree(two_steps, root)
+    (root / "step-0000000002/model-00002-of-00002.safetensors").write_bytes(b"short")
+    ranks.run(jobs.agree_on_the_newest, 2, str(root), 1)
+    for step in (1, 2):
+        (root / f"step-000000000{step}/model-00001-of-00002.safetensors").write_bytes(b"short")
+    with pytest.raises(CorruptCheckpointError, match="none of the 2"):
+        newest_checkpoint(root, str)
