@@ -269,7 +269,7 @@ def fail_in_the_background(rank: int, n_ranks: int, root: str) -> None:
         if rank == 1 and point == "file written":
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    heard = -1
+    heard, said = -1, ""
     saver = Saver(Path(root), KEEP, reached)
     saver.save(1, {"model": {"w": share(rank, n_ranks, 1)}}, {})
     for step in range(10_000):
@@ -278,11 +278,11 @@ def fail_in_the_background(rank: int, n_ranks: int, root: str) -> None:
         try:
             saver.poll()
         except SaveFailedError as error:
-            assert "disk is full" in str(error)
-            heard = step
+            heard, said = step, str(error)
             break
     everyone = join_peers().gather(heard)
     assert everyone == [everyone[0]] * n_ranks
+    assert "disk is full" in said
     assert 0 < everyone[0] < 9_999
 
 

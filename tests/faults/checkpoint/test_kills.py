@@ -89,8 +89,8 @@ def announced(root: Path) -> int:
     return len((root / "announced").read_bytes().split()) if (root / "announced").exists() else 0
 
 
-def kill_one(root: Path, steps: int, generator: random.Random) -> str | None:
-    """Start the run and kill -9 one of its ranks; in which stage it was, or ``None`` if it ended before."""
+def launch_and_kill(root: Path, steps: int, generator: random.Random) -> str | None:
+    """Start the run and kill -9 one of its ranks, or both; in which stage it was, or ``None`` if it ended before."""
     processes = launch(root, steps)
     before, more = announced(root), generator.randrange(3)
     victim, stage = generator.randrange(2), generator.choice(("load", "step", "save"))
@@ -103,8 +103,10 @@ def kill_one(root: Path, steps: int, generator: random.Random) -> str | None:
     time.sleep(generator.uniform(0, 0.01))
     found = jobs.STAGES[(root / "stage").read_bytes()[victim]]
     processes[victim].kill()
+    if both := generator.random() < 0.5:
+        processes[1 - victim].kill()
     codes = ranks.end(processes, 60)
-    assert codes[1 - victim] == 1 or found == "end", "the rank that was left did not notice"
+    assert both or codes[1 - victim] == 1 or found == "end", "the rank that was left did not notice"
     return found if codes[victim] == -9 and found != "end" else None
 
 
@@ -119,7 +121,7 @@ def test_ranks_killed_at_random_moments(tmp_path: Path, capsys) -> None:
     stages: Counter[str] = Counter()
     half_written = 0
     for _ in range(FAULTS):
-        stage = kill_one(killed, steps, generator)
+        stage = launch_and_kill(killed, steps, generator)
         if stage is not None:
             stages[stage] += 1
             half_written += any(path.name.startswith(".aside") for path in (killed / "checkpoints").glob("*"))
@@ -129,8 +131,9 @@ def test_ranks_killed_at_random_moments(tmp_path: Path, capsys) -> None:
     kills = sum(stages.values())
     assert kills >= 0.7 * FAULTS
     with capsys.disabled():
+        where = ", ".join(f"{n} in {stage}" for stage, n in sorted(stages.items()))
         print(
-            f"\n{kills} kills of one of 2 ranks ({', '.join(f'{n} in {s}' for s, n in sorted(stages.items()))}; "
+            f"\n{kills} kills of one or both of 2 ranks ({where}; "
             f"{half_written} left a half-written folder), {kills} resumed, 1 run identical to the uninterrupted one"
         )
 
