@@ -1,4 +1,4 @@
-"""The only order in which a model comes to be: meta device -> plan -> compile -> materialise."""
+"""The only order in which a model comes to be: meta device -> plan -> parallelise -> compile -> materialise."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,11 @@ from isogloss.init.plan import Entry, plan_init
 from isogloss.init.scheme import Scheme
 from isogloss.models.decoder import Decoder
 from isogloss.models.registry import ModelConfig, create_model
-from isogloss.nn.loss import chunk_loss
+from isogloss.parallel.context import share_rows
+from isogloss.parallel.fsdp import shard_weights
+from isogloss.parallel.mesh import Layout
+from isogloss.parallel.recompute import Recompute, recompute_blocks
+from isogloss.parallel.tensor import split_layers
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,16 @@ def build_model(
     return materialise(plan_model(config, scheme), seed=seed, device=device, compiled=compiled)
 
 
-def materialise(planned: PlannedModel, *, seed: int, device: torch.device, compiled: bool = False) -> Decoder:
+def materialise(
+    planned: PlannedModel,
+    *,
+    seed: int,
+    device: torch.device,
+    compiled: bool = False,
+    recompute: Recompute = "none",
+    layout: Layout | None = None,
+    precision: str = "fp32",
+) -> Decoder:
     """Give a planned model its memory and its first weights, float32.
 
     Args:
@@ -42,11 +55,23 @@ def materialise(planned: PlannedModel, *, seed: int, device: torch.device, compi
         seed: the run's; weights derive theirs from it by name.
         device: where the weights live.
         compiled: compile each block, and the loss, on first use.
+        recompute: what a block computes again in the backward pass.
+        layout: the ranks that share the model; each gets its part of the very same weights.
+        precision: of the products, which weights may be gathered in.
     """
     model = planned.model
     assert all(p.is_meta for p in model.parameters()), "planned models are materialised once"
+    if layout is not None:
+        if layout.tensor is not None:
+            split_layers(model, layout.tensor)
+        if layout.context is not None:
+            share_rows(model, layout.context)
+    recompute_blocks(model, recompute)
     if compiled:
         compile_model(model)
+    if layout is not None:
+        shard_weights(model, layout, precision)
+        device = torch.device("cpu") if layout.config.offload else device
     model.to_empty(device=device)
     initialise(model, planned.plan, seed)
     return model
@@ -57,4 +82,4 @@ def compile_model(model: Decoder) -> None:
     for block in model.blocks():
         block.mixer.compiled = True
         block.compile(fullgraph=True)
-    model.loss_kernel = torch.compile(chunk_loss)
+    model.loss_kernel = torch.compile(model.loss_kernel)

@@ -15,6 +15,7 @@ from isogloss.data.tokenizers.config import TokenizerConfig
 from isogloss.init.schemes import LinguaConfig, SchemeConfig
 from isogloss.models.registry import ModelConfig
 from isogloss.optim.groups import AdamWConfig
+from isogloss.parallel.mesh import ParallelConfig
 from isogloss.train.loop import TrainConfig
 from isogloss.train.trackers import TrackersConfig
 from isogloss.train.watch import WatchConfig
@@ -43,6 +44,8 @@ class Recipe(Config):
     """The optimizer and its schedule."""
     train: TrainConfig
     """How long, how much at a time, and on what."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How several ranks share the work."""
     watch: WatchConfig = WatchConfig()
     """What is shown and measured on the way."""
     checkpoint: CheckpointConfig = CheckpointConfig()

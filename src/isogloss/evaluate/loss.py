@@ -16,6 +16,8 @@ from isogloss.data.shards import TokenStream
 from isogloss.data.tokenizers.base import Tokenizer, well_formed
 from isogloss.models.inference import check_vocabulary, inference
 from isogloss.models.protocol import Batch, LanguageModel
+from isogloss.parallel.context import share_of
+from isogloss.parallel.mesh import Layout
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,12 @@ class Evaluation:
 
 
 def evaluate_batches(
-    model: LanguageModel, batches: Iterable[Batch], *, precision: str, bytes_per_token: float
+    model: LanguageModel,
+    batches: Iterable[Batch],
+    *,
+    precision: str,
+    bytes_per_token: float,
+    layout: Layout | None = None,
 ) -> Evaluation:
     """The negative log-likelihood of every target of some batches, without the z-loss.
 
@@ -58,6 +65,7 @@ def evaluate_batches(
         batches: on any device.
         precision: ``bf16`` or ``fp32``.
         bytes_per_token: UTF-8 bytes of text that a target stands for, on the average.
+        layout: the ranks that share the model and the batches, each with rows of its own; all return the same.
 
     Raises:
         UserError: there is no target.
@@ -66,8 +74,12 @@ def evaluate_batches(
     with inference(model, precision) as device:
         nll = torch.zeros((), dtype=torch.float64, device=device)
         for batch in batches:
-            n_targets += batch.n_targets()
-            nll += model.loss(batch.to(device)).nll
+            mine = share_of(batch, layout)
+            n_targets += mine.n_targets()
+            nll += model.loss(mine.to(device)).nll
+        if layout is not None:
+            layout.sum_over_targets(nll)
+            n_targets = int(layout.sum_over_targets(torch.tensor(n_targets, device=device)))
     if n_targets == 0:
         raise UserError("there is nothing to predict in this text: it must have at least one token")
     return Evaluation(float(nll), n_targets, n_targets * bytes_per_token)

@@ -4,6 +4,7 @@
 first normalised to unit RMS per head (Henry et al. 2020). No biases.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -132,6 +133,8 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, norm_eps) if config.qk_norm else nn.Identity()
         self.scale = multipliers.attention * self.head_dim**-0.5
         self.compiled = False
+        # Where ranks share each row: all their positions of a tensor, along a dim (`isogloss.parallel.context`).
+        self.gather: Callable[[Tensor, int], Tensor] | None = None
 
     def check_device(self, device: str) -> None:
         """Flex attention has no backward pass on a CPU (torch 2.13)."""
@@ -155,9 +158,12 @@ class Attention(nn.Module):
         self, positions: Int[Tensor, " T"], n_keys: int, documents: Int[Tensor, "B T"] | None, decoding: bool
     ) -> Prepared:
         """The rotations, the kernel and the mask for tokens that stand at ``positions`` and read ``n_keys`` tokens."""
-        keys = torch.arange(n_keys, device=positions.device)
-        backend = self.backend(positions.device.type, n_keys, documents is not None, decoding)
-        mask = create_mask(backend, positions, keys, self.config.window, documents)
+        if self.gather is None:
+            keys, key_documents = torch.arange(n_keys, device=positions.device), documents
+        else:
+            keys, key_documents = self.gather(positions, 0), None if documents is None else self.gather(documents, 1)
+        backend = self.backend(positions.device.type, len(keys), documents is not None, decoding)
+        mask = create_mask(backend, positions, keys, self.config.window, documents, key_documents)
         return Prepared(*rotations(self.config.rotary, self.head_dim, positions), mask, backend)
 
     def forward(
@@ -173,6 +179,8 @@ class Attention(nn.Module):
         v = heads(self.v_proj(x)).transpose(1, 2)
         if cache is not None:
             k, v = cache.append(k, v)
+        elif self.gather is not None:
+            k, v = self.gather(k, 2), self.gather(v, 2)
         y = attend(
             q,
             k,

@@ -8,6 +8,7 @@ output    x' = a x + b N(f(x))         OLMo 2 (2025), section 3.2
 sandwich  x' = a x + b N(f(N(x)))      Gemma 2 (2024), section 2
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -45,10 +46,18 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(d_model, norm_eps)
         self.ffn = create_feed_forward(ffn, d_model)
         self.ffn_output_norm = RMSNorm(d_model, norm_eps) if sandwich else nn.Identity()
+        # What runs ``read_and_add`` so that it keeps less for the backward pass (`isogloss.parallel.recompute`).
+        self.recompute: Callable[..., Tensor] | None = None
         declare_layer(self, index, n_layers)
 
     def forward(self, x: Float[Tensor, "B T D"], prepared: Any, cache: Any = None) -> Float[Tensor, "B T D"]:
         """Read the stream and add to it; ``prepared`` and ``cache`` are the mixer's own."""
+        if self.recompute is not None and cache is None:
+            return self.recompute(self.read_and_add, x, prepared)
+        return self.read_and_add(x, prepared, cache)
+
+    def read_and_add(self, x: Float[Tensor, "B T D"], prepared: Any, cache: Any = None) -> Float[Tensor, "B T D"]:
+        """The block itself."""
         before = self.norm_placement in ("pre", "sandwich")
         written = self.mixer(self.mixer_norm(x) if before else x, prepared, cache)
         x = self._add(x, written, self.mixer_norm, self.mixer_output_norm)

@@ -101,14 +101,19 @@ class Decoder(nn.Module):
         self.loss_kernel: Callable[..., Any] = chunk_loss  # build puts the compiled form here
 
     def trunk(
-        self, tokens: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None, state: DecoderState | None = None
+        self,
+        tokens: Int[Tensor, "B T"],
+        documents: Int[Tensor, "B T"] | None = None,
+        state: DecoderState | None = None,
+        positions: Int[Tensor, " T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """The normed residual stream, times its multiplier: what the head reads."""
         start = 0 if state is None else state.length
         end = start + tokens.shape[1]
         if state is not None and end > state.max_len:
             raise ValueError(f"the state holds {state.max_len} tokens a row, asked to hold {end}; make a longer one")
-        positions = torch.arange(start, end, device=tokens.device)
+        if positions is None:
+            positions = torch.arange(start, end, device=tokens.device)
         blocks = self.blocks()
         mixers = {block.mixer.config: block.mixer for block in blocks}
         decoding = state is not None
@@ -141,7 +146,7 @@ class Decoder(nn.Module):
 
     def loss(self, batch: Batch) -> LossOutput:
         """The loss summed over the targets of a batch, in nats."""
-        hidden = self.trunk(batch.tokens, batch.documents)
+        hidden = self.trunk(batch.tokens, batch.documents, positions=batch.positions)
         total, nll = linear_cross_entropy(
             hidden.flatten(0, 1),
             self.head_weight(),

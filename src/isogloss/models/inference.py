@@ -8,7 +8,7 @@ from torch import nn
 
 from isogloss.config.base import UserError
 from isogloss.models.protocol import LanguageModel
-from isogloss.nn.precision import autocast
+from isogloss.nn.precision import autocast, computing_device
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def inference(model: LanguageModel, precision: str) -> Iterator[torch.device]:
         precision: ``bf16`` or ``fp32``.
     """
     assert isinstance(model, nn.Module)
-    device = next(model.parameters()).device
+    device = computing_device(model)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

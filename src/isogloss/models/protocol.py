@@ -26,11 +26,13 @@ class Batch:
         documents: the number of the document each token belongs to, counted within its row, rising from 0; ``None``
         where
             attention may cross documents.
+        positions: where the tokens stand in their rows; ``None`` for all of the row, from 0.
     """
 
     tokens: Int[Tensor, "B T"]
     targets: Int[Tensor, "B T"]
     documents: Int[Tensor, "B T"] | None = None
+    positions: Int[Tensor, " T"] | None = None
 
     def n_targets(self) -> int:
         """How many targets count."""
@@ -40,13 +42,18 @@ class Batch:
         """Cut into micro-batches of at most ``rows`` rows, in order."""
         documents = [None] * len(self.tokens) if self.documents is None else self.documents.split(rows)
         return [
-            Batch(*parts) for parts in zip(self.tokens.split(rows), self.targets.split(rows), documents, strict=False)
+            Batch(*parts, self.positions)
+            for parts in zip(self.tokens.split(rows), self.targets.split(rows), documents, strict=False)
         ]
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        documents = None if self.documents is None else self.documents.to(device, non_blocking=True)
-        return Batch(self.tokens.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), documents)
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        tokens, targets = (t.to(device, non_blocking=True) for t in (self.tokens, self.targets))
+        return Batch(tokens, targets, moved(self.documents), moved(self.positions))
 
 
 @dataclass(frozen=True)

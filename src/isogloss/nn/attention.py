@@ -28,11 +28,12 @@ def dense_mask(
     query_positions: Int[Tensor, " T"],
     key_positions: Int[Tensor, " S"],
     window: int | None,
-    documents: Int[Tensor, "B S"] | None,
+    documents: Int[Tensor, "B T"] | None,
+    key_documents: Int[Tensor, "B S"] | None = None,
 ) -> Bool[Tensor, "b 1 T S"]:
     """True where a query may look: at or before itself, within the window, within its document.
 
-    ``documents`` belong to the keys; with them queries and keys must be the same tokens.
+    ``documents`` are the queries', and the keys' too if ``key_documents`` are not given.
     """
     distance = query_positions[:, None] - key_positions[None, :]
     allowed = distance >= 0
@@ -40,7 +41,8 @@ def dense_mask(
         allowed = allowed & (distance < window)
     allowed = allowed[None, None]
     if documents is not None:
-        allowed = allowed & (documents[:, None, :, None] == documents[:, None, None, :])
+        key_documents = documents if key_documents is None else key_documents
+        allowed = allowed & (documents[:, None, :, None] == key_documents[:, None, None, :])
     return allowed
 
 
@@ -48,17 +50,19 @@ def block_mask(
     query_positions: Int[Tensor, " T"],
     key_positions: Int[Tensor, " S"],
     window: int | None,
-    documents: Int[Tensor, "B S"] | None,
+    documents: Int[Tensor, "B T"] | None,
+    key_documents: Int[Tensor, "B S"] | None = None,
 ) -> BlockMask:
     """``dense_mask`` as the sparse blocks that FlexAttention takes."""
+    of_keys = documents if key_documents is None else key_documents
 
     def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         distance = query_positions[q] - key_positions[k]
         here = distance >= 0
         if window is not None:
             here = here & (distance < window)
-        if documents is not None:
-            here = here & (documents[b, q] == documents[b, k])
+        if documents is not None and of_keys is not None:
+            here = here & (documents[b, q] == of_keys[b, k])
         return here
 
     return create_block_mask(
@@ -76,16 +80,17 @@ def create_mask(
     query_positions: Int[Tensor, " T"],
     key_positions: Int[Tensor, " S"],
     window: int | None,
-    documents: Int[Tensor, "B S"] | None,
+    documents: Int[Tensor, "B T"] | None,
+    key_documents: Int[Tensor, "B S"] | None = None,
 ) -> Mask:
     """The mask that a backend takes; ``None`` where causality is all, or where one query reads every key."""
     if backend == "flex":
-        return block_mask(query_positions, key_positions, window, documents)
+        return block_mask(query_positions, key_positions, window, documents, key_documents)
     n_queries, n_keys = query_positions.shape[0], key_positions.shape[0]
     plainly_causal = window is None and documents is None and n_queries in (1, n_keys)
     if backend == "sdpa" and plainly_causal:
         return None
-    return dense_mask(query_positions, key_positions, window, documents)
+    return dense_mask(query_positions, key_positions, window, documents, key_documents)
 
 
 def attend(

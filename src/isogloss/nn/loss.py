@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from isogloss.nn.softcap import softcap
 
@@ -43,11 +44,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
-        options: tuple[int, float | None, float, torch.dtype, bool, Callable[..., Any]],
+        options: tuple[int, float | None, float, torch.dtype, bool, Callable[..., Any], int],
     ) -> tuple[Tensor, Tensor]:
-        ignored, cap, z_loss, dtype, needs_gradient, kernel = options
+        ignored, cap, z_loss, dtype, needs_gradient, kernel, rows = options
         w = weight.to(dtype)
-        rows = max(1, LOGITS_PER_CHUNK // len(weight))
         total = hidden.new_zeros((), dtype=torch.float32)
         nll_total = torch.zeros_like(total)
         d_hidden = torch.empty_like(hidden) if needs_gradient else None
@@ -88,15 +88,22 @@ def linear_cross_entropy(
 
     Args:
         hidden: what the head reads.
-        weight: the head's weight.
+        weight: the head's weight. Of one that is split by vocabulary this rank takes its rows; the kernel then has to
+            see to the sums over ranks, and the gradient of ``hidden`` is this rank's part.
         targets: ids in [0, V), or ``ignored``.
         ignored: the target that does not count.
         cap: the bound of the logits' soft cap.
         z_loss: the coefficient of the z-loss.
         kernel: ``chunk_loss``, or a compiled form of it.
     """
+    n_columns = len(weight)
+    if isinstance(weight, DTensor):
+        n_columns = -(-n_columns // weight.device_mesh.size())  # of the largest part: ranks take equal chunks
+        weight = weight.to_local()
+    rows = max(1, LOGITS_PER_CHUNK // n_columns)
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     with torch.autocast(device, enabled=False):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, (ignored, cap, z_loss, dtype, needs_gradient, kernel))
+        options = (ignored, cap, z_loss, dtype, needs_gradient, kernel, rows)
+        return _LinearCrossEntropy.apply(hidden, weight, targets, options)

@@ -19,4 +19,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Normalise in float32 and return the input's type."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).type_as(x)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).type_as(x)

@@ -3,6 +3,8 @@
 from typing import Any
 
 from isogloss.durable import write_whole
+from isogloss.evaluate.loss import Evaluation
+from isogloss.parallel.env import agreed
 from isogloss.recipe import Recipe
 from isogloss.report.loss import plot_loss
 from isogloss.run.folder import RunFolder
@@ -14,11 +16,20 @@ from isogloss.train.metrics import Metrics, finite, read_metrics
 
 def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, Any]:
     """Measure what came out, write ``summary.json`` last, and return it."""
-    folder, recipe, progress = session.folder, session.recipe, session.progress
+    folder, progress = session.folder, session.progress
     display.say("validating on the whole validation split")
     found = validate(session)
     record_validation(session, metrics, display, found)
     record_samples(session, metrics, display, progress.step)
+    if session.ranks.first:
+        _write_summary(session, found)
+    summary = agreed(folder.summary() if session.ranks.first else None)
+    assert summary is not None
+    return summary
+
+
+def _write_summary(session: Session, found: Evaluation) -> None:
+    folder, recipe, progress = session.folder, session.recipe, session.progress
     baselines = session.corpus.manifest.baselines
     summary: dict[str, Any] = {
         "name": recipe.name,
@@ -46,7 +57,6 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
     write_whole(folder.samples_file, "".join(samples).encode())
     plot_loss(records, summary["baselines"], recipe.name, folder.plot_file)
     folder.save_json("summary.json", summary)
-    return summary
 
 
 def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], display: Display) -> None:

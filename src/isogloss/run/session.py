@@ -7,6 +7,9 @@ import torch
 from isogloss.data.loader import Loader
 from isogloss.data.prepared import PreparedCorpus
 from isogloss.models.decoder import Decoder
+from isogloss.parallel.context import RankBatches
+from isogloss.parallel.env import Ranks
+from isogloss.parallel.mesh import Layout
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
 from isogloss.train.estimate import Estimate
@@ -19,6 +22,7 @@ from isogloss.train.machine import Machine
 class Session:
     """The parts of a run, ready for its next step; ``progress`` says which.
 
+    ``layout`` says how ``ranks`` share the model and the batches; ``None`` for a process that is alone.
     ``initial`` is the fingerprint of the weights it began with; ``None`` if it was begun by a version that kept none.
     """
 
@@ -32,4 +36,11 @@ class Session:
     progress: Progress
     window: Window
     estimate: Estimate
+    ranks: Ranks
+    layout: Layout | None
     initial: dict[str, str] | None = None
+
+    @property
+    def batches(self) -> Loader | RankBatches:
+        """Of every step, what this process trains on."""
+        return self.loader if self.layout is None else RankBatches(self.loader, self.layout)

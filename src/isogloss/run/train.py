@@ -7,10 +7,11 @@ weights are functions of the recipe and the step. So a run that is killed and st
 import shutil
 import signal
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from isogloss.build import PlannedModel, materialise, plan_model
 from isogloss.checkpoint.asynchronous import Saver
@@ -27,6 +28,8 @@ from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
 from isogloss.optim.state import allot_optimizer_tensors, optimizer_tensors
+from isogloss.parallel.env import Ranks, agreed, process_group, rank_0_first
+from isogloss.parallel.mesh import Axes, Layout, check_axes, find_axes
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder, check_changes
@@ -54,12 +57,22 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
         UserError: anything the user can mend.
         Interrupted: a signal asked for the end; the state is saved.
     """
-    folder = RunFolder(recipe.folder)
-    if fresh:
-        with folder.locked():
-            folder.set_aside(display.say)
-    with folder.locked():
-        session = _open(recipe, folder, display)
+    with process_group(_device(recipe)) as ranks, ExitStack() as stack:
+        axes = find_axes(recipe.parallel, ranks.world_size)
+        check_axes(axes, recipe.model, recipe.data.seq_len, recipe.train.batch_size)
+        folder = RunFolder(recipe.folder)
+        if not ranks.first:  # the first rank alone shows and writes
+            display = Display(Console(quiet=True))
+
+        def take() -> None:
+            if ranks.first and fresh:
+                with folder.locked():
+                    folder.set_aside(display.say)
+            if ranks.first:
+                stack.enter_context(folder.locked())
+
+        rank_0_first(ranks, "taking the run's folder", take)
+        session = _open(recipe, folder, display, ranks, axes)
         if session is None:
             summary = folder.summary()
             assert summary is not None
@@ -72,7 +85,12 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
     return summary
 
 
-def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None:
+def _device(recipe: Recipe) -> str:
+    """What ranks talk about: numbers on GPUs, or on CPUs."""
+    return "cuda" if recipe.train.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _open(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axes: Axes) -> Session | None:
     """Everything ready for the next step; ``None`` if the run has finished."""
     saved = folder.saved_recipe()
     if saved is None and has_checkpoints(folder.checkpoints):
@@ -86,24 +104,36 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
-    corpus = prepare(recipe.data, recipe.tokenizer, display.say, verify=True)
+    corpus = rank_0_first(
+        ranks,
+        "preparing the corpus",
+        lambda: prepare(recipe.data, recipe.tokenizer, display.say, verify=ranks.first),
+    )
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     expected = _estimate(recipe, planned)
-    machine = _choose_machine(recipe, folder, expected, changes, display)
-    peak = measure_peak(torch.device(machine.device), machine.precision)
+    machine = agreed(_choose_machine(recipe, folder, expected, changes, display) if ranks.first else None)
+    assert machine is not None
+    peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
     rows = recipe.train.batch_size * recipe.data.seq_len
     n_tokens = corpus.manifest.train.n_tokens
     display.say(banner(recipe.name, str(folder.path), expected, machine, peak, recipe.train.steps, rows, n_tokens))
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
-    session = _build(recipe, folder, corpus, machine, expected, planned)
+    session = _build(recipe, folder, corpus, machine, expected, planned, ranks, axes)
     _resume(session, display)
-    folder.save_recipe(recipe)
-    folder.save_json("machine.json", machine.as_dict())
-    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
-    _keep_tokenizer(corpus, folder)
+    if ranks.first:
+        _keep_description(session, planned)
     return session
+
+
+def _keep_description(session: Session, planned: PlannedModel) -> None:
+    """Write what says what the run is: a resume, and whoever reads the folder, needs it."""
+    recipe, folder = session.recipe, session.folder
+    folder.save_recipe(recipe)
+    folder.save_json("machine.json", session.machine.as_dict())
+    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
+    _keep_tokenizer(session.corpus, folder)
 
 
 def _keep_tokenizer(corpus: PreparedCorpus, folder: RunFolder) -> None:
@@ -125,6 +155,8 @@ def _keep_tokenizer(corpus: PreparedCorpus, folder: RunFolder) -> None:
 
 def _open_metrics(session: Session) -> Metrics:
     recipe, folder = session.recipe, session.folder
+    if not session.ranks.first:
+        return Metrics(None, session.progress.step)
     trackers = create_trackers(recipe.trackers, folder.path, recipe.name, recipe.model_dump(mode="json"))
     return Metrics(folder.metrics_file, session.progress.step, trackers)
 
@@ -165,9 +197,19 @@ def _build(
     machine: Machine,
     expected: Estimate,
     planned: PlannedModel,
+    ranks: Ranks,
+    axes: Axes,
 ) -> Session:
-    device = torch.device(machine.device)
-    model = materialise(planned, seed=recipe.seed, device=device, compiled=machine.compiled)
+    layout = Layout(axes, recipe.parallel, machine.device) if ranks.world_size > 1 else None
+    model = materialise(
+        planned,
+        seed=recipe.seed,
+        device=torch.device(machine.device),
+        compiled=machine.compiled,
+        recompute=recipe.train.recompute,
+        layout=layout,
+        precision=machine.precision,
+    )
     loader = Loader(
         corpus.split("train"),
         recipe.data.seq_len,
@@ -177,7 +219,9 @@ def _build(
         pad_token=corpus.tokenizer.end_of_text,
     )
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
-    return Session(recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected)
+    return Session(
+        recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected, ranks, layout
+    )
 
 
 def _resume(session: Session, display: Display) -> None:
@@ -249,12 +293,13 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
             for info in training_steps(
                 session.model,
                 session.optimizer,
-                session.loader,
+                session.batches,
                 recipe.train,
                 recipe.optim,
                 progress,
                 session.machine.precision,
                 session.machine.compiled,
+                session.layout,
             ):
                 saver.poll()
                 for hook in hooks:

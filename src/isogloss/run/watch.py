@@ -3,11 +3,17 @@
 import itertools
 import math
 
+import torch
+
+from isogloss.build import plan_model
 from isogloss.config.base import UserError
 from isogloss.data.loader import sequential_batches
 from isogloss.evaluate.loss import Evaluation, evaluate_batches
 from isogloss.generate.engine import generate
 from isogloss.generate.sampling import SamplingConfig
+from isogloss.models.decoder import Decoder
+from isogloss.models.weights import load_weights
+from isogloss.parallel.whole import whole_tensors
 from isogloss.run.session import Session
 from isogloss.train.display import Display, duration
 from isogloss.train.loop import StepInfo
@@ -23,7 +29,8 @@ class Watch:
         split = session.corpus.manifest.train
         self._bytes_per_token = split.n_bytes / split.n_tokens
         self._flops_per_token = session.model.flops_per_token(session.recipe.data.seq_len)
-        self._peak = measure_peak(next(session.model.parameters()).device, session.machine.precision)
+        peak = measure_peak(torch.device(session.machine.device), session.machine.precision)
+        self._peak = peak * session.ranks.world_size
 
     def log(self, info: StepInfo) -> None:
         """Every step is counted; the first and every ``log_every`` of them make a line."""
@@ -74,13 +81,17 @@ class Watch:
 def validate(session: Session, n_rows: int | None = None) -> Evaluation:
     """The loss on the validation split, or on its first rows."""
     recipe = session.recipe
-    size = recipe.train.micro_batch_size or recipe.train.batch_size
+    layout = session.layout
+    n_data, rank = (1, 0) if layout is None else (layout.axes.data, layout.data_rank)
+    size = n_data * (recipe.train.micro_batch_size or recipe.train.batch_size // n_data)
     batches = sequential_batches(
         session.corpus.split("validation"),
         recipe.data.seq_len,
         size,
         recipe.data.within_document,
         session.corpus.tokenizer.end_of_text,
+        rank,
+        n_data,
     )
     split = session.corpus.manifest.validation
     batches = batches if n_rows is None else itertools.islice(batches, -(-n_rows // size))
@@ -90,6 +101,7 @@ def validate(session: Session, n_rows: int | None = None) -> Evaluation:
         batches,
         precision=session.machine.precision,
         bytes_per_token=split.n_bytes / (split.n_tokens - 1),
+        layout=layout,
     )
 
 
@@ -106,15 +118,33 @@ def record_samples(session: Session, metrics: Metrics, display: Display, step: i
     watch = session.recipe.watch
     if watch.sample_tokens == 0:
         return
+    model = _writer(session)
+    if model is None:
+        return
     for number, prompt in enumerate(watch.prompts):
         sampling = SamplingConfig(
             temperature=watch.temperature, max_tokens=watch.sample_tokens, seed=session.recipe.seed + number
         )
         tokenizer, precision = session.corpus.tokenizer, session.machine.precision
         try:
-            text = prompt + "".join(generate(session.model, tokenizer, prompt, sampling, precision=precision))
+            text = prompt + "".join(generate(model, tokenizer, prompt, sampling, precision=precision))
         except UserError as error:  # a model that has diverged: its run is still to be finished
             display.say(f"step {step:>6}  no sample: {error}")
             return
         metrics.write("sample", step, prompt=prompt, text=text)
         display.say(f"step {step:>6}  sample:\n" + "\n".join(f"    {line}" for line in text.splitlines()))
+
+
+def _writer(session: Session) -> Decoder | None:
+    """The model that writes samples: the session's own, or one that rank 0 puts together from all ranks' parts.
+
+    Every token would have all weights gathered again otherwise. It stands in the CPU's memory, for a while.
+    """
+    if session.layout is None:
+        return session.model
+    weights = whole_tensors(session.model, keep=session.ranks.first)
+    if not session.ranks.first:
+        return None
+    model = plan_model(session.recipe.model, session.recipe.init).model.to_empty(device="cpu")
+    load_weights(model, weights)
+    return model

@@ -17,7 +17,10 @@ from torch import nn
 
 from isogloss.config.base import Config, UserError
 from isogloss.models.protocol import Batch, LanguageModel
+from isogloss.nn.precision import computing_device
 from isogloss.optim.groups import AdamWConfig, set_learning_rate
+from isogloss.parallel.mesh import Layout
+from isogloss.parallel.recompute import Recompute
 from isogloss.train.step import train_step
 
 
@@ -30,6 +33,9 @@ class TrainConfig(Config):
     """Rows a step, over all devices."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Rows at a time on a device; the batch's gradient is accumulated over them. All of the batch if not given."""
+    recompute: Recompute = "none"
+    """What is computed again in the backward pass, to save memory: none; selective: all but products, attention and
+    transfers; full: whole blocks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a CUDA device where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -103,6 +109,7 @@ def training_steps(
     progress: Progress,
     precision: str,
     compiled: bool = False,
+    layout: Layout | None = None,
 ) -> Iterator[StepInfo]:
     """Train from ``progress.step`` to ``config.steps``, updating ``progress``; yields after each step.
 
@@ -110,11 +117,13 @@ def training_steps(
     in seconds and in plain Python, before half a minute of compiling. The step's number alone decides, so resuming is
     exact. Not on a GPU, where flex attention would need memory for all scores.
 
+    With a ``layout`` it is called by all its ranks, each with a loader of its own rows; all yield the same.
+
     Raises:
         DivergedError: ``config.max_skipped`` steps in a row were not finite.
     """
     assert isinstance(model, nn.Module)
-    eager_first = compiled and next(model.parameters()).device.type == "cpu"
+    eager_first = compiled and computing_device(model).type == "cpu"
     warm = progress.step + (2 if eager_first and progress.step == 0 else 1)
     while progress.step < config.steps:
         start = time.perf_counter()
@@ -129,6 +138,7 @@ def training_steps(
                 micro_batch_size=config.micro_batch_size or config.batch_size,
                 clip=optim.clip,
                 precision=precision,
+                layout=layout,
             )
         progress.step = step
         progress.tokens += 0 if result.nonfinite else result.n_targets

@@ -27,10 +27,13 @@ class Tracker(Protocol):
 
 
 class Metrics:
-    """Appends to a file and hands each record's numbers to trackers."""
+    """Appends to a file and hands each record's numbers to trackers; without a path it keeps nothing."""
 
-    def __init__(self, path: Path, resumed_step: int, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(self, path: Path | None, resumed_step: int, trackers: Sequence[Tracker] = ()) -> None:
         self._trackers = trackers
+        self._file = None
+        if path is None:  # a rank that is not the first
+            return
         kept = [record for record in read_metrics(path) if record["step"] <= resumed_step]
         write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = path.open("a", buffering=1, encoding="utf-8")
@@ -38,7 +41,8 @@ class Metrics:
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Record values of a step; a number that is not finite becomes ``null``, as JSON has none."""
         recorded = finite(values)
-        self._file.write(json.dumps({"step": step, "kind": kind, **recorded}) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, "kind": kind, **recorded}) + "\n")
         for tracker in self._trackers:
             tracker.log(step, {f"{kind}/{key}": v for key, v in recorded.items() if isinstance(v, int | float)})
 
@@ -47,7 +51,8 @@ class Metrics:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Close the file and the trackers."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         for tracker in self._trackers:
             tracker.close(failed=kind is not None)
 

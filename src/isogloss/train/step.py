@@ -1,7 +1,7 @@
 """One optimizer step: micro-batches' gradients, normalised by the global count of targets, clipped, checked, applied.
 
 ``g = (1 / n) sum_i grad L_i`` over micro-batches i, with n the targets of the whole batch: the result does not depend
-on how rows are spread over micro-batches.
+on how rows are spread over micro-batches and ranks.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from isogloss.init.apply import from_all_ranks, local_part
 from isogloss.models.protocol import Batch, LanguageModel
-from isogloss.nn.precision import autocast
+from isogloss.nn.precision import autocast, computing_device
 from isogloss.nn.roles import declared_tensors
+from isogloss.parallel.fsdp import reduce_gradients
+from isogloss.parallel.gradients import clip_gradients, gradient_norm
+from isogloss.parallel.mesh import Layout
 
 
 @dataclass(frozen=True)
@@ -39,27 +43,44 @@ def train_step(
     micro_batch_size: int,
     clip: float,
     precision: str,
+    layout: Layout | None = None,
 ) -> StepResult:
     """One step on ``batch``, at the learning rate that the optimizer's groups hold.
 
     A loss or gradient that is not finite changes neither weights nor optimizer state.
+
+    Args:
+        model: its gradients are zero.
+        optimizer: over its parameters.
+        batch: this rank's rows of the step's batch.
+        micro_batch_size: rows at a time.
+        clip: the bound of the gradient's global norm.
+        precision: ``bf16`` or ``fp32``.
+        layout: the ranks that share the step, as the model was built with; all return the same.
     """
     assert isinstance(model, nn.Module)
-    device = next(model.parameters()).device
+    device = computing_device(model)
     n_targets = batch.n_targets()
+    if layout is not None:
+        n_targets = int(layout.sum_over_targets(torch.tensor(n_targets, device=device)))
     nll = torch.zeros((), device=device)
-    for micro_batch in batch.split(micro_batch_size):
+    micro_batches = batch.split(micro_batch_size)
+    for number, micro_batch in enumerate(micro_batches, start=1):
+        if layout is not None:
+            reduce_gradients(model, now=number == len(micro_batches))
         with autocast(device, precision):
             output = model.loss(micro_batch.to(device))
         (output.total / n_targets).backward()
         nll += output.nll
+    if layout is not None:
+        layout.sum_over_targets(nll)
     parameters = list(model.parameters())
-    grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    grad_norm = gradient_norm(parameters)
     loss, norm = float(nll) / n_targets, float(grad_norm)
-    nonfinite = _nonfinite(model, loss, norm)
+    nonfinite = _nonfinite(model, loss, norm)  # both are the same on all ranks, and so is what follows from them
     if not nonfinite:
         # Only now: clipping by a norm that is not finite would spoil every gradient, and hide which one it was.
-        nn.utils.clip_grads_with_norm_(parameters, clip, grad_norm)
+        clip_gradients(parameters, clip, grad_norm)
         optimizer.step()
     optimizer.zero_grad()
     return StepResult(loss, norm, n_targets, nonfinite)
@@ -71,7 +92,9 @@ def _nonfinite(model: nn.Module, loss: float, grad_norm: float) -> str:
         return "the loss"
     if grad_norm == grad_norm and abs(grad_norm) != float("inf"):
         return ""
+    found = ""
     for site, tensor in declared_tensors(model):
-        if tensor.grad is not None and not bool(torch.isfinite(tensor.grad).all()):
-            return f"the gradient of {site.name}"
-    return "the gradient's norm"
+        if tensor.grad is not None and not bool(torch.isfinite(local_part(tensor.grad)[0]).all()):
+            found = f"the gradient of {site.name}"
+            break
+    return next((name for name in from_all_ranks(found) if name), "the gradient's norm")

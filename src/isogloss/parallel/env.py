@@ -1,0 +1,186 @@
+"""Which rank this process is, and the process group: from torchrun's or SLURM's variables, or none at all.
+
+A process that no launcher has started is alone: ``torch.distributed`` is not initialised for it. gloo on CPUs; NCCL
+on GPUs, beside gloo for what is on the CPU.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from isogloss.config.base import UserError
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=10)
+"""How long a collective call waits for the other ranks."""
+PATIENCE = timedelta(days=7)
+"""How long ranks wait for what rank 0 does alone, such as preparing a corpus."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others of the run.
+
+    Args:
+        rank: its number, from 0.
+        local_rank: its number on its machine, and that of its GPU.
+        world_size: how many there are.
+        store: what they rendezvous through; ``None`` for a process that is alone.
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+    store: Store | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes and shows."""
+        return self.rank == 0
+
+
+ALONE = Ranks(0, 0, 1)
+
+
+def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Who this process is, by torchrun's variables, else by those of a SLURM step (``srun``), else alone.
+
+    Raises:
+        UserError: a variable that goes with the others is missing or no number.
+    """
+    for names in (
+        ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+        # Not SLURM_NTASKS: a batch script has it too, and is one process.
+        ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
+    ):
+        if names[0] in environment and names[2] in environment:
+            try:
+                rank, local_rank, world_size = (int(environment[name]) for name in names)
+            except (KeyError, ValueError):
+                said = ", ".join(f"{name}={environment.get(name, '')!r}" for name in names)
+                raise UserError(f"{said}: the launcher's variables are not three numbers; unset them") from None
+            return Ranks(rank, local_rank, world_size)
+    return ALONE
+
+
+@contextmanager
+def process_group(device: str, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
+    """The process group of the run while it lasts; nothing for a process that is alone.
+
+    At a clean end the ranks wait for each other and leave together. After an error the group is left as it is: to
+    tear it down would wait for ranks that hang. The launcher ends them.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        timeout: how long a collective call waits for the other ranks.
+    """
+    ranks = find_ranks()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_parent()
+    if ranks.world_size == 1:
+        yield ranks
+        return
+    store = _rendezvous(ranks, timeout)
+    bound = None
+    if device == "cuda":
+        torch.cuda.set_device(ranks.local_rank)
+        bound = torch.device("cuda", ranks.local_rank)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        store=store,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=timeout,
+        device_id=bound,
+    )
+    yield Ranks(ranks.rank, ranks.local_rank, ranks.world_size, store)
+    dist.barrier()
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def rank_0_first(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
+    """Let rank 0 do what the others then find done, however long it takes; each returns its own result.
+
+    Args:
+        ranks: this process.
+        name: of the action, unique within the run.
+        action: what to do; idempotent.
+
+    Raises:
+        UserError: on the other ranks, if rank 0 has failed; its own error says why.
+    """
+    if ranks.store is None:
+        return action()
+    key = f"isogloss/{name}"
+    if not ranks.first:
+        ranks.store.wait([key], PATIENCE)
+        if ranks.store.get(key) != b"done":
+            raise UserError(f"rank 0 failed ({name}); its message says why")
+        return action()
+    said = "failed"
+    try:
+        result = action()
+        said = "done"
+    finally:
+        ranks.store.set(key, said)
+    return result
+
+
+def agreed(value: T) -> T:
+    """What rank 0 says, on every rank; the value itself for a process that is alone. A collective call."""
+    if not dist.is_initialized():
+        return value
+    said = [value]
+    dist.broadcast_object_list(said, src=0)
+    return said[0]
+
+
+def _rendezvous(ranks: Ranks, timeout: timedelta) -> Store:
+    """The ranks' store, anew for each attempt of an elastic launch.
+
+    torchrun keeps one store over its restarts: without the prefix, workers would read the addresses of the former
+    attempt's.
+    """
+    environment = os.environ
+    host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    if host is None and "SLURM_STEP_NODELIST" in environment:
+        host = first_host(environment["SLURM_STEP_NODELIST"])
+        # Between 15000 and 24999, the same for all of a job.
+        port = port or str(15_000 + int(environment.get("SLURM_JOB_ID", "0")) % 10_000)
+    if host is None or port is None:
+        raise UserError(
+            f"this is rank {ranks.rank} of {ranks.world_size}, but MASTER_ADDR and MASTER_PORT do not say where rank 0 "
+            "is; launch with torchrun or srun, or unset RANK and WORLD_SIZE"
+        )
+    hosted = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    tcp = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    store = tcp(host, int(port), ranks.world_size, ranks.first and not hosted, timeout)
+    return PrefixStore(f"attempt{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def first_host(nodes: str) -> str:
+    """The first host of SLURM's list, such as ``node[003-007,9],other``."""
+    head = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\]([^,]*))?", nodes)
+    if head is None:
+        raise UserError(f"SLURM_STEP_NODELIST is {nodes!r}: it names no host; set MASTER_ADDR")
+    return "".join(part or "" for part in head.groups())
+
+
+def _die_with_parent() -> None:
+    """End this process when its launcher is killed: torchrun's workers would train on as orphans (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,0 +1,54 @@
+"""Weights split over ranks: PyTorch's FSDP2, a unit for each block, one for the embedding, and the rest.
+
+A unit's weights are gathered before they are used, and the next unit's while it computes (FSDP2's implicit prefetch).
+Gradients are *summed* over ranks: the step has divided by the count of targets of all of them.
+"""
+
+import torch
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+from isogloss.models.decoder import Decoder
+from isogloss.parallel.mesh import Layout
+
+
+def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
+    """Split a model on the meta device, in place.
+
+    Args:
+        model: its layers already split by tensor and compiled, where they are to be.
+        layout: the ranks.
+        precision: ``bf16`` or ``fp32``, of the products.
+    """
+    config, mesh = layout.config, layout.weights
+    gathered = precision if config.gather == "auto" else config.gather
+    reduced = torch.bfloat16 if config.reduce == "bf16" else torch.float32
+    # Inputs are left as they are: the residual stream stays float32, the products cast for themselves.
+    exact = MixedPrecisionPolicy(reduce_dtype=reduced, cast_forward_inputs=False)
+    blocks = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if gathered == "bf16" else None, reduce_dtype=reduced, cast_forward_inputs=False
+    )
+    offload = CPUOffloadPolicy(pin_memory=layout.device == "cuda") if config.offload else OffloadPolicy()
+    reshard = config.reshard == "always"
+    for block in model.blocks():
+        fully_shard(block, mesh=mesh, mp_policy=blocks, reshard_after_forward=reshard, offload_policy=offload)
+    if model.head is not None:  # a tied one is needed from the first to the last
+        fully_shard(model.embedding, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard, offload_policy=offload)
+    fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=False, offload_policy=offload)
+    register_fsdp_forward_method(model, "loss")
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def reduce_gradients(model: torch.nn.Module, now: bool) -> None:
+    """Whether the next backward pass also reduces over ranks: only that of a step's last micro-batch has to."""
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(now)
