@@ -14,15 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+import isogloss.run.train
 from isogloss.checkpoint.asynchronous import Saver
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import checkpoint_folders
-from isogloss.checkpoint.load import newest_checkpoint
+from isogloss.checkpoint.load import Checkpoint, newest_checkpoint
 from isogloss.checkpoint.peers import Peers, join_peers
 from isogloss.checkpoint.save import SaveFailedError, save_checkpoint
 from isogloss.init.apply import initialise
@@ -35,7 +37,10 @@ from isogloss.models.weights import model_tensors
 from isogloss.nn.feed_forward import SwiGLUConfig
 from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.roles import READERS, WRITERS, Role
-from isogloss.optim.state import allot_optimizer_tensors, optimizer_tensors
+from isogloss.optim.state import allot_optimizer_tensors
+from isogloss.recipe import load_recipe
+from isogloss.run.train import train
+from isogloss.train.display import Display
 
 # Odd sizes: the vocabulary and the hidden width divide by no number of ranks.
 CONFIG = DecoderConfig(
@@ -151,42 +156,48 @@ def load_layout(model: Decoder, roots: list[str], layout: str, peers: Peers) -> 
             assert torch.equal(local(moments[key]), meant), f"{key}: {root} -> {layout}"
 
 
-def train(rank: int, n_ranks: int, root: str, steps: int, slow: float) -> None:
-    """A run in miniature: resumed, trained, saved at every step while it goes on; its stage shows in a byte."""
-    folder = Path(root)
+def train_recipe(rank: int, n_ranks: int, recipe: str, overrides: list[str], watched: str | None = None) -> None:
+    """``isogloss train`` as a launcher starts it; in ``watched``, where it is shows in a byte a rank."""
+    if watched is not None:
+        show_stages(rank, Path(watched))
+    train(load_recipe(recipe, overrides), Display(Console(quiet=True)))
+
+
+def show_stages(rank: int, folder: Path) -> None:
+    """Wrap what the run calls: it shows where it is, writes down what is announced, and takes a little longer."""
     with (folder / "stage").open("r+b") as stream:
-        stage = mmap.mmap(stream.fileno(), n_ranks)
+        stage = mmap.mmap(stream.fileno(), 2)
     announced = os.open(folder / "announced", os.O_WRONLY | os.O_APPEND)
-
-    def reached(point: str) -> None:
-        stage[rank] = STAGES.index("save")
-        if point == "committed":
-            os.write(announced, b"%d\n" % max(checkpoint_folders(folder / "checkpoints")))
-        time.sleep(slow)
-
-    model, peers = build("fsdp", n_ranks), join_peers()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    stage[rank] = STAGES.index("load")
-    time.sleep(slow)
-    found, done = newest_checkpoint(folder / "checkpoints", lambda text: None, peers), 0
-    if found is not None:
-        found.load_into("model", model_tensors(model))
-        moments = allot_optimizer_tensors(model, optimizer, found.shapes("optimizer"))
-        found.load_into("optimizer", moments)
-        done = found.state["step"]
     promised = max((int(line) for line in (folder / "announced").read_text().split()), default=0)
-    assert done >= promised, f"{promised} had been announced, {done} was found"
-    with Saver(folder / "checkpoints", KEEP, reached) as saver:
-        for step in range(done, steps):
-            stage[rank] = STAGES.index("step")
-            rows = torch.randint(CONFIG.vocab_size, (4, 8), generator=torch.Generator().manual_seed(step))
-            model(rows[rank::n_ranks]).logsumexp(-1).mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            saver.poll()
-            parts = {"model": model_tensors(model), "optimizer": optimizer_tensors(model, optimizer)}
-            saver.save(step + 1, parts, {"step": step + 1})
-    stage[rank] = STAGES.index("end")
+
+    def at(name: str) -> None:
+        stage[rank] = STAGES.index(name)
+        time.sleep(0.002)
+
+    class WatchedSaver(Saver):
+        def __init__(self, root: Path, config: CheckpointConfig) -> None:
+            super().__init__(root, config, self.reached)
+            self.root = root
+
+        def poll(self) -> None:
+            at("step")
+            super().poll()
+
+        def reached(self, point: str) -> None:
+            at("save")
+            if point == "committed":
+                os.write(announced, b"%d\n" % max(checkpoint_folders(self.root)))
+
+    def watched_newest(root: Path, warn: Callable[[str], None], peers: Peers) -> Checkpoint | None:
+        at("load")
+        found = newest_checkpoint(root, warn, peers)
+        done = 0 if found is None else found.step
+        assert done >= promised, f"{promised} had been announced, {done} was found"
+        at("load")
+        return found
+
+    isogloss.run.train.Saver = WatchedSaver
+    isogloss.run.train.newest_checkpoint = watched_newest
 
 
 def save_and_die(rank: int, n_ranks: int, root: str, step: int, victim: int, fatal: str) -> None:

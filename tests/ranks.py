@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import sys
 import tempfile
 import traceback
@@ -14,12 +15,14 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-def start(job: Callable[..., None], n_ranks: int, *arguments: object) -> list[BaseProcess]:
-    """Start ``job(rank, n_ranks, *arguments)`` on some ranks of a gloo group; the job is a function of a module."""
-    store = tempfile.mktemp(prefix="ranks-")  # made by the first to come
-    processes = [
-        CONTEXT.Process(target=_be_a_rank, args=(job, rank, n_ranks, store, arguments)) for rank in range(n_ranks)
-    ]
+def start(job: Callable[..., None], n_ranks: int, *arguments: object, launched: bool = False) -> list[BaseProcess]:
+    """Start ``job(rank, n_ranks, *arguments)`` on some ranks of a gloo group; the job is a function of a module.
+
+    If ``launched``, the ranks find a launcher's variables instead, and make the group themselves.
+    """
+    store = str(_free_port()) if launched else tempfile.mktemp(prefix="ranks-")  # made by the first to come
+    be = _be_launched if launched else _be_a_rank
+    processes = [CONTEXT.Process(target=be, args=(job, rank, n_ranks, store, arguments)) for rank in range(n_ranks)]
     for process in processes:
         process.start()
     return processes
@@ -42,16 +45,36 @@ def end(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _be_launched(job: Callable[..., None], rank: int, n_ranks: int, port: str, arguments: tuple) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    _do(lambda: job(rank, n_ranks, *arguments))
+
+
 def _be_a_rank(job: Callable[..., None], rank: int, n_ranks: int, store: str, arguments: tuple) -> None:
-    import torch
     import torch.distributed as dist
 
-    torch.set_num_threads(1)
-    try:
+    def work() -> None:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=n_ranks)
         job(rank, n_ranks, *arguments)
         dist.barrier()
         dist.destroy_process_group()
+
+    _do(work)
+
+
+def _do(work: Callable[[], None]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        work()
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

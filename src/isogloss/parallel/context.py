@@ -4,7 +4,7 @@ A row is cut into 2n pieces, and of n ranks rank i takes pieces i and 2n-1-i: wi
 to do (Grattafiori et al. 2024, section 3.3.2). Masks are made from positions and documents, so any cut is right.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -65,6 +65,7 @@ def share_of(batch: Batch, layout: Layout | None) -> Batch:
     return Batch(mine(batch.tokens), mine(batch.targets), documents, positions)
 
 
+@runtime_checkable
 class SharedRows(Protocol):
     """Where ranks get their rows from (`isogloss.data.loader.Loader`)."""
 
