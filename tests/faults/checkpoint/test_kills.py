@@ -130,7 +130,7 @@ class Run:
 
 
 def test_ranks_killed_at_random_moments(tiny: Path, capsys) -> None:
-    steps = 8 + 5 * FAULTS
+    steps = 8 + 4 * FAULTS
     whole, killed = Run(tiny, "whole"), Run(tiny, "killed")
     assert ranks.end(whole.launch(steps)) == [0, 0]
     seed = time.time_ns()
