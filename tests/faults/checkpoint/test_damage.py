@@ -187,6 +187,7 @@ def test_no_pickle_is_read(root: Path, tmp_path: Path, monkeypatch, name: str) -
     load_checkpoint(root / TWO)
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_pytorch_s_own_loader_would_run_it(tmp_path: Path) -> None:
     """Why its metadata is not read, and a control of the canary."""
     import torch.distributed.checkpoint as dcp
