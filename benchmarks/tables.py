@@ -15,6 +15,8 @@ from typing import Any
 import audit_models
 import billion
 import coordinates
+import equality
+import estimate
 import experiments
 import predict
 import torch
@@ -31,6 +33,7 @@ from isogloss.init.signals import Signals
 from isogloss.models.decoder import DecoderConfig
 from isogloss.nn.roles import Role
 from isogloss.run.plan import as_markdown, plan_recipe
+from isogloss.train.gpus import GPUS
 
 DOCS = Path(__file__).parent.parent / "docs"
 REPAIR = "write them anew with: make docs (python benchmarks/tables.py)"
@@ -120,6 +123,22 @@ def plan() -> str:
     return as_markdown(plan_recipe("stdlib-small")).strip()
 
 
+def gpus() -> str:
+    """The GPUs that estimates know."""
+    rows = [
+        [
+            f"`{name}`",
+            f"{gpu.peak / 1e12:g}",
+            f"{gpu.memory / 1e9:g}",
+            f"{gpu.bandwidth / 1e9:,g}",
+            f"{gpu.link / 1e9:g}",
+        ]
+        for name, gpu in GPUS.items()
+    ]
+    heading = ["GPU", "bf16 peak, dense, Tflop/s", "memory, GB", "its bandwidth, GB/s", "link, one way, GB/s"]
+    return _markdown(heading, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "audit": audit_models.summary_table,
     "audit-findings": audit_models.findings_table,
@@ -127,6 +146,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "coordinates": coordinates.table,
     "default": experiments.default_table,
     "default-seeds": experiments.default_seeds_table,
+    "estimate": estimate.table,
+    "equality": equality.table,
+    "gpus": gpus,
     "origin": experiments.origin_table,
     "parametrisations": parametrisations,
     "plan": plan,

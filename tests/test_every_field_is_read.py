@@ -21,11 +21,13 @@ import isogloss.data.prepare
 from isogloss.config.base import UserError
 from isogloss.config.describe import leaf_paths
 from isogloss.data.sources import Document
+from isogloss.models.block import Block
 from isogloss.models.decoder import Decoder
 from isogloss.recipe import Recipe, load_recipe
 from isogloss.run.plan import plan_recipe
 from isogloss.run.train import train
 from isogloss.train.display import Display
+from isogloss.train.signals import Interrupted
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Vary:
 STDLIB = ["data={type: python_stdlib, seq_len: 24, validation_bytes: 400, prepared_dir: prepared}"]
 LLAMA3 = ["model.mixer.rotary.scaling={type: llama3, original_seq_len: 64, factor: 8.0}"]
 YARN = ["model.mixer.rotary.scaling={type: yarn, original_seq_len: 1000, factor: 4.0, beta_fast: 2.0, beta_slow: 0.5}"]
+# The loss goes up and down.
+RISING = ["optim.lr=0.3", "optim.clip=.inf", "optim.schedule={type: constant, warmup: 2}", "checkpoint.every=1"]
 WSD = ["optim.schedule={type: wsd, warmup: 2, decay: 0.5, final: 0.1}"]
 
 
@@ -134,6 +138,7 @@ VARIATIONS = {
     "optim.beta2": Vary("optim.beta2=0.5"),
     "optim.eps": Vary("optim.eps=0.01"),
     "optim.weight_decay": Vary("optim.weight_decay=0.5"),
+    "optim.moments": Vary("optim.moments=bf16"),
     "optim.clip": Vary("optim.clip=0.01", ["optim.eps=0.01"]),
     "optim.schedule[constant].warmup": Vary("optim.schedule.warmup=4", schedule("constant")),
     "optim.schedule[linear].warmup": Vary("optim.schedule.warmup=4", schedule("linear")),
@@ -149,10 +154,23 @@ VARIATIONS = {
     "train.steps": Vary("train.steps=7"),
     "train.batch_size": Vary("train.batch_size=5"),
     "train.micro_batch_size": Vary("train.micro_batch_size=1"),
+    "train.recompute": Vary("train.recompute=full"),
     "train.device": Vary("train.device=cuda"),
     "train.precision": Vary("train.precision=bf16"),
     "train.compile": Vary("train.compile='on'"),
     "train.max_skipped": Vary("train.max_skipped=2", ["optim.lr=1e30", "optim.clip=.inf"]),
+    "train.max_minutes": Vary("train.max_minutes=1e-9"),
+    "train.spike.deviations": Vary(
+        "train.spike.deviations=1e-3", [*RISING, "train.spike={deviations: 1e9, window: 2}"]
+    ),
+    "train.spike.window": Vary("train.spike.window=3", [*RISING, "train.spike={deviations: 1e-3, window: 2}"]),
+    "train.spike.max_rewinds": Vary(
+        "train.spike.max_rewinds=1", [*RISING, "train.spike={deviations: 1e-3, window: 2, max_rewinds: 50}"]
+    ),
+    "parallel.replicate": Vary("parallel.replicate=2"),
+    "parallel.shard": Vary("parallel.shard=2"),
+    "parallel.context": Vary("parallel.context=2"),
+    "parallel.tensor": Vary("parallel.tensor=2"),
     "watch.log_every": Vary("watch.log_every=2"),
     "watch.validate_every": Vary("watch.validate_every=2"),
     "watch.validation_rows": Vary("watch.validation_rows=4"),
@@ -168,9 +186,14 @@ VARIATIONS = {
     "trackers.tensorboard": Vary("trackers.tensorboard=true"),
     "trackers.wandb": Vary("trackers.wandb=project"),
 }
-# Whose change is meant to end the run here: no GPU, no account, too many steps skipped.
-ENDING = ("train.device", "trackers.wandb", "train.max_skipped")
-PATHS = [path for path in leaf_paths(Recipe) if not path.endswith("type")]
+# Whose change is meant to end the run here: no GPU, no account, steps skipped or done again, no time, a single rank.
+AXES = ("parallel.replicate", "parallel.shard", "parallel.context", "parallel.tensor")
+STOPPING = ("train.max_skipped", "train.spike.max_rewinds", "train.max_minutes")
+ENDING = ("train.device", "trackers.wandb", *STOPPING, *AXES)
+# What a single rank has no use for: tests/parallel/test_choices.py, and for the timeout tests/faults/launch, show what
+# each changes.
+OF_MANY_RANKS = {"parallel.reshard", "parallel.gather", "parallel.reduce", "parallel.offload", "parallel.timeout"}
+PATHS = [path for path in leaf_paths(Recipe) if not path.endswith("type") and path not in OF_MANY_RANKS]
 
 
 def test_the_table_has_every_field() -> None:
@@ -212,18 +235,25 @@ def _observer(root: Path, recipe: str, monkeypatch: pytest.MonkeyPatch):
         "write",
         lambda *rest: (writers.add(threading.current_thread() is threading.main_thread()), write(*rest))[1],
     )
+    forward = Block.forward
+    monkeypatch.setattr(
+        Block, "forward", lambda self, *given: (kept.add(self.recompute is None), forward(self, *given))[1]
+    )
+    kept: set[bool] = set()
 
     def run(*overrides: str) -> dict[str, object]:
         seen: dict[str, object] = {}
         shapes.clear()
         writers.clear()
+        kept.clear()
         try:
             seen["plan"] = plan_recipe(recipe, overrides)
             train(load_recipe(recipe, overrides), Display(Console(quiet=True)))
-        except UserError as error:
+        except (UserError, Interrupted) as error:
             seen["error"] = str(error)
         seen["shapes"] = list(shapes)
         seen["checkpoints are written by the training's thread"] = set(writers)
+        seen["shapes"], seen["kept"] = list(shapes), set(kept)
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root).as_posix()
             if not path.is_file() or name.startswith("corpus/") or path.suffix in (".tiktoken", ".yaml", ".png"):

@@ -92,7 +92,7 @@ def test_it_is_finished_when_the_run_is_cut_short(tiny: Path, wandb_runs: list[F
     def fail(*_) -> None:
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(module, "save_checkpoint", fail)
+    monkeypatch.setattr(module, "_save", fail)
     with pytest.raises(UserError, match="disk is full"):
         run(tiny)
     assert [tracked.finished for tracked in wandb_runs] == [1]

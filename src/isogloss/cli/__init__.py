@@ -5,6 +5,7 @@ message and exit code 2.
 """
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -12,8 +13,10 @@ import typer
 from isogloss.cli import runs, studies
 from isogloss.cli.checkpoint import checkpoint_app
 from isogloss.cli.config import config_app
-from isogloss.cli.errors import explain
+from isogloss.cli.errors import explain, leave, leave_word, one_of_many
+from isogloss.cli.estimate import estimate
 from isogloss.cli.init import init_app
+from isogloss.cli.launch import launch_app
 from isogloss.cli.tokenizer import tokenizer_app
 
 app = typer.Typer(
@@ -28,8 +31,9 @@ app = typer.Typer(
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(config_app, name="config")
 app.add_typer(init_app, name="init")
+app.add_typer(launch_app, name="launch")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in (runs.train, runs.generate, runs.export, runs.recipes):
+for verb in (runs.train, runs.generate, runs.export, runs.recipes, estimate):
     app.command()(verb)
 app.command("eval")(runs.evaluate)
 for verb in (studies.coordinate, studies.lr_sweep, studies.compare):
@@ -53,10 +57,15 @@ def main() -> None:
     except Exception as error:
         message = explain(error)
         if message is None:
-            raise
-        print(f"isogloss: {message}", file=sys.stderr)
-        sys.exit(2)
+            if not one_of_many():
+                raise
+            traceback.print_exc()
+        else:
+            print(f"isogloss: {message}", file=sys.stderr)
+        leave(1 if message is None else getattr(error, "exit_code", 2))
     except BaseException as error:
         if (code := getattr(error, "exit_code", None)) is not None and not isinstance(error, SystemExit):
-            sys.exit(code)
+            leave(leave_word(code))
+        if isinstance(error, SystemExit) and error.code in (None, 0) and one_of_many():
+            leave(0)
         raise

@@ -1,6 +1,10 @@
-"""Which errors the user can mend, and what to tell of them."""
+"""Which errors the user can mend, what to tell of them, and how the process ends."""
 
 import errno
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
 
 
 def explain(error: Exception) -> str | None:
@@ -21,3 +25,32 @@ def explain(error: Exception) -> str | None:
         first_line = str(error).partition("\n")[0]
         return f"out of memory; lower train.micro_batch_size, data.seq_len or the model's size. ({first_line})"
     return None
+
+
+def one_of_many() -> bool:
+    """Whether this process is a rank of several, and has got so far as to know."""
+    env = sys.modules.get("isogloss.parallel.env")
+    return env is not None and env.find_ranks().world_size > 1
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with a code.
+
+    A rank of many ends at once: what PyTorch tears down may wait for other ranks, and aborts now and then.
+    """
+    if one_of_many():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def leave_word(code: int) -> int:
+    """The exit code of a run that was asked to end: under `isogloss.launch.local` 0, and the code in its file."""
+    from isogloss.train.signals import OUTCOME
+
+    outcome = os.environ.get(OUTCOME)
+    if outcome is None:
+        return code
+    Path(outcome).write_text(str(code))  # all ranks leave the same
+    return 0

@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from isogloss.config.base import Config
 from isogloss.init.plan import Entry
 from isogloss.init.rules import Update
 from isogloss.nn.roles import Role, declared_tensors
+from isogloss.optim.compact import CompactAdamW
 from isogloss.optim.schedules import CosineSchedule, ScheduleConfig
 
+# bfloat16 has 8 bits: a change below 2^-8 of the mean is lost, so a step's share of it has to be well above that.
+MAX_BETA2_IN_BF16 = 0.98
 UNDECAYED = frozenset({Role.NORM_GAIN, Role.BIAS, Role.DECAY, Role.STEP_SIZE, Role.SKIP, Role.SCALAR})
 
 
@@ -34,10 +37,21 @@ class AdamWConfig(Config):
     """Added to the root of the second moment."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay of matrices, multiplied by the learning rate."""
+    moments: Literal["fp32", "bf16"] = "fp32"
+    """Type in which both running means are kept; bf16 takes half the memory, and needs beta2 <= 0.98."""
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     """The gradient's global norm is cut to this; .inf for no clipping."""
     schedule: ScheduleConfig = CosineSchedule()
     """How the learning rate goes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "AdamWConfig":
+        if self.moments == "bf16" and self.beta2 > MAX_BETA2_IN_BF16:
+            raise ValueError(
+                f"beta2 ({self.beta2:g}) must be at most {MAX_BETA2_IN_BF16:g} with moments in bf16: smaller changes "
+                "of the squared gradient's mean are lost in rounding"
+            )
+        return self
 
 
 def create_optimizer(model: nn.Module, config: AdamWConfig, plan: Mapping[str, Entry]) -> torch.optim.AdamW:
@@ -52,7 +66,8 @@ def create_optimizer(model: nn.Module, config: AdamWConfig, plan: Mapping[str, E
     for site, tensor in declared_tensors(model):
         if isinstance(tensor, nn.Parameter):
             groups.setdefault((site.role not in UNDECAYED, plan[site.name].update), []).append(tensor)
-    return torch.optim.AdamW(
+    kept_in = CompactAdamW if config.moments == "bf16" else torch.optim.AdamW
+    return kept_in(
         [
             {
                 "params": parameters,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from isogloss.config.base import UserError
 from isogloss.nn.roles import declared_tensors
+from isogloss.optim.compact import MOMENTS
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -20,6 +21,13 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         for site, parameter in declared_tensors(model)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def cast_moments(optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> None:
+    """Bring the running means into the type that the optimizer keeps them in: a run may change it when it goes on."""
+    for state in optimizer.state.values():
+        for part in MOMENTS & state.keys():
+            state[part] = state[part].to(dtype)
 
 
 def allot_optimizer_tensors(

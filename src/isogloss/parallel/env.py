@@ -74,6 +74,10 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     return ALONE
 
 
+class OtherRankError(UserError):
+    """Another rank has failed, and tells why."""
+
+
 @contextmanager
 def process_group(device: str, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     """The process group of the run while it lasts; nothing for a process that is alone.
@@ -120,7 +124,7 @@ def rank_0_first(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
         action: what to do; idempotent.
 
     Raises:
-        UserError: on the other ranks, if rank 0 has failed; its own error says why.
+        OtherRankError: on the other ranks, if rank 0 has failed; its own error says why.
     """
     if ranks.store is None:
         return action()
@@ -128,7 +132,7 @@ def rank_0_first(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
     if not ranks.first:
         ranks.store.wait([key], PATIENCE)
         if ranks.store.get(key) != b"done":
-            raise UserError(f"rank 0 failed ({name}); its message says why")
+            raise OtherRankError(f"rank 0 failed ({name}); its message says why")
         return action()
     said = "failed"
     try:
@@ -146,6 +150,15 @@ def agreed(value: T) -> T:
     said = [value]
     dist.broadcast_object_list(said, src=0)
     return said[0]
+
+
+def on_any_rank(here: bool) -> bool:
+    """Whether it is so on one of the ranks, at least; all get the same answer. A collective call."""
+    if not dist.is_initialized():
+        return here
+    flag = torch.tensor(int(here))
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
 
 
 def _rendezvous(ranks: Ranks, timeout: timedelta) -> Store:

@@ -41,6 +41,8 @@ class ParallelConfig(Config):
     """Type in which gradients are reduced."""
     offload: bool = False
     """Keep weights, gradients and optimizer state in the CPU's memory, and step there."""
+    timeout: float = Field(default=10.0, gt=0)
+    """Minutes that a step, and whatever ranks do together, may take before the run ends and says who is behind."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ CHANGEABLE = (
     "train.precision",
     "train.compile",
     "train.max_skipped",
+    "train.max_minutes",
+    "train.spike",
     "parallel.",
     "watch.",
     "checkpoint.",

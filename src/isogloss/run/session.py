@@ -13,6 +13,7 @@ from isogloss.parallel.mesh import Layout
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
 from isogloss.train.estimate import Estimate
+from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
 from isogloss.train.machine import Machine
@@ -36,6 +37,7 @@ class Session:
     progress: Progress
     window: Window
     estimate: Estimate
+    guard: SpikeGuard
     ranks: Ranks
     layout: Layout | None
     initial: dict[str, str] | None = None

@@ -8,6 +8,8 @@ import shutil
 import signal
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -27,22 +29,27 @@ from isogloss.durable import sync_folder, write_whole
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
-from isogloss.optim.state import allot_optimizer_tensors, optimizer_tensors
+from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
 from isogloss.parallel.env import Ranks, agreed, process_group, rank_0_first
 from isogloss.parallel.mesh import Axes, Layout, check_axes, find_axes
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder, check_changes
+from isogloss.run.rewind import rewind
 from isogloss.run.session import Session
 from isogloss.run.watch import Watch
+from isogloss.train.agreement import Found, agree, many_ranks
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
+from isogloss.train.first_error import first_error
+from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window, every
-from isogloss.train.loop import Progress, StepInfo, training_steps
+from isogloss.train.loop import Progress, training_steps
 from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
 from isogloss.train.metrics import Metrics
-from isogloss.train.signals import Interrupted, stop_requests
+from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
 from isogloss.train.trackers import create_trackers
+from isogloss.train.watchdog import Watchdog
 
 
 def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str, Any]:
@@ -57,7 +64,20 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
         UserError: anything the user can mend.
         Interrupted: a signal asked for the end; the state is saved.
     """
-    with process_group(_device(recipe)) as ranks, ExitStack() as stack:
+    limit = recipe.train.max_minutes
+    until = None if limit is None else time.monotonic() + 60 * limit
+    patience = timedelta(minutes=recipe.parallel.timeout)
+    # The watchdog, which knows who is waited for, is to speak before the process group does.
+    with process_group(_device(recipe), 1.5 * patience) as ranks, first_error(ranks):
+        try:
+            return _train(recipe, display, fresh, ranks, until)
+        except Interrupted as asked:  # on all ranks at the same step: they leave together
+            ended = asked
+    raise ended
+
+
+def _train(recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, until: float | None) -> dict[str, Any]:
+    with ExitStack() as stack:
         axes = find_axes(recipe.parallel, ranks.world_size)
         check_axes(axes, recipe.model, recipe.data.seq_len, recipe.train.batch_size)
         folder = RunFolder(recipe.folder)
@@ -79,7 +99,7 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
             display.say(f"{recipe.name} has finished its {summary['steps']} steps; --fresh would train it anew")
         else:
             with _open_metrics(session) as metrics:
-                _run_steps(session, metrics, display)
+                _run_steps(session, metrics, display, until)
                 summary = finish(session, metrics, display)
         show_results(folder, recipe, summary, display)
     return summary
@@ -112,7 +132,9 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axe
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     expected = _estimate(recipe, planned)
-    machine = agreed(_choose_machine(recipe, folder, expected, changes, display) if ranks.first else None)
+    machine = agreed(
+        _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
+    )
     assert machine is not None
     peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
     rows = recipe.train.batch_size * recipe.data.seq_len
@@ -169,13 +191,13 @@ def _estimate(recipe: Recipe, planned: PlannedModel) -> Estimate:
 
 
 def _choose_machine(
-    recipe: Recipe, folder: RunFolder, expected: Estimate, changes: list[str], display: Display
+    recipe: Recipe, folder: RunFolder, expected: Estimate, changes: list[str], display: Display, n_ranks: int
 ) -> Machine:
     """The decisions that the run began with, as long as they can be kept; they change the last bits."""
     former = folder.saved_machine()
     redecide = any(c.startswith(("train.device", "train.precision", "train.compile")) for c in changes)
     if former is None or redecide:
-        return find_machine(recipe.train, expected.flops)
+        return replace(find_machine(recipe.train, expected.flops / n_ranks), ranks=n_ranks)
     kept = recipe.train.model_copy(
         update={
             "device": former.device if former.device == "cpu" or torch.cuda.is_available() else "auto",
@@ -183,7 +205,7 @@ def _choose_machine(
             "compile": "on" if former.compiled and compiler_found() else "off",
         }
     )
-    here = find_machine(kept, expected.flops)
+    here = replace(find_machine(kept, expected.flops / n_ranks), ranks=n_ranks)
     for what, was in former.as_dict().items():
         if was != (now := getattr(here, what)):
             display.say(f"note: the run began with {what} {was} and goes on with {now}: not bit for bit the same")
@@ -220,7 +242,19 @@ def _build(
     )
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
     return Session(
-        recipe, folder, corpus, machine, model, optimizer, loader, Progress(), Window(), expected, ranks, layout
+        recipe,
+        folder,
+        corpus,
+        machine,
+        model,
+        optimizer,
+        loader,
+        Progress(),
+        Window(),
+        expected,
+        SpikeGuard(recipe.train.spike),
+        ranks,
+        layout,
     )
 
 
@@ -236,9 +270,11 @@ def _resume(session: Session, display: Display) -> None:
     checkpoint.load_into("model", model_tensors(session.model))
     moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
     checkpoint.load_into("optimizer", moments)
+    cast_moments(session.optimizer, torch.bfloat16 if session.recipe.optim.moments == "bf16" else torch.float32)
     session.progress = Progress(**checkpoint.state["progress"])
     session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
     session.window.load(checkpoint.state["window"])
+    session.guard.load(checkpoint.state.get("guard", []))
     if session.progress.step > session.recipe.train.steps:
         raise UserError(
             f"{session.folder.path} stands at step {session.progress.step}, past train.steps="
@@ -258,39 +294,33 @@ def _save(session: Session, saver: Saver) -> None:
             "progress": session.progress.as_dict(),
             "loader": session.loader.state(),
             "window": session.window.state(),
+            "guard": session.guard.state(),
             "initial_weights": session.initial,
         },
     )
 
 
-def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
+def _run_steps(session: Session, metrics: Metrics, display: Display, until: float | None) -> None:
     recipe, progress = session.recipe, session.progress
     if progress.step == recipe.train.steps:
         return
     watch = Watch(session, metrics, display)
     saved_at = time.monotonic()
-
-    def save(info: StepInfo) -> None:
-        nonlocal saved_at
-        late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
-        due = info.step % recipe.checkpoint.every == 0 or late
-        # Not in a row of steps that are not finite: it would push the last good checkpoint out.
-        if info.last or (due and not info.nonfinite):
-            _save(session, saver)
-            saved_at = time.monotonic()
-
     hooks = [
         watch.log,
         every(recipe.watch.validate_every, watch.validate, at_end=False),
         every(recipe.watch.sample_every, watch.sample, at_end=False),
-        save,
     ]
     display.start(progress.step, recipe.train.steps)
     if progress.step and session.machine.compiled:
         display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
     try:
-        with Saver(session.folder.checkpoints, recipe.checkpoint) as saver, stop_requests() as request:
-            for info in training_steps(
+        with (
+            Saver(session.folder.checkpoints, recipe.checkpoint) as saver,
+            Watchdog(session.ranks, 60 * recipe.parallel.timeout) as watchdog,
+            stop_requests(until, loud=session.ranks.first) as request,
+        ):
+            steps = training_steps(
                 session.model,
                 session.optimizer,
                 session.batches,
@@ -300,15 +330,30 @@ def _run_steps(session: Session, metrics: Metrics, display: Display) -> None:
                 session.machine.precision,
                 session.machine.compiled,
                 session.layout,
-            ):
+            )
+            for info in watchdog.over(steps, progress):
                 saver.poll()
+                asked = request.asked or (signal.SIGPIPE if display.lost else 0)
+                late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
+                spiked = session.guard.spikes(info.loss, bool(info.nonfinite))
+                with watchdog.step(info.step):
+                    found = agree(Found(asked, late, spiked))
+                if found.spiked:
+                    saver.finish()
+                    rewind(session, info, metrics, display)
+                    continue
                 for hook in hooks:
                     hook(info)
-                asked = request.signal_number or (signal.SIGPIPE if display.lost else None)
-                if asked is not None and not info.last:
+                stopping = found.asked and not info.last
+                due = info.step % recipe.checkpoint.every == 0 or found.late
+                # Not in a row of steps that are not finite: it would push the last good checkpoint out.
+                if info.last or stopping or (due and not info.nonfinite):
                     _save(session, saver)
+                    saved_at = time.monotonic()
+                if stopping:
                     saver.finish()
-                    display.say(f"stopped after step {info.step}, saved; the same command goes on from there")
-                    raise Interrupted(asked)
+                    why = " (train.max_minutes)" if found.asked == TIME_LIMIT else ""
+                    display.say(f"stopped after step {info.step}{why}, saved; the same command goes on from there")
+                    raise Interrupted(found.asked, many_ranks())
     finally:
         display.stop()

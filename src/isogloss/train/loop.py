@@ -21,6 +21,7 @@ from isogloss.nn.precision import computing_device
 from isogloss.optim.groups import AdamWConfig, set_learning_rate
 from isogloss.parallel.mesh import Layout
 from isogloss.parallel.recompute import Recompute
+from isogloss.train.guard import SpikeConfig
 from isogloss.train.step import train_step
 
 
@@ -44,6 +45,11 @@ class TrainConfig(Config):
     """Compile blocks; auto: where a compiler is found and the run is long enough to pay for it."""
     max_skipped: int = Field(default=10, gt=0)
     """Stop after this many steps in a row whose loss or gradient is not finite."""
+    max_minutes: float | None = Field(default=None, gt=0)
+    """Save and stop at the first step that ends so many minutes after the start, with exit code 75: to be started again
+    and go on."""
+    spike: SpikeConfig | None = None
+    """What to do when the loss spikes; nothing if not given."""
 
 
 @dataclass
@@ -51,11 +57,13 @@ class Progress:
     """What has been done; with weights and optimizer state, all that a resume needs.
 
     Args:
-        step: steps completed, skipped ones included. The learning rate and the loader follow from it.
+        step: steps completed, skipped ones included. The learning rate follows from it.
         tokens: targets trained on, those of skipped steps not counted.
         skipped: steps skipped as not finite.
         skipped_in_a_row: how many of the latest.
         seconds: time spent in steps.
+        passed_over: batches that rewinds have passed over; batch ``step + passed_over`` is the next.
+        rewinds: how often the run went back to a checkpoint, after a spike of the loss.
     """
 
     step: int = 0
@@ -63,10 +71,17 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    passed_over: int = 0
+    rewinds: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+    def go_back(self, saved: dict[str, Any]) -> None:
+        """To what was saved, by the same object; the batches since then are passed over."""
+        passed_over, rewinds = self.passed_over + self.step - saved["step"], self.rewinds + 1
+        vars(self).update(asdict(Progress(**saved)), passed_over=passed_over, rewinds=rewinds)
 
 
 class DivergedError(UserError):
@@ -134,7 +149,7 @@ def training_steps(
             result = train_step(
                 model,
                 optimizer,
-                loader.batch(progress.step),
+                loader.batch(progress.step + progress.passed_over),
                 micro_batch_size=config.micro_batch_size or config.batch_size,
                 clip=optim.clip,
                 precision=precision,

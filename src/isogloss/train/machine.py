@@ -32,6 +32,7 @@ class Machine:
         compiled: whether blocks are compiled.
         threads: CPU threads PyTorch uses.
         torch: its version.
+        ranks: how many processes share the run.
     """
 
     device: str
@@ -40,6 +41,7 @@ class Machine:
     compiled: bool
     threads: int
     torch: str
+    ranks: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,47 +1,99 @@
-"""Ctrl-C, SIGTERM and a closed terminal end a run between two steps, after a checkpoint; a second signal at once."""
+"""What asks a run to end between two steps, after a checkpoint: signals, and a limit of time.
+
+SIGINT, SIGHUP, SIGTERM    someone wants it ended; a second one ends it at once
+SIGUSR1, SIGUSR2           a scheduler says that time is nearly up; more of them change nothing
+train.max_minutes          the run's own limit
+
+A run that a scheduler or its own limit ended has more to do: it exits with ``REQUEUE``, "start me again", and so does a
+rank of many on SIGTERM, which is how machines are taken back. The other signals give the shell's 128 plus their number.
+"""
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+REQUEUE = 75
+"""EX_TEMPFAIL of sysexits.h: failed for now, try again."""
+TIME_LIMIT = 255
+"""Stands for the limit of time where signals' numbers stand for signals; above all of them."""
+OUTCOME = "ISOGLOSS_OUTCOME"
+"""The variable that names the file in which a rank leaves its exit code for ``isogloss launch local``."""
+ECHO = 0.5
+"""Seconds within which a second signal is the first one again: a launcher passes on what its children also got."""
+
 
 class Interrupted(BaseException):
-    """A run was asked to end, and has saved what it had. ``exit_code`` is the shell's: 128 plus the signal."""
+    """A run was asked to end, and has saved what it had.
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.exit_code = 128 + signal_number
+    Args:
+        asked: a signal's number, or ``TIME_LIMIT``.
+        many: whether this is one rank of several.
+    """
+
+    def __init__(self, asked: int, many: bool = False) -> None:
+        super().__init__("train.max_minutes" if asked == TIME_LIMIT else signal.Signals(asked).name)
+        again = asked in (TIME_LIMIT, *_USER) or (many and asked == signal.SIGTERM)
+        self.exit_code = REQUEUE if again else 128 + asked
+
+
+# Windows has neither SIGHUP, which a terminal that is closed sends, nor the two for users.
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_USER = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
 class StopRequest:
-    """Which signal has asked for the end, if any."""
+    """What has asked for the end, if anything.
 
-    signal_number: int | None = None
+    Args:
+        until: when the limit of time is reached, by ``time.monotonic``; ``None`` without one.
+    """
+
+    def __init__(self, until: float | None = None) -> None:
+        self.signal_number: int | None = None
+        self._until = until
+
+    @property
+    def asked(self) -> int:
+        """A signal's number, ``TIME_LIMIT``, or 0."""
+        if self.signal_number is not None:
+            return self.signal_number
+        return TIME_LIMIT if self._until is not None and time.monotonic() >= self._until else 0
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Within it, the first signal is only noted; the former handlers are put back at the end."""
-    request = StopRequest()
-    # A terminal that is closed sends SIGHUP; Windows has none.
-    signals = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
-    former = {number: signal.getsignal(number) for number in signals}
+def stop_requests(until: float | None = None, loud: bool = True) -> Iterator[StopRequest]:
+    """Within it, the first signal is only noted; the former handlers are put back at the end.
+
+    Args:
+        until: as of ``StopRequest``.
+        loud: say so when a signal comes; one rank of many is enough.
+    """
+    request = StopRequest(until)
+    former = {number: signal.getsignal(number) for number in (*_ENDING, *_USER)}
     # What is ignored stays so: nohup runs on after a logout.
-    signals = tuple(number for number in signals if former[number] not in (signal.SIG_IGN, None))
+    heard = tuple(number for number in former if former[number] not in (signal.SIG_IGN, None))
+    since = 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
-        request.signal_number = number
-        with suppress(OSError):  # no printing here: the signal may have come in the middle of a print
-            os.write(2, b"\nstopping after this step, to save; once more ends at once\n")
-        for other in signals:
-            signal.signal(other, former[other])
+        nonlocal since
+        if request.signal_number is not None:
+            if number in _ENDING and time.monotonic() - since > ECHO:
+                for other in heard:
+                    signal.signal(other, former[other])
+                os.kill(os.getpid(), number)
+            return
+        request.signal_number, since = number, time.monotonic()
+        if loud:
+            with suppress(OSError):  # no printing here: the signal may have come in the middle of a print
+                os.write(2, b"\nstopping after this step, to save; once more ends at once\n")
 
-    for number in signals:
+    for number in heard:
         signal.signal(number, note)
     try:
         yield request
     finally:
-        for number in signals:
+        for number in heard:
             signal.signal(number, former[number])

@@ -1,0 +1,1 @@
+"""Starting a run on several ranks: on this machine, or as a SLURM job."""

@@ -1,0 +1,225 @@
+"""The ranks of a run on this machine, under torchrun's agent, which lives in this process.
+
+Beyond what torchrun does by itself:
+
+- signals are passed on to the ranks, SIGUSR1 and SIGUSR2 too, so that they save and end by themselves; torchrun ends
+  with status 1 in 30 seconds, whatever they do, and leaves them behind on SIGUSR1. A second one kills them.
+- ranks that have saved and want to be started again leave their exit code in a file, and this process exits with it:
+  for torchrun a code other than 0 is a failure, to be answered with a restart.
+- what is said of a failure is which rank failed first, and how, once.
+"""
+
+import logging
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch.distributed.elastic.rendezvous.registry as rendezvous
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+
+from isogloss.config.base import UserError
+from isogloss.train.signals import ECHO, OUTCOME
+
+# Ranks of a job that has failed have nothing to save: they get so many seconds between SIGTERM and SIGKILL.
+_GRACE = 5
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FORWARDED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class LocalLaunch:
+    """What is started.
+
+    Args:
+        words: the recipe and its overrides, as ``isogloss train`` takes them.
+        ranks: how many processes.
+        threads: of each; the machine's cores shared out if ``None``.
+        max_restarts: how often all ranks are started again after one has failed.
+    """
+
+    words: Sequence[str]
+    ranks: int
+    threads: int | None = None
+    max_restarts: int = 0
+
+    @property
+    def command(self) -> list[str]:
+        """What each rank runs."""
+        return [sys.executable, "-m", "isogloss", "train", *self.words]
+
+    @property
+    def n_threads(self) -> int:
+        """Threads of a rank."""
+        return self.threads or max(1, _n_cores() // self.ranks)
+
+    def describe(self) -> str:
+        """The same launch as a command line of torchrun's."""
+        options = f"--standalone --nproc-per-node {self.ranks} --max-restarts {self.max_restarts}"
+        return f"OMP_NUM_THREADS={self.n_threads} torchrun {options} -m {shlex.join(self.command[2:])}"
+
+
+def launch_local(launch: LocalLaunch) -> int:
+    """Run all ranks to their end; the exit code that this process should have.
+
+    0: finished; 75: saved, start it again; 128 + n: ended by signal n; else that of the rank that failed first.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(launch.n_threads)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told once, by this module
+    with tempfile.TemporaryDirectory(prefix="isogloss-launch-") as folder:
+        outcome = Path(folder) / "outcome"
+        os.environ[OUTCOME] = str(outcome)
+        agent = _Agent(launch, folder)
+        with agent.signals_forwarded():
+            try:
+                result: RunResult = agent.run()  # pyright: ignore
+            except SignalException as ended:
+                return 128 + ended.sigval
+        if result.is_failed():
+            failure = agent.first(result.failures)
+            if agent.asked:
+                return 128 + agent.asked
+            _say(_describe(failure) + "; the others have been ended")
+            return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        return int(outcome.read_text()) if outcome.exists() else 0
+
+
+class _Agent(LocalElasticAgent):
+    """torchrun's agent for one machine, which passes signals on."""
+
+    def __init__(self, launch: LocalLaunch, folder: str) -> None:
+        parameters = RendezvousParameters(
+            backend="c10d",
+            endpoint="localhost:0",
+            run_id=uuid.uuid4().hex,
+            min_nodes=1,
+            max_nodes=1,
+            local_addr="localhost",
+        )
+        spec = WorkerSpec(
+            role="rank",
+            local_world_size=launch.ranks,
+            entrypoint=launch.command[0],
+            args=tuple(launch.command[1:]),
+            rdzv_handler=rendezvous.get_rendezvous_handler(parameters),
+            max_restarts=launch.max_restarts,
+            monitor_interval=0.1,
+            local_addr="localhost",
+        )
+        super().__init__(spec, DefaultLogsSpecs(log_dir=folder), shutdown_timeout=_GRACE)
+        self.asked, self._since = 0, 0.0
+        self._pids: list[int] = []
+        self._gone: set[int] = set()  # those that failed by themselves, before the agent ended the others
+        # Its own handlers raise in the middle of what it does; only SIGQUIT is left to them.
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+
+    @contextmanager
+    def signals_forwarded(self) -> Iterator[None]:
+        """Pass signals on to the ranks; a second one that means the end kills them."""
+        former = {number: signal.getsignal(number) for number in _FORWARDED}
+        heard = [number for number in _FORWARDED if former[number] not in (signal.SIG_IGN, None)]
+        for number in heard:
+            signal.signal(number, self._forward)
+        try:
+            yield
+        finally:
+            for number in heard:
+                signal.signal(number, former[number])
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        if number in _ENDING:
+            if self.asked and time.monotonic() - self._since < ECHO:
+                return
+            again = bool(self.asked)
+            self.asked, self._since = self.asked or number, time.monotonic()
+            if again or not self._pids:
+                number = signal.SIGKILL
+        self._signal(number)
+
+    def _signal(self, number: int) -> None:
+        for pid in self._pids:
+            if pid not in self._gone:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    # PyTorch documents both as what an agent of one's own defines; its decorators hide their types.
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:  # pyright: ignore
+        if self.asked:  # not again for someone who wants it ended
+            raise SignalException("asked to end", signal.Signals(self.asked))
+        pids: dict[int, Any] = super()._start_workers(worker_group)  # pyright: ignore
+        self._pids, self._gone = list(pids.values()), set()
+        return pids
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:  # pyright: ignore
+        if not self._gone:
+            self._gone = {pid for pid in self._pids if _has_failed(pid)}
+        # The agent gives the others half a minute, and one that is stopped takes all of it.
+        killing = threading.Timer(_GRACE, self._signal, [signal.SIGKILL])
+        if self._gone:
+            killing.start()
+        result: RunResult = super()._monitor_workers(worker_group)  # pyright: ignore
+        killing.cancel()
+        if result.is_failed() and self._remaining_restarts > 0 and not self.asked:
+            restart = worker_group.spec.max_restarts - self._remaining_restarts + 1
+            text = _describe(self.first(result.failures))
+            _say(f"{text}; all ranks start again ({restart} of {worker_group.spec.max_restarts})")
+        return result
+
+    def first(self, failures: dict[int, ProcessFailure]) -> ProcessFailure:
+        """The failure that began it: of a rank that was gone before the agent ended the others with it."""
+        return min(
+            failures.values(),
+            key=lambda failure: (failure.pid not in self._gone, failure.exitcode == -signal.SIGTERM, failure.exitcode),
+        )
+
+
+def check_local(launch: LocalLaunch) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        UserError: there are fewer GPUs or cores than the launch needs.
+    """
+    if launch.threads is not None and launch.threads * launch.ranks > _n_cores():
+        raise UserError(
+            f"{launch.ranks} ranks of {launch.threads} threads are more than the {_n_cores()} cores here; they would "
+            "wait for each other. Lower --threads, or leave it out"
+        )
+
+
+def _has_failed(pid: int) -> bool:
+    """Whether a child has ended with an error; it is still to be waited for."""
+    if sys.platform != "linux":  # not offered everywhere; without it the first failure is a guess
+        return False
+    with suppress(ChildProcessError):
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return ended is not None and ended.si_status != 0
+    return False
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _describe(failure: ProcessFailure) -> str:
+    how = f"ended with exit code {failure.exitcode}"
+    if failure.exitcode < 0:
+        how = f"was killed by {signal.Signals(-failure.exitcode).name}"
+    return f"rank {failure.local_rank} (process {failure.pid}) {how}"
+
+
+def _say(text: str) -> None:
+    print(f"isogloss launch: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,50 @@
+"""Going back to a checkpoint after a spike of the loss, to go on with other data (`isogloss.train.guard`)."""
+
+import torch
+
+from isogloss.checkpoint.load import newest_checkpoint
+from isogloss.checkpoint.peers import join_peers
+from isogloss.models.weights import model_tensors
+from isogloss.optim.state import allot_optimizer_tensors, cast_moments
+from isogloss.run.session import Session
+from isogloss.train.display import Display
+from isogloss.train.loop import DivergedError, StepInfo
+from isogloss.train.metrics import Metrics
+
+
+def rewind(session: Session, spike: StepInfo, metrics: Metrics, display: Display) -> None:
+    """Go back to the newest checkpoint, and pass over the batches from there to the spike. Collective.
+
+    Args:
+        session: no checkpoint is being written.
+        spike: the step whose loss spiked; it has been made, and is undone with those before it.
+        metrics: records it.
+        display: says so.
+
+    Raises:
+        DivergedError: that has happened too often, or there is no checkpoint.
+    """
+    config, progress = session.recipe.train.spike, session.progress
+    assert config is not None
+    what = f"the loss spiked to {spike.loss:.3f}, above {session.guard.threshold():.3f}"
+    root = session.folder.checkpoints
+    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers())
+    if checkpoint is None or progress.rewinds >= config.max_rewinds:
+        why = "there is no checkpoint yet" if checkpoint is None else f"the run has gone back {progress.rewinds} times"
+        raise DivergedError(
+            f"step {spike.step}: {what}, and {why}. Lower optim.lr, lengthen optim.schedule.warmup, or raise "
+            "train.spike.deviations or train.spike.max_rewinds"
+        )
+    checkpoint.load_into("model", model_tensors(session.model))
+    moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
+    checkpoint.load_into("optimizer", moments)
+    cast_moments(session.optimizer, torch.bfloat16 if session.recipe.optim.moments == "bf16" else torch.float32)
+    progress.go_back(checkpoint.state["progress"])
+    session.window.load(checkpoint.state["window"])
+    session.guard.load(checkpoint.state["guard"])
+    passed_over = spike.step - progress.step
+    metrics.write("rewind", spike.step, loss=spike.loss, to=progress.step, passed_over=passed_over)
+    display.say(
+        f"step {spike.step}: {what}; back to step {progress.step}, passing over {passed_over} batches "
+        f"({progress.rewinds} of {config.max_rewinds})"
+    )

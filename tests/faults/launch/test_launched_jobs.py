@@ -1,0 +1,322 @@
+"""Jobs of two ranks under `isogloss launch local`: signals, deaths, hangs, and errors, each with its control.
+
+A control takes one guard out, and the job must fail the test. ``ISOGLOSS_FAULTS=N`` makes each fault N / 10 times
+at moments drawn anew (``make faults``: 100); by default a few are made once.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isogloss.train.metrics import read_metrics
+from isogloss.train.signals import REQUEUE
+from isogloss.train.watchdog import HUNG
+
+N = int(os.environ.get("ISOGLOSS_FAULTS", "0"))
+TIMES = range(max(N // 10, 1))
+campaign = pytest.mark.skipif(N == 0, reason="a longer campaign: make faults")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
+
+ENDLESS = ["train.steps=100000", "checkpoint.every=100000", "watch.validate_every=100000", "watch.sample_every=100000"]
+# What a job does without one of its guards; run before anything else in each of its processes.
+UNGUARDED = {
+    "agreement": "import isogloss.train.agreement as m; m.agree = lambda found: found",
+    "death with the parent": "import isogloss.parallel.env as m; m._die_with_parent = lambda: None",
+    "watchdog": "import isogloss.train.watchdog as m; m.Watchdog.over = lambda self, steps, progress: steps",
+    "first error": "import contextlib, isogloss.train.first_error as m\n"
+    "m.first_error = lambda ranks: contextlib.nullcontext()",
+}
+BROKEN = """
+import os, isogloss.train.step as m
+step, calls = m.train_step, []
+def train_step(model, *args, **kwargs):
+    calls.append(1)
+    if os.environ.get("RANK") == "1" and len(calls) == 5:
+        {what}
+    return step(model, *args, **kwargs)
+m.train_step = train_step
+"""
+RAISING = BROKEN.format(what="raise RuntimeError('a cosmic ray')")
+POISONING = BROKEN.format(
+    what="kernel = model.loss_kernel; model.loss_kernel = lambda *a: tuple(part * float('nan') for part in kernel(*a))"
+)
+
+
+@dataclass
+class Job:
+    """A launched run: its launcher, its ranks' process ids, what it printed."""
+
+    launcher: subprocess.Popen[bytes]
+    log: Path
+    folder: Path
+    ranks: list[int] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def step(self) -> int:
+        return max((r["step"] for r in read_metrics(self.folder / "metrics.jsonl")), default=0)
+
+    def wait_for_step(self, step: int) -> None:
+        deadline = time.monotonic() + 120
+        while self.step() < step:
+            assert self.launcher.poll() is None, self.text
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.02)
+        children = Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children")
+        self.ranks = [int(pid) for pid in children.read_text().split()]
+        assert len(self.ranks) == 2
+
+    def wait(self, seconds: float = 120) -> int:
+        """Until the launcher has ended; its exit code."""
+        return self.launcher.wait(seconds)
+
+    def orphans(self, seconds: float = 10) -> list[int]:
+        """The ranks that still run after so long."""
+        deadline = time.monotonic() + seconds
+        while (left := [pid for pid in self.ranks if _runs(pid)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
+
+
+def obey_signals() -> None:
+    """Children inherit what is ignored, such as Ctrl-C in the background of a shell."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture
+def launch(tiny: Path) -> Iterator[Callable[..., Job]]:
+    """``launch(name, *overrides, options=(), code="")``; what is left of the jobs is killed at the end."""
+    jobs: list[Job] = []
+
+    def start(name: str, *overrides: str, options: tuple[str, ...] = (), code: str = "") -> Job:
+        paths = [*sys.path]
+        if code:
+            patches = tiny.parent / f"patches{len(jobs)}"
+            patches.mkdir()
+            (patches / "sitecustomize.py").write_text(code)
+            paths = [str(patches), *paths]
+        log = tiny.parent / f"{len(jobs)}.log"
+        words = [str(tiny), f"name={name}", "watch.log_every=1", "parallel.timeout=1", *overrides]
+        with log.open("wb") as output:
+            launcher = subprocess.Popen(
+                [sys.executable, "-m", "isogloss", "launch", "local", "--ranks", "2", *options, *words],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=obey_signals,
+            )
+        jobs.append(Job(launcher, log, tiny.parent / "runs" / name))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        for pid in [job.launcher.pid, *job.ranks]:
+            if _runs(pid):
+                os.kill(pid, signal.SIGKILL)
+        job.launcher.wait()
+
+
+def final(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint's tensors, and the losses recorded."""
+    newest = max((folder / "checkpoints").iterdir())
+    tensors = {path.name: path.read_bytes() for path in sorted(newest.glob("*.safetensors"))}
+    assert tensors
+    losses = {r["step"]: r["loss"] for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "train"}
+    return {"step": newest.name, "tensors": tensors, "losses": losses}
+
+
+def some_step() -> int:
+    return random.Random(time.time_ns()).randrange(2, 20)
+
+
+SHORT = ["train.steps=40", "checkpoint.every=10", "watch.validate_every=100", "watch.sample_every=100"]
+
+
+def test_stopped_killed_and_restarted_it_ends_as_if_nothing_had_been(launch) -> None:
+    """SIGUSR1 to one rank: both save at the same step, code 75. Then SIGKILL of one rank under --max-restarts."""
+    whole = launch("whole", *SHORT)
+    cut = launch("cut", *SHORT)
+    cut.wait_for_step(some_step())
+    os.kill(random.choice(cut.ranks), signal.SIGUSR1)
+    assert cut.wait() == REQUEUE, cut.text
+    assert "the same command goes on from there" in cut.text
+    assert cut.orphans() == []
+
+    again = launch("cut", *SHORT, options=("--max-restarts", "1"))
+    again.wait_for_step(cut.step() + 2)
+    victim = random.randrange(2)
+    os.kill(again.ranks[victim], signal.SIGKILL)
+    assert again.wait() == 0, again.text
+    assert f"rank {victim} (process {again.ranks[victim]}) was killed by SIGKILL; all ranks start again" in again.text
+    assert "resuming after step" in again.text
+    assert whole.wait() == 0, whole.text
+    assert final(whole.folder) == final(cut.folder)
+
+
+def test_an_error_on_one_rank_ends_both_and_is_told_once(launch) -> None:
+    job = launch("raising", *ENDLESS, code=RAISING)
+    job.wait_for_step(1)
+    began = time.monotonic()
+    assert job.wait() == 1
+    assert time.monotonic() - began < 30
+    assert job.text.count("Traceback") == 1, job.text
+    assert "RuntimeError: a cosmic ray" in job.text
+    assert "(on rank 1 of 2)" in job.text
+    assert job.orphans() == []
+
+
+@campaign
+@pytest.mark.parametrize("time_", TIMES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("to", ["launcher", "rank"])
+def test_a_signal_to_any_of_them_saves(launch, number: signal.Signals, to: str, time_: int) -> None:
+    job = launch("signalled", *ENDLESS)
+    job.wait_for_step(some_step())
+    time.sleep(random.uniform(0, 0.2))
+    os.kill(job.launcher.pid if to == "launcher" else random.choice(job.ranks), number)
+    ending = number in (signal.SIGINT, signal.SIGHUP)
+    assert job.wait() == (128 + number if ending else REQUEUE), job.text
+    assert job.text.count("saved; the same command") == 1
+    assert len(list((job.folder / "checkpoints").glob("step-*"))) == 1
+    assert job.orphans() == []
+
+
+@campaign
+def test_control_without_agreement_a_signal_to_one_rank_hangs(launch) -> None:
+    job = launch("alone", *ENDLESS, "parallel.timeout=0.15", code=UNGUARDED["agreement"])
+    job.wait_for_step(3)
+    os.kill(job.ranks[1], signal.SIGUSR1)
+    assert job.wait() != REQUEUE, job.text
+
+
+@campaign
+@pytest.mark.parametrize("time_", TIMES)
+def test_a_second_signal_ends_it_at_once(launch, time_: int) -> None:
+    job = launch("twice", *ENDLESS, "train.batch_size=2048", "model.n_layers=8")  # steps that take a while
+    job.wait_for_step(1)
+    os.kill(job.launcher.pid, signal.SIGTERM)
+    time.sleep(0.7)
+    began = time.monotonic()
+    if job.launcher.poll() is None:
+        os.kill(job.launcher.pid, signal.SIGTERM)
+    assert job.wait() in (128 + signal.SIGTERM, REQUEUE), job.text
+    assert time.monotonic() - began < 20
+    assert job.orphans() == []
+
+
+@campaign
+@pytest.mark.parametrize("time_", TIMES)
+def test_a_signal_during_a_save_saves(launch, time_: int) -> None:
+    job = launch("saving", *ENDLESS[:1], *ENDLESS[2:], "checkpoint.every=1")
+    job.wait_for_step(some_step())
+    time.sleep(random.uniform(0, 0.2))
+    os.kill(job.launcher.pid, signal.SIGTERM)
+    assert job.wait() == REQUEUE, job.text
+    stopped = next(line for line in job.text.splitlines() if line.startswith("stopped after step"))
+    newest = max((job.folder / "checkpoints").glob("step-*"))
+    assert int(newest.name.removeprefix("step-")) == int(stopped.split()[3].rstrip(",")), stopped
+
+
+@campaign
+@pytest.mark.parametrize("time_", TIMES)
+def test_ranks_do_not_outlive_their_launcher(launch, time_: int) -> None:
+    job = launch("orphaned", *ENDLESS)
+    job.wait_for_step(some_step())
+    os.kill(job.launcher.pid, signal.SIGKILL)
+    assert job.orphans(30) == []
+
+
+@campaign
+def test_control_without_death_with_the_parent_they_do(launch) -> None:
+    job = launch("orphaned", *ENDLESS, code=UNGUARDED["death with the parent"])
+    job.wait_for_step(3)
+    os.kill(job.launcher.pid, signal.SIGKILL)
+    assert len(job.orphans(15)) == 2
+
+
+@campaign
+@pytest.mark.parametrize("time_", TIMES)
+def test_a_rank_that_is_killed_ends_the_other_and_is_named(launch, time_: int) -> None:
+    job = launch("killed", *ENDLESS)
+    job.wait_for_step(some_step())
+    victim = random.randrange(2)
+    began = time.monotonic()
+    os.kill(job.ranks[victim], signal.SIGKILL)
+    assert job.wait() == 128 + signal.SIGKILL, job.text
+    assert time.monotonic() - began < 30
+    assert f"rank {victim} (process {job.ranks[victim]}) was killed by SIGKILL" in job.text
+    assert "Traceback" not in job.text
+    assert job.orphans() == []
+
+
+@campaign
+@pytest.mark.parametrize("time_", TIMES)
+def test_a_rank_that_is_stopped_is_named_within_the_timeout(launch, time_: int) -> None:
+    job = launch("stopped", *ENDLESS, "parallel.timeout=0.1")
+    job.wait_for_step(some_step())
+    victim = random.randrange(2)
+    began = time.monotonic()
+    os.kill(job.ranks[victim], signal.SIGSTOP)
+    assert job.wait() == HUNG, job.text
+    assert time.monotonic() - began < 6 + 30  # the limit, the report, and the seconds a stopped process is given
+    assert f"rank {victim} gives no sign of life" in job.text
+    assert job.text.count("takes longer than") == 1
+    assert job.orphans() == []
+
+
+@campaign
+def test_control_without_the_watchdog_nobody_says_who(launch) -> None:
+    job = launch("stopped", *ENDLESS, "parallel.timeout=0.1", code=UNGUARDED["watchdog"])
+    job.wait_for_step(3)
+    os.kill(job.ranks[1], signal.SIGSTOP)
+    assert job.wait() != HUNG
+    assert "no sign of life" not in job.text
+
+
+@campaign
+def test_control_without_the_first_error_both_tell_theirs(launch) -> None:
+    job = launch("raising", *ENDLESS, code=RAISING + UNGUARDED["first error"])
+    job.wait()
+    assert "(on rank 1 of 2)" not in job.text
+
+
+@campaign
+def test_a_loss_that_is_not_finite_on_one_rank_is_seen_by_both(launch) -> None:
+    job = launch("poisoned", *SHORT, "train.max_skipped=3", code=POISONING)
+    assert job.wait() == 2, job.text
+    assert job.text.count("has not been finite for 3 steps in a row") == 1
+    records = [r for r in read_metrics(job.folder / "metrics.jsonl") if r["kind"] == "train"]
+    assert max(r["skipped"] for r in records) >= 2
+
+
+@campaign
+@pytest.mark.parametrize("time_", range(max(N // 2, 1)))
+def test_short_runs_end_with_zero(launch, time_: int) -> None:
+    job = launch("short", *SHORT, "train.steps=3", "optim.schedule.warmup=1")
+    assert job.wait() == 0, job.text
+
+
+@campaign
+def test_a_wrong_recipe_is_refused_once_before_any_rank_starts(launch) -> None:
+    job = launch("wrong", "train.stpes=3")
+    assert job.wait() == 2
+    assert job.text.count("did you mean steps?") == 1

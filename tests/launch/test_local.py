@@ -1,0 +1,71 @@
+"""What a local launch would run, and which failure it names; jobs themselves are in tests/faults/launch."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from isogloss.config.base import UserError
+from isogloss.launch import local as module
+from isogloss.launch.local import LocalLaunch, _Agent, _has_failed, check_local
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    monkeypatch.setattr(module, "_n_cores", lambda: 8)
+
+
+def test_cores_are_shared_out(cores) -> None:
+    assert LocalLaunch(["tiny"], 4).n_threads == 2
+    assert LocalLaunch(["tiny"], 16).n_threads == 1
+    assert LocalLaunch(["tiny"], 2, threads=3).n_threads == 3
+
+
+def test_what_would_run_is_a_command_line(cores) -> None:
+    said = LocalLaunch(["tiny", "data.train=[a b]"], 2, max_restarts=3).describe()
+    command = "torchrun --standalone --nproc-per-node 2 --max-restarts 3 -m isogloss train tiny 'data.train=[a b]'"
+    assert said == f"OMP_NUM_THREADS=4 {command}"
+
+
+def test_more_threads_than_cores_are_refused(cores) -> None:
+    check_local(LocalLaunch(["tiny"], 2, threads=4))
+    with pytest.raises(UserError, match="2 ranks of 5 threads are more than the 8 cores"):
+        check_local(LocalLaunch(["tiny"], 2, threads=5))
+
+
+def failure(rank: int, code: int) -> ProcessFailure:
+    return ProcessFailure(local_rank=rank, pid=100 + rank, exitcode=code, error_file="none")
+
+
+@pytest.mark.parametrize(
+    ("codes", "gone", "first"),
+    [
+        ((-15, -9), {101}, 1),  # killed; the agent ended the other
+        ((70, -9), {100}, 0),  # the watchdog's; the agent killed the one that was stopped
+        ((1, 2), set(), 0),
+        ((-15, 1), set(), 1),  # nobody saw which was first, but the agent's own signal was not
+        ((1, -11), set(), 1),
+    ],
+)
+def test_the_failure_that_began_it(tmp_path, codes: tuple[int, int], gone: set[int], first: int) -> None:
+    agent = _Agent(LocalLaunch(["tiny"], 2), str(tmp_path))
+    agent._gone = gone
+    failures = {rank: failure(rank, code) for rank, code in enumerate(codes)}
+    assert agent.first(failures).local_rank == first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="os.waitid")
+def test_a_child_that_has_failed_is_seen_and_can_still_be_waited_for() -> None:
+    children = [subprocess.Popen([sys.executable, "-c", f"exit({code})"]) for code in (0, 3)]
+    endless = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert not _has_failed(endless.pid)
+    endless.send_signal(signal.SIGKILL)
+    import os
+
+    for child in [*children, endless]:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert [_has_failed(child.pid) for child in [*children, endless]] == [False, True, True]
+    assert [child.wait() for child in [*children, endless]] == [0, 3, -9]
+    assert not _has_failed(endless.pid)

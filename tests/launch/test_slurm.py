@@ -1,0 +1,136 @@
+"""The job script, run under a SLURM that is made of three shell scripts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isogloss.config.base import UserError
+from isogloss.config.load import load_config
+from isogloss.launch.slurm import SlurmLaunch, parse_time, plan_slurm, submit, write_slurm
+from isogloss.recipe import Recipe, load_recipe
+
+LAUNCH = SlurmLaunch(nodes=2, gpus_per_node=8, minutes=60, partition="long", account="me", options=("--mem=0",))
+
+FAKES = {
+    "scontrol": """
+case "$1 $2" in
+    "show hostnames") printf 'first\\nsecond\\n' ;;
+    "show job") echo "JobState=${STATE:-RUNNING} Reason=None" ;;
+    *) echo "$@" >> "$SAID" ;;
+esac""",
+    "srun": 'echo "$MASTER_ADDR $MASTER_PORT $OMP_NUM_THREADS $PYTHONPATH" "$@" >> "$SAID"; exit "$CODE"',
+    "sbatch": 'echo "Submitted batch job 7"; echo sbatch "$@" >> "$SAID"',
+}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch) -> Path:
+    """A folder of fakes on the path; what they were told is in the file ``said``."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, body in FAKES.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SAID", str(tmp_path / "said"))
+    for name, value in {"SLURM_JOB_ID": "12345", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "8"}.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "said"
+
+
+@pytest.fixture
+def recipe(tiny: Path) -> Recipe:
+    return load_recipe(str(tiny))
+
+
+def test_what_is_asked_of_sbatch(recipe: Recipe) -> None:
+    script = plan_slurm(recipe, LAUNCH).script
+    for option in (
+        "--job-name=tiny",
+        "--nodes=2",
+        "--ntasks-per-node=8",
+        "--gpus-per-node=8",
+        "--time=60",
+        "--partition=long",
+        "--account=me",
+        "--requeue",
+        "--signal=USR1@180",
+        "--open-mode=append",
+        "--mem=0",
+    ):
+        assert f"#SBATCH {option}\n" in script
+    # SLURM reads its options up to the first command.
+    assert script.index("set -u") > script.rindex("#SBATCH")
+    assert "train.max_minutes=58.5" in script
+    assert not recipe.folder.parent.exists()  # planned only
+
+
+def test_no_gpus_no_option_of_gpus(recipe: Recipe) -> None:
+    script = plan_slurm(recipe, SlurmLaunch(nodes=3, gpus_per_node=0, minutes=60)).script
+    assert "--gpus" not in script
+    assert "--partition" not in script
+    assert "#SBATCH --ntasks-per-node=1\n" in script
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "again"),
+    [(75, "RUNNING", True), (75, "CANCELLED", False), (0, "RUNNING", False), (1, "RUNNING", False)],
+)
+def test_a_job_that_has_more_to_do_queues_again(
+    recipe: Recipe, slurm: Path, monkeypatch, code: int, state: str, again: bool
+) -> None:
+    job = plan_slurm(recipe, LAUNCH)
+    assert submit(job) == "Submitted batch job 7"
+    monkeypatch.setenv("CODE", str(code))
+    monkeypatch.setenv("STATE", state)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert subprocess.run(["bash", job.path]).returncode == code
+    said = slurm.read_text().splitlines()
+    assert said[0] == f"sbatch {job.path}"
+    assert said[1].startswith(f"first 17345 8 {job.code} --kill-on-bad-exit=1 {sys.executable} -m isogloss train ")
+    assert said[2:] == (["requeue 12345"] if again else [])
+
+
+def test_code_and_recipe_are_those_of_the_submission(recipe: Recipe, tiny: Path) -> None:
+    job = plan_slurm(recipe, LAUNCH)
+    write_slurm(job)
+    tiny.write_text("name: edited meanwhile")
+    assert load_config(Recipe, job.recipe[0]) == recipe
+    program = "import isogloss, isogloss.recipe; print(isogloss.__file__, len(isogloss.recipe.shipped_recipes()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(job.code)}, capture_output=True, text=True
+    )
+    assert done.stdout.split()[0] == str(job.code / "isogloss/__init__.py"), done.stderr
+    assert int(done.stdout.split()[1]) >= 2
+    assert (job.code / "origin.txt").read_text().startswith("isogloss ")
+    (job.code / "isogloss/mark").write_text("")
+    write_slurm(job)  # the same code again: its copy is left as it is
+    assert (job.code / "isogloss/mark").exists()
+
+
+def test_without_sbatch_it_says_so(recipe: Recipe, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="--dry-run prints the script"):
+        submit(plan_slurm(recipe, LAUNCH))
+
+
+def test_a_limit_that_leaves_no_time(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="leaves no time to train"):
+        plan_slurm(recipe, SlurmLaunch(1, 8, minutes=6))
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("90:30", 90), ("2:30:00", 150), ("1-12", 2160), ("1-12:30", 2190), ("0-0:20:59", 20)],
+)
+def test_times(text: str, minutes: int) -> None:
+    assert parse_time(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "1-", "2h"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(UserError, match="not a time"):
+        parse_time(text)

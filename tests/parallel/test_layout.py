@@ -1,0 +1,77 @@
+"""Who the ranks are, how they are laid out, and what is refused, with every reason."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isogloss.config.base import UserError
+from isogloss.models.decoder import DecoderConfig
+from isogloss.parallel.context import positions_of
+from isogloss.parallel.env import ALONE, Ranks, find_ranks, first_host, process_group, rank_0_first
+from isogloss.parallel.mesh import ParallelConfig, check_axes, find_axes
+
+MODEL = DecoderConfig.model_validate(
+    {"d_model": 32, "n_layers": 2, "vocab_size": 8, "mixer": {"n_heads": 4, "n_kv_heads": 2}, "ffn": {"type": "swiglu"}}
+)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_shard_takes_what_is_left(replicate: int, shard: int, context: int, tensor: int) -> None:
+    config = ParallelConfig(replicate=replicate, context=context, tensor=tensor)
+    axes = find_axes(config, replicate * shard * context * tensor)
+    assert (axes.shard, axes.data) == (shard, replicate * shard)
+
+
+@pytest.mark.parametrize(("given", "n_ranks"), [({"tensor": 2}, 1), ({"tensor": 3}, 4), ({"shard": 2}, 4)])
+def test_a_product_that_is_not_the_number_of_ranks_is_refused(given, n_ranks: int) -> None:
+    with pytest.raises(UserError, match=rf"but this run has {n_ranks}; launch as many, or change parallel"):
+        find_axes(ParallelConfig(**given), n_ranks)
+
+
+def refused(config: dict, n_ranks: int, seq_len: int = 64, batch_size: int = 8) -> str:
+    with pytest.raises(UserError) as error:
+        check_axes(find_axes(ParallelConfig(**config), n_ranks), MODEL, seq_len, batch_size)
+    return str(error.value)
+
+
+def test_every_reason_is_given() -> None:
+    assert "n_kv_heads (2) is not a multiple of parallel.tensor (4)" in refused({"tensor": 4}, 4)
+    text = refused({"tensor": 3, "context": 2}, 12, batch_size=5)
+    for reason in ("n_heads (4)", "n_kv_heads (2)", "d_ff (128)", "seq_len (64)", "2 x context x tensor", "batch_size"):
+        assert reason in text
+    check_axes(find_axes(ParallelConfig(tensor=2, context=2), 8), MODEL, 64, 8)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 4])
+def test_pieces_of_a_row_are_all_of_it_with_equal_work(n_ranks: int) -> None:
+    pieces = [positions_of(rank, n_ranks, 16) for rank in range(n_ranks)]
+    assert sorted(torch.cat(pieces).tolist()) == list(range(16))
+    assert len({int((piece + 1).sum()) for piece in pieces}) == 1, "keys that the causal mask lets queries see"
+
+
+def test_ranks_by_torchrun_by_slurm_or_alone() -> None:
+    torchrun = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
+    slurm = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8"}
+    assert find_ranks(torchrun | slurm) == Ranks(3, 1, 4)
+    assert find_ranks(slurm) == Ranks(5, 1, 8)
+    assert find_ranks({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == ALONE, "a batch script is one process"
+    with pytest.raises(UserError, match="LOCAL_RANK=''"):
+        find_ranks({"RANK": "3", "WORLD_SIZE": "4"})
+
+
+def test_a_process_that_is_alone_begins_no_group() -> None:
+    with process_group("cpu") as ranks:
+        assert ranks == ALONE
+        assert not torch.distributed.is_initialized()
+        assert rank_0_first(ranks, "anything", lambda: math.pi) == math.pi
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("node[003-007,9],other", "node003"), ("a", "a"), ("a,b", "a"), ("n1-[2,3]-ib,n9", "n1-2-ib"), ("c[7]", "c7")],
+)
+def test_the_first_host_of_slurms_list(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host

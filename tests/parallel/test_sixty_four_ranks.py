@@ -1,0 +1,57 @@
+"""One of 64 ranks makes its first step on this machine: collective calls of PyTorch's fake process group go nowhere."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from isogloss.build import materialise, plan_model
+from isogloss.init.apply import local_part
+from isogloss.models.protocol import Batch
+from isogloss.optim.groups import create_optimizer
+from isogloss.parallel.mesh import Layout, check_axes, find_axes
+from isogloss.recipe import load_recipe
+from isogloss.run.estimate import estimate_recipe, with_planned_vocabulary
+from isogloss.train.step import train_step
+
+RECIPE = [
+    "train.batch_size=64",
+    "train.precision=fp32",
+    "model.n_layers=2",
+    "model.d_model=512",
+    "model.mixer={n_heads: 8, n_kv_heads: 4}",
+    "data.seq_len=64",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group() -> Iterator[None]:
+    """Rank 37 of 64; made once, since PyTorch remembers groups by name."""
+    dist.init_process_group("fake", rank=37, world_size=64, store=FakeStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [[], ["parallel.replicate=2", "parallel.tensor=4"], ["parallel.context=2", "parallel.tensor=2"]],
+    ids=["shard 64", "replicate 2 x shard 8 x tensor 4", "shard 16 x context 2 x tensor 2"],
+)
+def test_a_rank_of_64_makes_its_first_step(parallel: list[str]) -> None:
+    recipe = with_planned_vocabulary(load_recipe("stdlib-small", [*RECIPE, *parallel]))
+    axes = find_axes(recipe.parallel, 64)
+    check_axes(axes, recipe.model, recipe.data.seq_len, recipe.train.batch_size)
+    layout = Layout(axes, recipe.parallel, "cpu")
+    planned = plan_model(recipe.model, recipe.init)
+    model = materialise(planned, seed=0, device=torch.device("cpu"), layout=layout, precision="fp32")
+    optimizer = create_optimizer(model, recipe.optim, planned.plan)
+    rows, positions = recipe.train.batch_size // axes.data, recipe.data.seq_len // axes.context
+    tokens = torch.randint(2048, (rows, positions + 1), generator=torch.Generator().manual_seed(0))
+    batch = Batch(tokens[:, :-1], tokens[:, 1:].contiguous())
+    result = train_step(model, optimizer, batch, micro_batch_size=rows, clip=1.0, precision="fp32", layout=layout)
+    assert result.nonfinite == ""
+    assert len(optimizer.state) == len(list(model.parameters()))
+    held = sum(local_part(p)[0].numel() * 4 for p in model.parameters())
+    assert held == pytest.approx(estimate_recipe(recipe, 64).memory.parts["weights"], rel=0.03)

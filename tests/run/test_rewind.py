@@ -1,0 +1,102 @@
+"""A spike of the loss: back to the checkpoint, past the data, and on, as if that data had never been there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from isogloss.config.base import UserError
+from isogloss.data.loader import Loader
+from isogloss.models.protocol import Batch
+from isogloss.recipe import load_recipe
+from isogloss.run.train import train
+from isogloss.run.watch import Watch
+from isogloss.train.display import Display
+from isogloss.train.metrics import read_metrics
+
+GUARDED = "train.spike={window: 8, deviations: 8.0, max_rewinds: 2}"
+SETTINGS = ["train.steps=30", "checkpoint.every=10", "watch.validate_every=100", "watch.sample_every=100"]
+POISONED = 25  # the batch of step 26
+
+
+class Killed(BaseException):
+    """Stands for a process that dies."""
+
+
+def run(recipe: Path, name: str, *overrides: str) -> str:
+    console = Console(record=True, width=120, file=(recipe.parent / "out").open("w"))
+    train(load_recipe(str(recipe), [f"name={name}", *SETTINGS, *overrides]), Display(console))
+    return console.export_text()
+
+
+def final(recipe: Path, name: str) -> dict[str, Any]:
+    folder = recipe.parent / "runs" / name
+    newest = max((folder / "checkpoints").iterdir())
+    weights = {path.name: path.read_bytes() for path in sorted(newest.glob("*.safetensors"))}
+    losses = {r["step"]: r["loss"] for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "train"}
+    return {"weights": weights, "losses": losses}
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """``poisoned(batches)``: these are noise from now on."""
+    original = Loader.batch
+
+    def poison(*numbers: int) -> None:
+        def batch(self, step: int, *share: int) -> Batch:
+            whole = original(self, step, *share)
+            if step not in numbers:
+                return whole
+            noise = torch.randint(128, 250, whole.tokens.shape, generator=torch.Generator().manual_seed(step))
+            return Batch(noise, noise.roll(-1, 1), whole.documents)
+
+        monkeypatch.setattr(Loader, "batch", batch)
+
+    return poison
+
+
+def test_it_is_as_if_the_data_had_never_been_there(tiny: Path, poisoned, monkeypatch) -> None:
+    poisoned(POISONED)
+    text = run(tiny, "guarded", GUARDED)
+    assert "step 26: the loss spiked" in text
+    assert "back to step 20, passing over 6 batches (1 of 2)" in text
+    records = read_metrics(tiny.parent / "runs/guarded/metrics.jsonl")
+    assert [(r["step"], r["to"], r["passed_over"]) for r in records if r["kind"] == "rewind"] == [(26, 20, 6)]
+    monkeypatch.undo()
+
+    clean = Loader.batch
+    monkeypatch.setattr(Loader, "batch", lambda self, step, *s: clean(self, step + 6 * (step >= 20), *s))
+    run(tiny, "clean")
+    assert final(tiny, "guarded") == final(tiny, "clean")
+    monkeypatch.undo()
+
+    poisoned(POISONED)  # the control: without the guard the noise is learnt from
+    assert "spiked" not in run(tiny, "unguarded")
+    assert final(tiny, "unguarded") != final(tiny, "clean")
+
+
+def test_a_run_killed_after_a_rewind_ends_the_same(tiny: Path, poisoned, monkeypatch) -> None:
+    poisoned(POISONED)
+    run(tiny, "whole", GUARDED)
+    log, times = Watch.log, []
+
+    def log_and_die(self, info) -> None:
+        log(self, info)
+        times.append(info.step)
+        if times.count(23) == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "log", log_and_die)
+        with pytest.raises(Killed):
+            run(tiny, "cut", GUARDED)
+    assert "back to step 20" in run(tiny, "cut", GUARDED)
+    assert final(tiny, "whole") == final(tiny, "cut")
+
+
+def test_it_ends_after_so_many(tiny: Path, poisoned) -> None:
+    poisoned(*range(POISONED, 60))
+    with pytest.raises(UserError, match=r"step 21: the loss spiked.*gone back 2 times.*max_rewinds"):
+        run(tiny, "lost", GUARDED)

@@ -1,0 +1,77 @@
+"""What asks a run to end is noted once; a second signal ends it, but for those of schedulers and echoes."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from isogloss.train import signals as module
+from isogloss.train.signals import REQUEUE, TIME_LIMIT, Interrupted, stop_requests
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """Signals that got past ``stop_requests``, to the handlers that were there before."""
+    numbers: list[int] = []
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    for number in former:
+        signal.signal(number, lambda number, frame: numbers.append(number))
+    yield numbers
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+def test_the_first_signal_is_noted_and_the_second_goes_through(heard, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(module, "ECHO", 0.0)
+    with stop_requests() as request:
+        assert request.asked == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.asked == signal.SIGTERM
+        assert heard == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    assert "to save" in capfd.readouterr().err
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [signal.SIGTERM] * 2
+
+
+def test_an_echo_of_the_first_changes_nothing(heard, capfd) -> None:
+    with stop_requests(loud=False) as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert request.asked == signal.SIGTERM
+    assert heard == []
+    assert capfd.readouterr().err == ""
+
+
+def test_a_scheduler_may_repeat_itself(heard, monkeypatch) -> None:
+    monkeypatch.setattr(module, "ECHO", 0.0)
+    with stop_requests(loud=False) as request:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+    assert request.asked == signal.SIGUSR1
+    assert heard == []
+
+
+def test_the_limit_of_time() -> None:
+    with stop_requests(time.monotonic() + 3600) as request:
+        assert request.asked == 0
+    with stop_requests(time.monotonic() - 1) as request:
+        assert request.asked == TIME_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("asked", "many", "code"),
+    [
+        (signal.SIGINT, False, 130),
+        (signal.SIGINT, True, 130),
+        (signal.SIGTERM, False, 143),
+        (signal.SIGTERM, True, REQUEUE),
+        (signal.SIGUSR1, False, REQUEUE),
+        (signal.SIGUSR2, True, REQUEUE),
+        (TIME_LIMIT, False, REQUEUE),
+    ],
+)
+def test_exit_codes(asked: int, many: bool, code: int) -> None:
+    assert Interrupted(asked, many).exit_code == code
