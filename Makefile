@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # On CPU this range resolves to what the machine's package index offers; see the README for CUDA builds.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install train train-long test lint types layers docs docs-check check bench clean
+.PHONY: help install train train-long test faults lint types layers docs docs-check check bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ train-long: $(VENV)/.installed  ## train the larger recipe: about an hour on two
 
 test: $(VENV)/.installed-test  ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+faults: $(VENV)/.installed-test  ## kill, damage and fail runs a hundred times over (most of an hour)
+	ISOGLOSS_FAULTS=100 $(BIN)/python -m pytest tests/faults
 
 lint: $(VENV)/.installed-dev  ## format and lint with ruff, without changing anything
 	$(BIN)/ruff format --check .

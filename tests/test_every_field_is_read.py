@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import shutil
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from rich.console import Console
 
 import isogloss.build
+import isogloss.checkpoint.asynchronous
 from isogloss.config.base import UserError
 from isogloss.config.describe import leaf_paths
 from isogloss.config.load import load_config
@@ -261,6 +263,7 @@ VARIATIONS = {
     "checkpoint.keep_last": Vary("checkpoint.keep_last=1"),
     "checkpoint.minutes": Vary("checkpoint.minutes=1e-9", ["checkpoint.every=100"]),
     "checkpoint.keep_every": Vary("checkpoint.keep_every=2", ["checkpoint.every=1"]),
+    "checkpoint.asynchronous": Vary("checkpoint.asynchronous=false"),
     "trackers.tensorboard": Vary("trackers.tensorboard=true"),
     "trackers.wandb": Vary("trackers.wandb=project"),
 }
@@ -330,6 +333,13 @@ def _observer(root: Path, recipe: str, monkeypatch: pytest.MonkeyPatch):
         Decoder, "loss", lambda self, batch: (shapes.append(tuple(batch.tokens.shape)), loss(self, batch))[1]
     )
 
+    writers: set[bool] = set()
+    write = isogloss.checkpoint.asynchronous.write
+    monkeypatch.setattr(
+        isogloss.checkpoint.asynchronous,
+        "write",
+        lambda *rest: (writers.add(threading.current_thread() is threading.main_thread()), write(*rest))[1],
+    )
     forward = Block.forward
     monkeypatch.setattr(
         Block, "forward", lambda self, *given: (kept.add(self.recompute is None), forward(self, *given))[1]
@@ -339,12 +349,15 @@ def _observer(root: Path, recipe: str, monkeypatch: pytest.MonkeyPatch):
     def run(*overrides: str) -> dict[str, object]:
         seen: dict[str, object] = {}
         shapes.clear()
+        writers.clear()
         kept.clear()
         try:
             seen["plan"] = plan_recipe(recipe, overrides)
             train(load_recipe(recipe, overrides), Display(Console(quiet=True)))
         except (UserError, Interrupted) as error:
             seen["error"] = str(error)
+        seen["shapes"] = list(shapes)
+        seen["checkpoints are written by the training's thread"] = set(writers)
         seen["shapes"], seen["kept"] = list(shapes), set(kept)
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root).as_posix()

@@ -5,11 +5,13 @@ import json
 import os
 import random
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from isogloss.checkpoint.asynchronous import Saver
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import CorruptCheckpointError
 from isogloss.checkpoint.load import load_checkpoint, newest_checkpoint
@@ -224,3 +226,44 @@ def test_killed_before_every_call_that_orders_a_save(tmp_path: Path) -> None:
     else:
         pytest.fail("the save never finished")
     assert outcomes == {2, 3}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_saver_saves_what_is_there_now(tmp_path: Path, asynchronous: bool) -> None:
+    """Its plan is used again while shapes are the same, not the tensors."""
+    shapes = {1: (2, 3), 2: (2, 3), 3: (5,), 4: (2, 3)}
+    with Saver(tmp_path, CheckpointConfig(keep_last=9, asynchronous=asynchronous)) as saver:
+        for step, shape in shapes.items():
+            saver.save(step, {"model": {"w": torch.full(shape, float(step))}}, {"step": step})
+            saver.poll()
+    for step, shape in shapes.items():
+        found = load_checkpoint(tmp_path / f"step-{step:010d}")
+        assert torch.equal(found.tensors("model")["w"], torch.full(shape, float(step)))
+
+
+def test_a_failure_in_the_background_is_raised_at_the_end_at_the_latest(tmp_path: Path) -> None:
+    def full(point: str) -> None:
+        if point == "file written":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match="disk is full"), Saver(tmp_path, KEEP, full) as saver:
+        saver.save(1, {"model": {"w": torch.zeros(3)}}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_program_does_not_wait_for_the_background(tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def hang(point: str) -> None:
+        if point == "file written":
+            released.wait(60)
+
+    def interrupted() -> None:
+        with Saver(tmp_path, KEEP, hang) as saver:
+            saver.save(1, {"model": {"w": torch.zeros(3)}}, {})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert newest(tmp_path) == (None, [])  # it is still being written
+    released.set()

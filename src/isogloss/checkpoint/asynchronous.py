@@ -2,8 +2,8 @@
 
 ``save`` copies what this rank has to write into memory of the CPU and returns; a thread writes it, with a group of its
 own for its messages. One checkpoint is in flight at most: the next save waits for it. ``poll``, called between steps,
-says on all ranks at the same step that it is there, or raises on all of them what went wrong. A process killed in flight
-leaves a temporary folder that the next run sweeps: the checkpoint before it is the newest.
+finds on all ranks at the same step that it is there, or raises on all of them what went wrong. A process killed in
+flight leaves a temporary folder that the next run sweeps: the checkpoint before it is the newest.
 """
 
 import json
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.peers import join_peers
-from isogloss.checkpoint.plan import OwnPiece, Parts
+from isogloss.checkpoint.plan import OwnPiece, Parts, SharedPlan
 from isogloss.checkpoint.save import Draft, Reached, prepare, unheard, write
 
 _PATIENCE = 30.0  # seconds for a write in flight when the run has failed and peers may be gone
@@ -37,6 +37,7 @@ class Saver:
         self._root, self._config, self._reached = root, config, reached
         self._peers, self._between_steps = join_peers(), join_peers()
         self._copies: dict[tuple[str, str], Tensor] = {}
+        self._plan: SharedPlan | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -47,9 +48,10 @@ class Saver:
             SaveFailedError: no checkpoint could be written, this one or the one that was in flight.
         """
         self.finish()
-        draft = prepare(self._root, step, parts, self._peers, self._reached)
+        draft = prepare(self._root, step, parts, self._peers, self._reached, self._plan)
         if draft is None:
             return
+        self._plan = draft.plan
         text = json.dumps(state, indent=1)
         if not self._config.asynchronous:
             write(draft, draft.plan.own, text, self._config, self._peers, self._reached)
@@ -82,8 +84,8 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is None:
             self.finish()
-        elif self._thread is not None:  # what it was going to say matters less than the error that is on its way
-            self._thread.join(_PATIENCE)
+        elif self._thread is not None and not issubclass(kind, KeyboardInterrupt):  # which means: at once
+            self._thread.join(_PATIENCE)  # what it would raise matters less than the error that is on its way
 
     def _write(self, draft: Draft, own: list[OwnPiece], state: str) -> None:
         try:

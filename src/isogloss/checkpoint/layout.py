@@ -8,7 +8,7 @@ step-0000001000/
   manifest.json            size and SHA-256 of all the others; written last
 
 A piece is a box of a tensor: its offsets and sizes. Its key in a file is the tensor's name if it is all of it, and else
-``name@offset,offset``. Everything read from a folder is distrusted: names cannot leave it, boxes must tile their tensors.
+``name@offset,offset``. What is read from a folder is distrusted: names cannot leave it, boxes must tile their tensors.
 """
 
 import json

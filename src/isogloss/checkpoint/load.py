@@ -143,9 +143,10 @@ def load_checkpoint(folder: Path, peers: Peers = ALONE) -> Checkpoint:
         for name in shards:  # cheap, and on every rank: a folder that is not shared shows here
             _check_size(folder, name, manifest)
         by_size = sorted(shards, key=lambda name: -manifest.files[name].size)
+        meant = _by_file(index)
         for name in by_size[peers.rank :: peers.n_ranks]:
             verify_file(folder, name, manifest)
-            _check_header(folder, name, index)
+            _check_header(folder, name, meant.get(name, {}), step)
     return Checkpoint(folder, step, state, index, manifest, peers)
 
 
@@ -166,18 +167,22 @@ def _check_size(folder: Path, name: str, manifest: Manifest) -> None:
         raise CorruptCheckpointError(f"{folder / name} is damaged: it has {size:,} bytes, the manifest says {meant:,}")
 
 
-def _check_header(folder: Path, name: str, index: Index) -> None:
+def _by_file(index: Index) -> dict[str, dict[str, Shape]]:
+    """File -> key -> type and shape of what the index places there."""
+    found: dict[str, dict[str, Shape]] = {}
+    for tensors in index.parts.values():
+        for name, tensor in tensors.items():
+            for piece in tensor.pieces:
+                key = piece_key(name, tensor.shape, piece.offsets, piece.sizes)
+                found.setdefault(piece.file, {})[key] = (DTYPES[tensor.dtype], list(piece.sizes))
+    return found
+
+
+def _check_header(folder: Path, name: str, meant: Mapping[str, Shape], step: int) -> None:
     """The tensors in a file must be those that the index places there."""
-    meant = {
-        piece_key(tensor_name, tensor.shape, piece.offsets, piece.sizes): (DTYPES[tensor.dtype], list(piece.sizes))
-        for part in index.parts.values()
-        for tensor_name, tensor in part.items()
-        for piece in tensor.pieces
-        if piece.file == name
-    }
     with open_tensors(folder / name) as source:
-        if (step := source.metadata().get("step")) != str(index.step):
-            raise CorruptCheckpointError(f"{folder / name} is of step {step}, not {index.step}: it is another's")
+        if (other := source.metadata().get("step")) != str(step):
+            raise CorruptCheckpointError(f"{folder / name} is of step {other}, not {step}: it is another's")
         found = {key: (dtype, list(shape)) for key, (dtype, shape) in source.shapes().items()}
     if found != meant:
         wrong = next(key for key in {**meant, **found} if meant.get(key) != found.get(key))
@@ -185,7 +190,10 @@ def _check_header(folder: Path, name: str, index: Index) -> None:
 
 
 def _parse_state(path: Path) -> dict[str, Any]:
-    state = json.loads(read_json(path))
+    try:
+        state = json.loads(read_json(path))
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(state, dict):
         raise CorruptCheckpointError(f"{path} is damaged: it holds no names")
     return state
@@ -197,7 +205,3 @@ def _readable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CorruptCheckpointError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise CorruptCheckpointError(f"{folder} is damaged: {error}") from error

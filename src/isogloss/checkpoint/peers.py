@@ -74,7 +74,9 @@ ALONE = Peers()
 
 
 def join_peers() -> Peers:
-    """All ranks of the default group, with messages of their own; this process alone where there is none. Collective."""
+    """All ranks, with messages of their own; this process alone where there is no process group. Collective."""
     if not (dist.is_available() and dist.is_initialized()):
         return ALONE
-    return Peers(dist.new_group(backend="gloo"))
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # of all ranks, so of this one
+    return Peers(group)

@@ -1,9 +1,9 @@
 """Who writes which piece, and who reads what from which: decided by the planners of PyTorch's distributed checkpoints.
 
-``DefaultSavePlanner`` knows the boxes that a rank holds of a DTensor in any layout, and gives boxes that several hold to
-the one with the least to write; ``DefaultLoadPlanner`` cuts what a rank needs from boxes of any other layout. They are
-called in the order that ``torch.distributed.checkpoint.planner`` documents. Its ``save`` and ``load`` are not used: they
-pickle plans and metadata, and failures reach only who catches ``BaseException``.
+``DefaultSavePlanner`` knows the boxes that a rank holds of a DTensor in any layout, and gives boxes that several hold
+to the one with the least to write; ``DefaultLoadPlanner`` cuts what a rank needs from boxes of any other layout. They
+are called in the order that ``torch.distributed.checkpoint.planner`` documents. ``save`` and ``load`` beside them are
+not used: they pickle plans and metadata, and their failures reach only who catches ``BaseException``.
 """
 
 import math
@@ -41,20 +41,30 @@ class OwnPiece:
 
 @dataclass(frozen=True)
 class SharedPlan:
-    """What all ranks write together, and which of it is this rank's."""
+    """What all ranks write together, and which of it is this rank's; with what it was made from, to be used again."""
 
     parts: dict[str, dict[str, StoredTensor]]
     own: list[OwnPiece]
+    local: list[list[Any]]
+    items: list[WriteItem]
 
 
-def plan_save(parts: Parts, peers: Peers) -> SharedPlan:
-    """Agree on who writes what. Collective; nothing is copied: the own pieces are views of live tensors."""
+def plan_save(parts: Parts, peers: Peers, former: SharedPlan | None = None) -> SharedPlan:
+    """Agree on who writes what. Collective; nothing is copied: the own pieces are views of live tensors.
+
+    Args:
+        parts: part name -> named tensors.
+        peers: who save together.
+        former: the last plan, on all ranks or none; it holds as long as no rank's tensors have other shapes or places.
+    """
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     flat = {f"{part}/{name}": tensor.detach() for part, tensors in parts.items() for name, tensor in tensors.items()}
     planner.set_up_planner(flat, is_coordinator=peers.rank == 0)
-    items = [item for item in planner.create_local_plan().items if not _is_empty(item)]
+    local = [_to_json(item) for item in planner.create_local_plan().items if not _is_empty(item)]
+    if former is not None and peers.all(local == former.local):
+        return SharedPlan(former.parts, _own_pieces(planner, former.items, peers), local, former.items)
     # Every rank makes the whole plan from the same messages, so nothing needs to be sent back.
-    everyone = peers.gather([_to_json(item) for item in items])
+    everyone = peers.gather(local)
     plans, metadata = planner.create_global_plan([SavePlan([_from_json(v) for v in values]) for values in everyone])
     writer = {(item.index.fqn, item.index.offset): rank for rank, plan in enumerate(plans) for item in plan.items}
     stored: dict[str, dict[str, StoredTensor]] = {part: {} for part in parts}
@@ -73,16 +83,20 @@ def plan_save(parts: Parts, peers: Peers) -> SharedPlan:
                 for chunk in tensor.chunks
             ],
         )
-    own = []
-    for item in planner.finish_plan(plans[peers.rank]).items:
+    items = planner.finish_plan(plans[peers.rank]).items
+    return SharedPlan(stored, _own_pieces(planner, items, peers), local, items)
+
+
+def _own_pieces(planner: DefaultSavePlanner, items: list[WriteItem], peers: Peers) -> list[OwnPiece]:
+    found = []
+    for item in items:
         part, _, name = item.index.fqn.partition("/")
-        data = item.tensor_data
+        data, tensor = item.tensor_data, planner.resolve_data(item)
         assert data is not None
-        tensor = planner.resolve_data(item)
         assert isinstance(tensor, Tensor)
         key = piece_key(name, data.size, data.chunk.offsets, data.chunk.sizes)
-        own.append(OwnPiece(shard_name(part, peers.rank, peers.n_ranks), key, tensor.detach()))
-    return SharedPlan(stored, own)
+        found.append(OwnPiece(shard_name(part, peers.rank, peers.n_ranks), key, tensor.detach()))
+    return found
 
 
 @dataclass(frozen=True)

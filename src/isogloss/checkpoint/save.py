@@ -99,8 +99,18 @@ def save_checkpoint(
     return root / folder_name(step)
 
 
-def prepare(root: Path, step: int, parts: Parts, peers: Peers = ALONE, reached: Reached = unheard) -> Draft | None:
+def prepare(
+    root: Path, step: int, parts: Parts, peers: Peers, reached: Reached, former: SharedPlan | None = None
+) -> Draft | None:
     """Make the temporary folder and agree on who writes what; ``None`` if a whole checkpoint is there. Collective.
+
+    Args:
+        root: the folder that holds a run's checkpoints.
+        step: steps completed.
+        parts: part name -> named tensors.
+        peers: who save together.
+        reached: hears of each point of the protocol.
+        former: the plan of the last save, if there was one.
 
     Raises:
         SaveFailedError: the folder cannot be made.
@@ -122,7 +132,7 @@ def prepare(root: Path, step: int, parts: Parts, peers: Peers = ALONE, reached: 
             (root / name).mkdir()
             reached("folder made")
     aside = root / peers.gather(name)[0]
-    return Draft(root, step, aside, plan_save(parts, peers))
+    return Draft(root, step, aside, plan_save(parts, peers, former))
 
 
 def write(

@@ -76,7 +76,7 @@ def write_tensors(
         hashed.write(len(text).to_bytes(8, "little"))
         hashed.write(text)
         for (key, (dtype, shape)), tensor in zip(shapes.items(), tensors, strict=True):
-            assert tensor.dtype == dtype and list(tensor.shape) == list(shape), key
+            assert (tensor.dtype, list(tensor.shape)) == (dtype, list(shape)), key
             for data in _in_pieces(tensor):
                 hashed.write(data.numpy())
         sync(stream)
@@ -110,7 +110,7 @@ class TensorFile:
             CorruptCheckpointError: a type is not one that checkpoints have.
         """
         found = {}
-        for key in self._handle.keys():  # noqa: SIM118: no mapping
+        for key in sorted(self._handle.keys()):
             view = self._handle.get_slice(key)
             if view.get_dtype() not in DTYPES:
                 raise CorruptCheckpointError(f"{self._path}: {key} has the unknown type {view.get_dtype()!r}")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from isogloss.cli import runs, studies
+from isogloss.cli.checkpoint import checkpoint_app
 from isogloss.cli.config import config_app
 from isogloss.cli.data import data_app
 from isogloss.cli.errors import explain, leave, leave_word, one_of_many
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(init_app, name="init")
