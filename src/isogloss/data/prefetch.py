@@ -6,7 +6,7 @@ What is read is decided by the step alone, so nothing depends on how far ahead t
 import queue
 import threading
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from isogloss.models.protocol import Batch
 
@@ -14,6 +14,7 @@ _WAIT = 0.1
 """Seconds after which the thread, waiting for room, looks whether it is to end."""
 
 
+@runtime_checkable
 class Batches(Protocol):
     """What has a batch for every step (`isogloss.data.loader.Loader`, or one rank's share of it)."""
 
