@@ -20,7 +20,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-import isogloss.run.train
+import isogloss.run.state
+import isogloss.run.steps
 from isogloss.checkpoint.asynchronous import Saver
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import checkpoint_folders
@@ -196,8 +197,8 @@ def show_stages(rank: int, folder: Path) -> None:
         at("load")
         return found
 
-    isogloss.run.train.Saver = WatchedSaver
-    isogloss.run.train.newest_checkpoint = watched_newest
+    isogloss.run.steps.Saver = WatchedSaver
+    isogloss.run.state.newest_checkpoint = watched_newest
 
 
 def save_and_die(rank: int, n_ranks: int, root: str, step: int, victim: int, fatal: str) -> None:

@@ -14,9 +14,10 @@ from isogloss.data.opening import DataConfig
 from isogloss.data.synthetic.task import SyntheticConfig
 from isogloss.data.tokenizers.config import SymbolsConfig, TokenizerConfig
 from isogloss.init.schemes import LinguaConfig, SchemeConfig
+from isogloss.models.protocol import LanguageModel
 from isogloss.models.registry import ModelConfig
 from isogloss.optim.groups import AdamWConfig
-from isogloss.parallel.mesh import ParallelConfig
+from isogloss.parallel.mesh import Axes, ParallelConfig, check_axes, find_axes
 from isogloss.train.loop import TrainConfig
 from isogloss.train.trackers import TrackersConfig
 from isogloss.train.watch import WatchConfig
@@ -84,6 +85,30 @@ class Recipe(Config):
     def folder(self) -> Path:
         """The run's folder."""
         return self.runs_dir / self.name
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that all steps read."""
+        return self.train.plan().rows_before(self.train.steps) * self.data.seq_len
+
+    def flops(self, model: LanguageModel) -> float:
+        """Operations of all steps, whatever their batches and rows; of its model, with a vocabulary."""
+        seq_len = self.data.seq_len
+        return sum(
+            float(model.flops_per_token(seq_len // divisor)) * n_steps * n_rows * seq_len
+            for n_steps, n_rows, divisor in self.train.plan().pieces(0, self.train.steps)
+        )
+
+    def axes(self, n_ranks: int) -> Axes:
+        """How so many ranks share the run.
+
+        Raises:
+            UserError: they cannot; every reason is listed.
+        """
+        axes = find_axes(self.parallel, n_ranks)
+        for _, n_rows, divisor in self.train.plan().pieces(0, self.train.steps):
+            check_axes(axes, self.model, self.data.seq_len // divisor, n_rows)
+        return axes
 
     def with_vocabulary(self, n_tokens: int) -> "Recipe":
         """The recipe with the model's vocabulary settled for a tokenizer of ``n_tokens`` ids.

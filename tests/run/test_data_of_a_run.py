@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import isogloss.run.train as module
+import isogloss.run.steps as module
 from isogloss.config.base import UserError
 from isogloss.recipe import load_recipe
 from isogloss.run.train import train
@@ -42,15 +42,15 @@ def mixture(root: Path, a: float = 3.0, b: float = 1.0, more: str = "") -> str:
 @pytest.fixture
 def killed(monkeypatch):
     """Runs that die right after their first checkpoint."""
-    original = module.save_checkpoint
+    original = module.Saver.save
 
-    def save_and_die(root, step, *rest):
-        original(root, step, *rest)
+    def save_and_die(saver, step, *rest):
+        original(saver, step, *rest)
         raise Killed
 
     def run_and_die(recipe: Path, *overrides: str) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(module, "save_checkpoint", save_and_die)
+            patched.setattr(module.Saver, "save", save_and_die)
             with pytest.raises(Killed):
                 run(recipe, *overrides)
 

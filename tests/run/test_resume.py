@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import isogloss.run.train as module
+import isogloss.run.steps as module
 from isogloss.config.base import UserError
 from isogloss.recipe import load_recipe
 from isogloss.run.folder import RunFolder

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-import isogloss.run.train as module
+import isogloss.run.steps as module
 from isogloss.config.base import UserError
 from isogloss.recipe import load_recipe
 from isogloss.run.train import train
@@ -92,7 +92,7 @@ def test_it_is_finished_when_the_run_is_cut_short(tiny: Path, wandb_runs: list[F
     def fail(*_) -> None:
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(module, "_save", fail)
+    monkeypatch.setattr(module, "save", fail)
     with pytest.raises(UserError, match="disk is full"):
         run(tiny)
     assert [tracked.finished for tracked in wandb_runs] == [1]

@@ -143,22 +143,13 @@ def rank_0_first(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
     return result
 
 
-def agreed(value: T) -> T:
+def from_rank_0(value: T) -> T:
     """What rank 0 says, on every rank; the value itself for a process that is alone. A collective call."""
     if not dist.is_initialized():
         return value
     said = [value]
     dist.broadcast_object_list(said, src=0)
     return said[0]
-
-
-def on_any_rank(here: bool) -> bool:
-    """Whether it is so on one of the ranks, at least; all get the same answer. A collective call."""
-    if not dist.is_initialized():
-        return here
-    flag = torch.tensor(int(here))
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)
 
 
 def _rendezvous(ranks: Ranks, timeout: timedelta) -> Store:

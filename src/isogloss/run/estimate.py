@@ -22,7 +22,7 @@ from isogloss.build import plan_model
 from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.plan import Entry
 from isogloss.nn.roles import Role
-from isogloss.parallel.mesh import Axes, check_axes, find_axes
+from isogloss.parallel.mesh import Axes
 from isogloss.parallel.recompute import recompute_blocks
 from isogloss.recipe import Recipe
 from isogloss.train.display import duration
@@ -55,7 +55,7 @@ class RunEstimate:
         axes: how its ranks are laid out.
         parameters: by part.
         flops: operations of the whole run.
-        tokens_per_step: over all ranks.
+        tokens: that all steps read, over all ranks.
         steps: of the run.
         memory: of one rank.
         traffic: bytes that a rank sends in a step, by axis.
@@ -66,7 +66,7 @@ class RunEstimate:
     axes: Axes
     parameters: dict[str, int]
     flops: float
-    tokens_per_step: int
+    tokens: int
     steps: int
     memory: Memory
     traffic: dict[str, float]
@@ -79,7 +79,7 @@ class RunEstimate:
         return sum(self.parameters.values())
 
     def step_seconds(self, gpu: Gpu, share: float) -> float:
-        """Of one step, at a share of the peak."""
+        """Of one step, at a share of the peak; the mean, where steps differ."""
         return self.flops / self.steps / (self.axes.size * gpu.peak * share)
 
     def fits(self, gpu: Gpu) -> bool:
@@ -104,19 +104,16 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         UserError: it cannot be shared out over so many.
     """
     recipe = with_planned_vocabulary(recipe)
-    train, seq_len = recipe.train, recipe.data.seq_len
-    axes = find_axes(recipe.parallel, n_ranks)
-    check_axes(axes, recipe.model, seq_len, train.batch_size)
+    axes = recipe.axes(n_ranks)
     planned = plan_model(recipe.model, recipe.init)
     parameters = parameters_by_part(entry.site for entry in planned.plan.values())
     n_parameters = float(sum(parameters.values()))
-    tokens = train.batch_size * seq_len
     return RunEstimate(
         axes,
         parameters,
-        float(planned.model.flops_per_token(seq_len)) * tokens * train.steps,
-        tokens,
-        train.steps,
+        recipe.flops(planned.model),
+        recipe.n_tokens,
+        recipe.train.steps,
         _memory(recipe, axes, planned.plan),
         _traffic(recipe, axes, planned.plan),
         4 * n_parameters,
@@ -140,7 +137,7 @@ def estimate_rows(found: RunEstimate, gpu: Gpu, share: float, network: float) ->
     rows += [(f"  {part}", f"{n:,}") for part, n in found.parameters.items()]
     rows += [
         ("operations", f"{found.flops:.3g}"),
-        ("tokens", f"{found.steps:,} steps of {found.tokens_per_step:,} = {found.steps * found.tokens_per_step:,}"),
+        ("tokens", f"{found.tokens:,} in {found.steps:,} steps of {found.tokens // found.steps:,}"),
         ("memory of a rank", f"{found.memory.total / 2**30:.2f} GiB, at the worst in {found.memory.moment}"),
     ]
     rows += [(f"  {part}", f"{size / 2**30:.2f} GiB") for part, size in found.memory.parts.items()]
@@ -179,7 +176,7 @@ def _memory(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> Memory:
     """Of one rank, at its worst moment."""
     model, train = recipe.model, recipe.train
     sizes = _Sizes(recipe, axes, plan)
-    rows = train.batch_size // axes.data
+    rows = train.largest_batch // axes.data
     micro = min(train.micro_batch_size or rows, rows)
     accumulated = micro < rows
     shares = axes.tensor * axes.context

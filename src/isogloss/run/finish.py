@@ -5,7 +5,7 @@ from typing import Any
 
 from isogloss.durable import write_whole
 from isogloss.evaluate.loss import Evaluation
-from isogloss.parallel.env import agreed
+from isogloss.parallel.env import from_rank_0
 from isogloss.recipe import Recipe
 from isogloss.report.loss import plot_loss
 from isogloss.run.folder import RunFolder
@@ -24,7 +24,7 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
     record_samples(session, metrics, display, progress.step)
     if session.ranks.first:
         _write_summary(session, found, by_source)
-    summary = agreed(folder.summary() if session.ranks.first else None)
+    summary = from_rank_0(folder.summary() if session.ranks.first else None)
     assert summary is not None
     return summary
 

@@ -1,12 +1,9 @@
 """Going back to a checkpoint after a spike of the loss, to go on with other data (`isogloss.train.guard`)."""
 
-import torch
-
 from isogloss.checkpoint.load import newest_checkpoint
 from isogloss.checkpoint.peers import join_peers
-from isogloss.models.weights import model_tensors
-from isogloss.optim.state import allot_optimizer_tensors, cast_moments
 from isogloss.run.session import Session
+from isogloss.run.state import restore
 from isogloss.train.display import Display
 from isogloss.train.loop import DivergedError, StepInfo
 from isogloss.train.metrics import Metrics
@@ -35,13 +32,8 @@ def rewind(session: Session, spike: StepInfo, metrics: Metrics, display: Display
             f"step {spike.step}: {what}, and {why}. Lower optim.lr, lengthen optim.schedule.warmup, or raise "
             "train.spike.deviations or train.spike.max_rewinds"
         )
-    checkpoint.load_into("model", model_tensors(session.model))
-    moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
-    checkpoint.load_into("optimizer", moments)
-    cast_moments(session.optimizer, torch.bfloat16 if session.recipe.optim.moments == "bf16" else torch.float32)
+    restore(session, checkpoint)
     progress.go_back(checkpoint.state["progress"])
-    session.window.load(checkpoint.state["window"])
-    session.guard.load(checkpoint.state["guard"])
     passed_over = spike.step - progress.step
     metrics.write("rewind", spike.step, loss=spike.loss, to=progress.step, passed_over=passed_over)
     display.say(

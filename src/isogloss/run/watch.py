@@ -28,7 +28,6 @@ class Watch:
         self._session, self._metrics, self._display = session, metrics, display
         self._bytes_per_token = _bytes_per_token(session.corpus)
         self._of_parts = {part.name: _bytes_per_token(part.corpus) or 0.0 for part in session.corpus.parts}
-        self._flops_per_token = session.model.flops_per_token(session.recipe.data.seq_len)
         peak = measure_peak(torch.device(session.machine.device), session.machine.precision)
         self._peak = peak * session.ranks.world_size
 

@@ -26,14 +26,9 @@ class Found(NamedTuple):
 
 def agree(found: Found) -> Found:
     """What any of the ranks has found, the largest of what asks them to stop; in a process alone, what it has."""
-    if not many_ranks():
+    if not (dist.is_available() and dist.is_initialized()):
         return found
     numbers = torch.tensor(list(map(int, found)))  # on the CPU: the process group has gloo beside NCCL
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
     asked, late, spiked = numbers.tolist()
     return Found(asked, bool(late), bool(spiked))
-
-
-def many_ranks() -> bool:
-    """Whether there is a process group of more than one."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

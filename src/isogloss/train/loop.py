@@ -68,10 +68,14 @@ class TrainConfig(Config):
         return BatchPlan(self.batch_size, self.batch_size_warmup, self.seq_len_warmup)
 
     @property
+    def largest_batch(self) -> int:
+        """Rows a step, at most."""
+        return max([self.batch_size, *(stage.batch_size for stage in self.batch_size_warmup)])
+
+    @property
     def largest_micro_batch(self) -> int:
         """Rows at a time on a device, at most."""
-        largest = max(self.batch_size, *(stage.batch_size for stage in self.batch_size_warmup), 1)
-        return min(self.micro_batch_size or largest, largest)
+        return min(self.micro_batch_size or self.largest_batch, self.largest_batch)
 
 
 @dataclass

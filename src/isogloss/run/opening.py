@@ -1,0 +1,181 @@
+"""A run made ready for its next step: its corpus, machine, model and optimizer, and the files that say what it is."""
+
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+
+from isogloss.build import PlannedModel, materialise, plan_model
+from isogloss.checkpoint.layout import has_checkpoints
+from isogloss.config.base import UserError
+from isogloss.data.corpus import Corpus
+from isogloss.data.loader import open_loader
+from isogloss.data.opening import open_corpus
+from isogloss.data.packing import PackedRows
+from isogloss.data.tokenizers.loading import load_tokenizer
+from isogloss.durable import sync, sync_folder
+from isogloss.optim.groups import create_optimizer
+from isogloss.parallel.env import Ranks, from_rank_0, rank_0_first
+from isogloss.parallel.mesh import Axes, Layout
+from isogloss.recipe import Recipe
+from isogloss.run.folder import RunFolder, check_changes
+from isogloss.run.session import Session
+from isogloss.run.state import resume
+from isogloss.train.display import Display, banner
+from isogloss.train.estimate import Estimate, estimate
+from isogloss.train.guard import SpikeGuard
+from isogloss.train.hooks import Window
+from isogloss.train.loop import Progress
+from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
+
+
+def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axes: Axes) -> Session | None:
+    """Everything ready for the next step; ``None`` if the run has finished. Collective.
+
+    Args:
+        recipe: as loaded.
+        folder: of the run, taken.
+        display: told of the corpus, the machine and the checkpoint.
+        ranks: this process among the others.
+        axes: how they are laid out.
+
+    Raises:
+        UserError: the folder, the data, the machine or a checkpoint does not fit the recipe.
+    """
+    saved = folder.saved_recipe()
+    if saved is None and has_checkpoints(folder.checkpoints):
+        raise UserError(
+            f"{folder.path} has checkpoints but no recipe.yaml to say of what; put it back, or pass --fresh to set the "
+            "folder aside"
+        )
+    changes = check_changes(saved, recipe) if saved is not None else []
+    summary = folder.summary()
+    if summary is not None and summary["steps"] >= recipe.train.steps:
+        return None
+    for change in changes:
+        display.say(f"going on with a changed recipe: {change}")
+    corpus = rank_0_first(
+        ranks,
+        "preparing the corpus",
+        lambda: open_corpus(recipe.data, recipe.tokenizer, display.say, verify=ranks.first),
+    )
+    recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
+    planned = plan_model(recipe.model, recipe.init)
+    sites = [entry.site for entry in planned.plan.values()]
+    seq_len = recipe.data.seq_len
+    expected = estimate(sites, recipe.flops(planned.model), recipe.train.largest_micro_batch, seq_len)
+    machine = from_rank_0(
+        _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
+    )
+    assert machine is not None
+    peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
+    per_step, there_are = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
+    steps, read = recipe.train.steps, recipe.n_tokens
+    display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, read, there_are))
+    for block in planned.model.blocks():
+        block.mixer.check_device(machine.device)
+    session = _build(recipe, folder, corpus, machine, expected, planned, ranks, axes)
+    _say_rows(session, display)
+    resume(session, display)
+    if ranks.first:
+        _keep_description(session, planned)
+    return session
+
+
+def _choose_machine(
+    recipe: Recipe, folder: RunFolder, expected: Estimate, changes: list[str], display: Display, n_ranks: int
+) -> Machine:
+    """The decisions that the run began with, as long as they can be kept; they change the last bits."""
+    former = folder.saved_machine()
+    redecide = any(c.startswith(("train.device", "train.precision", "train.compile")) for c in changes)
+    if former is None or redecide:
+        return replace(find_machine(recipe.train, expected.flops / n_ranks), ranks=n_ranks)
+    kept = recipe.train.model_copy(
+        update={
+            "device": former.device if former.device == "cpu" or torch.cuda.is_available() else "auto",
+            "precision": former.precision,
+            "compile": "on" if former.compiled and compiler_found() else "off",
+        }
+    )
+    here = replace(find_machine(kept, expected.flops / n_ranks), ranks=n_ranks)
+    for what, was in former.as_dict().items():
+        if was != (now := getattr(here, what)):
+            display.say(f"note: the run began with {what} {was} and goes on with {now}: not bit for bit the same")
+    return here
+
+
+def _build(
+    recipe: Recipe,
+    folder: RunFolder,
+    corpus: Corpus,
+    machine: Machine,
+    expected: Estimate,
+    planned: PlannedModel,
+    ranks: Ranks,
+    axes: Axes,
+) -> Session:
+    layout = Layout(axes, recipe.parallel, machine.device) if ranks.world_size > 1 else None
+    model = materialise(
+        planned,
+        seed=recipe.seed,
+        device=torch.device(machine.device),
+        compiled=machine.compiled,
+        recompute=recipe.train.recompute,
+        layout=layout,
+        precision=machine.precision,
+    )
+    loader = open_loader(corpus, recipe.data.cut(), recipe.train.plan(), recipe.seed, recipe.train.steps)
+    optimizer = create_optimizer(model, recipe.optim, planned.plan)
+    return Session(
+        recipe,
+        folder,
+        corpus,
+        machine,
+        model,
+        optimizer,
+        loader,
+        Progress(),
+        Window(),
+        expected,
+        SpikeGuard(recipe.train.spike),
+        ranks,
+        layout,
+    )
+
+
+def _say_rows(session: Session, display: Display) -> None:
+    """What packing costs, source by source, and the lowest loss, where they are known."""
+    corpus, cut = session.corpus, session.recipe.data.cut()
+    for name, one in [(f"{part.name}: ", part.corpus) for part in corpus.parts] or [("", corpus)]:
+        if isinstance(rows := one.rows("train", *cut), PackedRows):
+            display.say(f"  {name}{cut.packing}: {rows.waste()}")
+    if corpus.floor is not None:
+        display.say(f"  no model can do better than {corpus.floor:.4f} nats a target here")
+
+
+def _keep_description(session: Session, planned: PlannedModel) -> None:
+    """Write what says what the run is: a resume, and whoever reads the folder, needs it."""
+    recipe, folder = session.recipe, session.folder
+    folder.save_recipe(recipe)
+    folder.save_json("machine.json", session.machine.as_dict())
+    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
+    _keep_tokenizer(session.corpus, folder)
+
+
+def _keep_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
+    """Copy the tokenizer into the run's folder, whole or not at all."""
+    with suppress(UserError):  # a damaged one is written anew
+        if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
+            return
+    if folder.tokenizer.is_dir():
+        shutil.rmtree(folder.tokenizer)
+    folder.tokenizer.unlink(missing_ok=True)
+    aside = folder.path / ".tokenizer.aside"
+    shutil.rmtree(aside, ignore_errors=True)
+    corpus.tokenizer.save(aside)
+    for file in aside.iterdir():
+        with file.open("rb+") as stream:
+            sync(stream)
+    aside.rename(folder.tokenizer)
+    sync_folder(folder.path)

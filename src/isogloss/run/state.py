@@ -1,0 +1,70 @@
+"""What of a session a checkpoint holds, and how a session takes it back."""
+
+import torch
+
+from isogloss.checkpoint.asynchronous import Saver
+from isogloss.checkpoint.load import Checkpoint, newest_checkpoint
+from isogloss.checkpoint.peers import join_peers
+from isogloss.config.base import UserError
+from isogloss.init.fingerprint import fingerprint
+from isogloss.models.weights import model_tensors
+from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
+from isogloss.run.session import Session
+from isogloss.train.display import Display
+from isogloss.train.loop import Progress
+
+
+def save(session: Session, saver: Saver) -> None:
+    """Save, or begin to. Collective."""
+    saver.save(
+        session.progress.step,
+        {
+            "model": model_tensors(session.model),
+            "optimizer": optimizer_tensors(session.model, session.optimizer),
+        },
+        {
+            "progress": session.progress.as_dict(),
+            "loader": session.loader.state(),
+            "window": session.window.state(),
+            "guard": session.guard.state(),
+            "initial_weights": session.initial,
+        },
+    )
+
+
+def resume(session: Session, display: Display) -> None:
+    """Put back the newest whole checkpoint, if there is one; the weights of a run that begins are fingerprinted.
+
+    Collective.
+
+    Raises:
+        UserError: there are checkpoints and none is whole, or the newest does not fit the recipe or its data.
+    """
+    root = session.folder.checkpoints
+    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers())
+    if checkpoint is None:
+        session.initial = fingerprint(session.model)
+        return
+    session.initial = checkpoint.state.get("initial_weights")
+    saved = checkpoint.state["progress"]
+    if saved["step"] > session.recipe.train.steps:
+        raise UserError(
+            f"{session.folder.path} stands at step {saved['step']}, past train.steps={session.recipe.train.steps}; "
+            "give this run another name (name=...), or more steps"
+        )
+    for change in session.loader.resume(checkpoint.state["loader"], saved["step"] + saved.get("passed_over", 0)):
+        display.say(change)
+    restore(session, checkpoint)
+    session.progress = Progress(**saved)
+    session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
+    display.say(f"resuming after step {session.progress.step} ({checkpoint.folder.name})")
+
+
+def restore(session: Session, checkpoint: Checkpoint) -> None:
+    """Take back the weights, the optimizer's state and what the window and the guard have seen. Collective."""
+    checkpoint.load_into("model", model_tensors(session.model))
+    moments = allot_optimizer_tensors(session.model, session.optimizer, checkpoint.shapes("optimizer"))
+    checkpoint.load_into("optimizer", moments)
+    cast_moments(session.optimizer, torch.bfloat16 if session.recipe.optim.moments == "bf16" else torch.float32)
+    session.window.load(checkpoint.state["window"])
+    session.guard.load(checkpoint.state.get("guard", []))

@@ -1,0 +1,91 @@
+"""The steps of a session, and what is done between them: watching, saving, stopping, going back."""
+
+import signal
+import time
+
+from isogloss.checkpoint.asynchronous import Saver
+from isogloss.data.prefetch import Prefetcher
+from isogloss.run.rewind import rewind
+from isogloss.run.session import Session
+from isogloss.run.state import save
+from isogloss.run.watch import Watch
+from isogloss.train.agreement import Found, agree
+from isogloss.train.display import Display
+from isogloss.train.hooks import every
+from isogloss.train.loop import training_steps
+from isogloss.train.metrics import Metrics
+from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
+from isogloss.train.watchdog import Watchdog
+
+
+def run_steps(session: Session, metrics: Metrics, display: Display, until: float | None) -> None:
+    """Train to the last step. Collective.
+
+    Args:
+        session: ready for its next step.
+        metrics: records what is measured.
+        display: shows it.
+        until: when the run's limit of time is reached, by ``time.monotonic``; ``None`` without one.
+
+    Raises:
+        Interrupted: a signal, or the limit, asked for the end; the state is saved.
+        DivergedError: too many steps were not finite, or the loss spiked too often.
+        SaveFailedError: no checkpoint could be written.
+    """
+    recipe, progress = session.recipe, session.progress
+    if progress.step == recipe.train.steps:
+        return
+    watch = Watch(session, metrics, display)
+    saved_at = time.monotonic()
+    hooks = [
+        watch.log,
+        every(recipe.watch.validate_every, watch.validate, at_end=False),
+        every(recipe.watch.sample_every, watch.sample, at_end=False),
+    ]
+    display.start(progress.step, recipe.train.steps)
+    if progress.step and session.machine.compiled:
+        display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
+    try:
+        with (
+            Prefetcher(session.batches, last_step=recipe.train.steps, pinned=session.machine.device == "cuda") as ahead,
+            Saver(session.folder.checkpoints, recipe.checkpoint) as saver,
+            Watchdog(session.ranks, 60 * recipe.parallel.timeout) as watchdog,
+            stop_requests(until, loud=session.ranks.first) as request,
+        ):
+            steps = training_steps(
+                session.model,
+                session.optimizer,
+                ahead,
+                recipe.train,
+                recipe.optim,
+                progress,
+                session.machine.precision,
+                session.machine.compiled,
+                session.layout,
+            )
+            for info in watchdog.over(steps, progress):
+                saver.poll()
+                asked = request.asked or (signal.SIGPIPE if display.lost else 0)
+                late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
+                spiked = session.guard.spikes(info.loss, bool(info.nonfinite))
+                with watchdog.step(info.step):
+                    found = agree(Found(asked, late, spiked))
+                if found.spiked:
+                    saver.finish()
+                    rewind(session, info, metrics, display)
+                    continue
+                for hook in hooks:
+                    hook(info)
+                stopping = found.asked and not info.last
+                due = info.step % recipe.checkpoint.every == 0 or found.late
+                # Not in a row of steps that are not finite: it would push the last good checkpoint out.
+                if info.last or stopping or (due and not info.nonfinite):
+                    save(session, saver)
+                    saved_at = time.monotonic()
+                if stopping:
+                    saver.finish()
+                    why = " (train.max_minutes)" if found.asked == TIME_LIMIT else ""
+                    display.say(f"stopped after step {info.step}{why}, saved; the same command goes on from there")
+                    raise Interrupted(found.asked, session.ranks.world_size > 1)
+    finally:
+        display.stop()
