@@ -32,7 +32,7 @@ from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
 from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
-from isogloss.parallel.env import Ranks, agreed, process_group, rank_0_first
+from isogloss.parallel.env import Ranks, agreed, process_group, rank_0_first, started_again
 from isogloss.parallel.mesh import Axes, Layout, check_axes, find_axes
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
@@ -49,7 +49,7 @@ from isogloss.train.hooks import Window, every
 from isogloss.train.loop import Progress, training_steps
 from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
 from isogloss.train.metrics import Metrics
-from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
+from isogloss.train.signals import TIME_LIMIT, Interrupted, leave_at_once, stop_requests
 from isogloss.train.trackers import create_trackers
 from isogloss.train.watchdog import Watchdog
 
@@ -70,7 +70,7 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
     until = None if limit is None else time.monotonic() + 60 * limit
     patience = timedelta(minutes=recipe.parallel.timeout)
     # The watchdog, which knows who is waited for, is to speak before the process group does.
-    with process_group(_device(recipe), 1.5 * patience) as ranks, first_error(ranks):
+    with leave_at_once(), process_group(_device(recipe), 1.5 * patience) as ranks, first_error(ranks):
         try:
             return _train(recipe, display, fresh, ranks, until)
         except Interrupted as asked:  # on all ranks at the same step: they leave together
@@ -81,14 +81,13 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
 def _train(recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, until: float | None) -> dict[str, Any]:
     with ExitStack() as stack:
         axes = find_axes(recipe.parallel, ranks.world_size)
-        for _, size, divisor in recipe.train.plan().pieces(0, recipe.train.steps):
-            check_axes(axes, recipe.model, recipe.data.seq_len // divisor, size)
+        _check_stages(recipe, axes)
         folder = RunFolder(recipe.folder)
         if not ranks.first:  # the first rank alone shows and writes
             display = Display(Console(quiet=True))
 
         def take() -> None:
-            if ranks.first and fresh:
+            if ranks.first and fresh and not started_again():  # what it did before is not to be lost
                 with folder.locked():
                     folder.set_aside(display.say)
             if ranks.first:
@@ -106,6 +105,15 @@ def _train(recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, until: f
                 summary = finish(session, metrics, display)
         show_results(folder, recipe, summary, display)
     return summary
+
+
+def _check_stages(recipe: Recipe, axes: Axes) -> None:
+    """Refuse what cannot be shared out at some step; the warm-ups' rows are fewer, and shorter."""
+    first, plan = 0, recipe.train.plan()
+    for n_steps, size, divisor in plan.pieces(0, recipe.train.steps):
+        when = f" while warming up, from step {first + 1} on" if (size, divisor) != (plan.batch_size, 1) else ""
+        check_axes(axes, recipe.model, recipe.data.seq_len // divisor, size, when)
+        first += n_steps
 
 
 def _device(recipe: Recipe) -> str:
