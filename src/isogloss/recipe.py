@@ -105,9 +105,12 @@ class Recipe(Config):
         Raises:
             UserError: they cannot; every reason is listed.
         """
-        axes = find_axes(self.parallel, n_ranks)
-        for _, n_rows, divisor in self.train.plan().pieces(0, self.train.steps):
-            check_axes(axes, self.model, self.data.seq_len // divisor, n_rows)
+        axes, plan = find_axes(self.parallel, n_ranks), self.train.plan()
+        first = 1
+        for n_steps, n_rows, divisor in plan.pieces(0, self.train.steps):
+            when = f" while warming up, from step {first} on" if (n_rows, divisor) != (plan.batch_size, 1) else ""
+            check_axes(axes, self.model, self.data.seq_len // divisor, n_rows, when)
+            first += n_steps
         return axes
 
     def with_vocabulary(self, n_tokens: int) -> "Recipe":

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import queue
 import threading
 import time
 from dataclasses import dataclass
@@ -185,6 +186,16 @@ class Faulty(Loader):
         return Batch(tokens, tokens)
 
 
+class Steps:
+    """Has just these batches."""
+
+    def __init__(self, made: list[Batch]):
+        self.made = made
+
+    def batch(self, step: int) -> Batch:
+        return self.made[step]
+
+
 def test_an_error_made_ahead_is_raised_at_its_step():
     loader = Faulty()
     with Prefetcher(loader, depth=3) as ahead:
@@ -207,3 +218,19 @@ def test_no_more_is_made_ahead_than_asked_for():
         time.sleep(0.05)
         assert loader.made == [0, 1]
     ahead.close()
+
+
+@pytest.mark.parametrize("later", [2, 4], ids=["the end stays", "the end is put off"])
+def test_batches_beyond_the_last_step_are_made_when_asked_for(later: int):
+    made = [Batch(torch.full((1, 1), step), torch.full((1, 1), step)) for step in range(6)]
+    with Prefetcher(Steps(made), depth=2, last_step=2) as ahead:
+        found: queue.Queue[int] = queue.Queue()
+
+        def ask() -> None:
+            found.put(int(ahead.batch(0).tokens))
+            ahead.last_step = later  # after a spike of the loss, the run goes on with batches further on
+            for step in range(1, 6):
+                found.put(int(ahead.batch(step).tokens))
+
+        threading.Thread(target=ask, daemon=True).start()
+        assert [found.get(timeout=10) for _ in range(6)] == list(range(6))

@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from isogloss.config.base import UserError
@@ -69,3 +72,26 @@ def test_a_child_that_has_failed_is_seen_and_can_still_be_waited_for() -> None:
     assert [_has_failed(child.pid) for child in [*children, endless]] == [False, True, True]
     assert [child.wait() for child in [*children, endless]] == [0, 3, -9]
     assert not _has_failed(endless.pid)
+
+
+@pytest.mark.parametrize(("code", "left"), [(2, 0), (75, 0), (-signal.SIGUSR1, 0), (1, 3), (-9, 3), (70, 3)])
+def test_what_the_user_must_mend_is_not_tried_again(tmp_path, monkeypatch, capfd, code: int, left: int) -> None:
+    agent = _Agent(LocalLaunch(["tiny"], 2, max_restarts=3), str(tmp_path))
+    result = RunResult(state=WorkerState.FAILED, failures={0: failure(0, code)})
+    monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", lambda self, group: result)
+    agent._monitor_workers(agent._worker_group)
+    assert agent._remaining_restarts == left
+    assert ("all ranks start again (1 of 3)" in capfd.readouterr().err) == bool(left)
+
+
+def test_a_fresh_run_is_set_aside_by_the_ranks() -> None:
+    assert LocalLaunch(["tiny"], 2, fresh=True).command[-2:] == ["--fresh", "tiny"]
+
+
+def test_a_schedulers_signal_before_the_ranks_are_started_is_kept(tmp_path, monkeypatch) -> None:
+    agent = _Agent(LocalLaunch(["tiny"], 2), str(tmp_path))
+    with agent.signals_forwarded():
+        signal.raise_signal(signal.SIGUSR1)
+    with pytest.raises(SignalException) as ended:
+        agent._start_workers(agent._worker_group)
+    assert ended.value.sigval == signal.SIGUSR1

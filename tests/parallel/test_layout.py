@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from isogloss.config.base import UserError
 from isogloss.models.decoder import DecoderConfig
 from isogloss.parallel.context import positions_of
-from isogloss.parallel.env import ALONE, Ranks, find_ranks, first_host, process_group, rank_0_first
+from isogloss.parallel.env import ALONE, Ranks, find_ranks, first_host, process_group, rank_0_first, started_again
 from isogloss.parallel.mesh import ParallelConfig, check_axes, find_axes
 
 MODEL = DecoderConfig.model_validate(
@@ -43,6 +43,16 @@ def test_every_reason_is_given() -> None:
     for reason in ("n_heads (4)", "n_kv_heads (2)", "d_ff (128)", "seq_len (64)", "2 x context x tensor", "batch_size"):
         assert reason in text
     check_axes(find_axes(ParallelConfig(tensor=2, context=2), 8), MODEL, 64, 8)
+
+
+def test_a_stage_of_a_warm_up_is_named_as_one() -> None:
+    with pytest.raises(UserError, match=r"batch_size \(3 while warming up\).*seq_len \(2 while warming up\)"):
+        check_axes(find_axes(ParallelConfig(context=2), 4), MODEL, 2, 3, " while warming up")
+
+
+def test_ranks_know_whether_they_are_started_again() -> None:
+    counts = ({}, {"TORCHELASTIC_RESTART_COUNT": "0"}, {"TORCHELASTIC_RESTART_COUNT": "2"})
+    assert [started_again(environment) for environment in counts] == [False, False, True]
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 4])

@@ -80,3 +80,13 @@ def test_a_link_to_nowhere_in_the_place_of_the_checkpoints_too(tiny: Path) -> No
     place.symlink_to("/nonexistent/place")
     with pytest.raises(UserError, match="checkpoints is not a folder"):
         run(tiny)
+
+
+def test_fresh_ranks_that_are_started_again_keep_what_they_have_done(tiny: Path, monkeypatch) -> None:
+    run(tiny, "train.steps=3", fresh=True)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    run(tiny, "train.steps=6", fresh=True)
+    assert [path.name for path in (tiny.parent / "runs").iterdir()] == ["tiny"]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    run(tiny, "train.steps=3", fresh=True)
+    assert sorted(path.name for path in (tiny.parent / "runs").iterdir()) == ["tiny", "tiny.1"]

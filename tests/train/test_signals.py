@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -75,3 +77,9 @@ def test_the_limit_of_time() -> None:
 )
 def test_exit_codes(asked: int, many: bool, code: int) -> None:
     assert Interrupted(asked, many).exit_code == code
+
+
+def test_a_schedulers_signal_outside_the_steps_asks_for_another_start() -> None:
+    code = "import signal; from isogloss.train.signals import leave_at_once\n"
+    code += "with leave_at_once(): signal.raise_signal(signal.SIGUSR1)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == REQUEUE

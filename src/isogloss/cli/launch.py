@@ -18,6 +18,7 @@ def launch_local(
     ranks: Annotated[int | None, typer.Option(help="Processes; one for each GPU if not given, else 2.", min=1)] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each; the cores shared out.", min=1)] = None,
     max_restarts: Annotated[int, typer.Option(help="Start all ranks again so often after one has failed.", min=0)] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set a former run of that name aside and begin anew.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train on several ranks of this machine; signals are passed on to them.
@@ -31,7 +32,7 @@ def launch_local(
 
     name, overrides = split_words(arguments)
     load_recipe(name, overrides)  # what is wrong in it is said once, before any rank starts
-    launch = LocalLaunch([name, *overrides], ranks or torch.cuda.device_count() or 2, threads, max_restarts)
+    launch = LocalLaunch([name, *overrides], ranks or torch.cuda.device_count() or 2, threads, max_restarts, fresh)
     check_local(launch)
     if dry_run:
         print(launch.describe())

@@ -32,7 +32,8 @@ class Prefetcher:
     Args:
         batches: what makes them; not to be used by others meanwhile if it reads sequentially.
         depth: how many may wait.
-        last_step: the step before which making ahead ends; ``None``: never.
+        last_step: the step before which making ahead ends; ``None``: never. It may be set anew, later ones are made
+            when they are asked for.
         pinned: put them into page-locked memory, from which a GPU copies while it computes.
     """
 
@@ -44,10 +45,12 @@ class Prefetcher:
         pinned: bool = False,
     ) -> None:
         assert depth >= 1
-        self._batches, self._depth, self._last_step = batches, depth, last_step
-        self._pinned = pinned
+        self._batches, self._depth, self._pinned = batches, depth, pinned
+        self.last_step = last_step
         self._thread: threading.Thread | None = None
         self._next = -1
+        self._end: int | None = None
+        """The step before which the thread ends; ``None``: never."""
 
     def batch(self, step: int) -> Batch:
         """The batch of a step.
@@ -55,7 +58,7 @@ class Prefetcher:
         Raises:
             UserError: as the loader's ``batch``; any other error that it met, too.
         """
-        if self._thread is None or step != self._next:
+        if self._thread is None or step != self._next or (self._end is not None and step >= self._end):
             self.close()
             self._begin(step)
         made = self._queue.get()
@@ -84,13 +87,15 @@ class Prefetcher:
     def _begin(self, step: int) -> None:
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(self._depth)
         self._stop = threading.Event()
-        arguments = (step, self._queue, self._stop)
+        self._end = None if self.last_step is None else max(self.last_step, step + 1)
+        arguments = (step, self._end, self._queue, self._stop)
         self._thread = threading.Thread(target=self._make, args=arguments, name="prefetch", daemon=True)
         self._thread.start()
 
-    def _make(self, step: int, made: "queue.Queue[Batch | BaseException]", stop: threading.Event) -> None:
-        begun = step
-        while not stop.is_set() and (step == begun or self._last_step is None or step < self._last_step):
+    def _make(
+        self, step: int, end: int | None, made: "queue.Queue[Batch | BaseException]", stop: threading.Event
+    ) -> None:
+        while not stop.is_set() and (end is None or step < end):
             try:
                 item: Batch | BaseException = self._batches.batch(step)
                 if self._pinned:

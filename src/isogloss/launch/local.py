@@ -33,10 +33,14 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from isogloss.config.base import UserError
-from isogloss.train.signals import ECHO, OUTCOME
+from isogloss.train.signals import ECHO, OUTCOME, REQUEUE
 
 # Ranks of a job that has failed have nothing to save: they get so many seconds between SIGTERM and SIGKILL.
 _GRACE = 5
+# A rank with this exit code has said what the user can mend; another attempt would end the same way.
+_MENDABLE = 2
+# A scheduler's signal found the rank before its first step, or before it listened: there was nothing to save.
+_EARLY = (REQUEUE, -signal.SIGUSR1, -signal.SIGUSR2)
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FORWARDED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -50,17 +54,20 @@ class LocalLaunch:
         ranks: how many processes.
         threads: of each; the machine's cores shared out if ``None``.
         max_restarts: how often all ranks are started again after one has failed.
+        fresh: set a former run of that name aside.
     """
 
     words: Sequence[str]
     ranks: int
     threads: int | None = None
     max_restarts: int = 0
+    fresh: bool = False
 
     @property
     def command(self) -> list[str]:
         """What each rank runs."""
-        return [sys.executable, "-m", "isogloss", "train", *self.words]
+        options = ["--fresh"] if self.fresh else []
+        return [sys.executable, "-m", "isogloss", "train", *options, *self.words]
 
     @property
     def n_threads(self) -> int:
@@ -88,12 +95,16 @@ def launch_local(launch: LocalLaunch) -> int:
             try:
                 result: RunResult = agent.run()  # pyright: ignore
             except SignalException as ended:
-                return 128 + ended.sigval
+                return 128 + ended.sigval if ended.sigval in _ENDING else REQUEUE
         if result.is_failed():
             failure = agent.first(result.failures)
             if agent.asked:
                 return 128 + agent.asked
-            _say(_describe(failure) + "; the others have been ended")
+            if failure.exitcode in _EARLY:
+                _say("asked to end before the first step; the same command begins again")
+                return REQUEUE
+            if failure.exitcode != _MENDABLE:  # that rank has said why
+                _say(_describe(failure) + "; the others have been ended")
             return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         return int(outcome.read_text()) if outcome.exists() else 0
 
@@ -148,6 +159,8 @@ class _Agent(LocalElasticAgent):
             self.asked, self._since = self.asked or number, time.monotonic()
             if again or not self._pids:
                 number = signal.SIGKILL
+        elif not self._pids:  # no rank has been started; none is to be
+            self.asked = self.asked or number
         self._signal(number)
 
     def _signal(self, number: int) -> None:
@@ -173,6 +186,8 @@ class _Agent(LocalElasticAgent):
             killing.start()
         result: RunResult = super()._monitor_workers(worker_group)  # pyright: ignore
         killing.cancel()
+        if result.is_failed() and self.first(result.failures).exitcode in (_MENDABLE, *_EARLY):
+            self._remaining_restarts = 0
         if result.is_failed() and self._remaining_restarts > 0 and not self.asked:
             restart = worker_group.spec.max_restarts - self._remaining_restarts + 1
             text = _describe(self.first(result.failures))

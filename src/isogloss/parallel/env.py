@@ -74,6 +74,11 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     return ALONE
 
 
+def started_again(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun, or ``isogloss launch local``, has started these ranks again after one had failed."""
+    return environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 class OtherRankError(UserError):
     """Another rank has failed, and tells why."""
 

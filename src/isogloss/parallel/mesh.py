@@ -81,8 +81,15 @@ def find_axes(config: ParallelConfig, n_ranks: int) -> Axes:
     return axes
 
 
-def check_axes(axes: Axes, model: ModelConfig, seq_len: int, batch_size: int) -> None:
+def check_axes(axes: Axes, model: ModelConfig, seq_len: int, batch_size: int, when: str = "") -> None:
     """Whether a model and its batches can be shared out over the axes.
+
+    Args:
+        axes: of the run.
+        model: its heads and widths.
+        seq_len: T.
+        batch_size: rows, over all ranks.
+        when: said of T and of the rows where they are not those of the whole run.
 
     Raises:
         UserError: they cannot; every reason is listed.
@@ -90,8 +97,8 @@ def check_axes(axes: Axes, model: ModelConfig, seq_len: int, batch_size: int) ->
     problems = []
     if batch_size % axes.data:
         problems.append(
-            f"train.batch_size ({batch_size}) is not a multiple of the {axes.data} ranks (replicate x shard) that "
-            "share its rows"
+            f"train.batch_size ({batch_size}{when}) is not a multiple of the {axes.data} ranks (replicate x shard) "
+            "that share its rows"
         )
     if axes.tensor > 1:
         heads, d_ff = model.mixer.heads(model.d_model), model.ffn.width(model.d_model)
@@ -106,7 +113,7 @@ def check_axes(axes: Axes, model: ModelConfig, seq_len: int, batch_size: int) ->
     pieces = axes.tensor * (2 * axes.context if axes.context > 1 else 1)
     if seq_len % pieces:
         why = "2 x context x tensor" if axes.context > 1 else "tensor"
-        problems.append(f"data.seq_len ({seq_len}) is not a multiple of {pieces} ({why} ranks that share a row)")
+        problems.append(f"data.seq_len ({seq_len}{when}) is not a multiple of {pieces} ({why} ranks that share a row)")
     if problems:
         raise UserError("the run cannot be shared out: " + "; ".join(problems))
 

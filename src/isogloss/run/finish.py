@@ -48,7 +48,7 @@ def _write_summary(session: Session, found: Evaluation, by_source: Mapping[str, 
         "floor": session.corpus.floor,
         "sources": {
             name: finite({"share": share, "loss": by_source[name].loss if name in by_source else None})
-            for name, share in session.loader.shares(progress.step).items()
+            for name, share in session.loader.shares(progress.step + progress.passed_over).items()
         },
         "steps": progress.step,
         "skipped_steps": progress.skipped,

@@ -36,6 +36,7 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
     if progress.step == recipe.train.steps:
         return
     watch = Watch(session, metrics, display)
+    pinned = session.machine.device == "cuda"
     saved_at = time.monotonic()
     hooks = [
         watch.log,
@@ -47,7 +48,7 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
         display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
     try:
         with (
-            Prefetcher(session.batches, last_step=recipe.train.steps, pinned=session.machine.device == "cuda") as ahead,
+            Prefetcher(session.batches, last_step=recipe.train.steps + progress.passed_over, pinned=pinned) as ahead,
             Saver(session.folder.checkpoints, recipe.checkpoint) as saver,
             Watchdog(session.ranks, 60 * recipe.parallel.timeout) as watchdog,
             stop_requests(until, loud=session.ranks.first) as request,
@@ -73,6 +74,7 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
                 if found.spiked:
                     saver.finish()
                     rewind(session, info, metrics, display)
+                    ahead.last_step = recipe.train.steps + progress.passed_over
                     continue
                 for hook in hooks:
                     hook(info)

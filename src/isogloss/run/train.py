@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from isogloss.parallel.env import Ranks, process_group, rank_0_first
+from isogloss.parallel.env import Ranks, process_group, rank_0_first, started_again
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder
@@ -22,7 +22,7 @@ from isogloss.run.steps import run_steps
 from isogloss.train.display import Display
 from isogloss.train.first_error import first_error
 from isogloss.train.metrics import Metrics
-from isogloss.train.signals import Interrupted
+from isogloss.train.signals import Interrupted, leave_at_once
 from isogloss.train.trackers import create_trackers
 
 
@@ -42,7 +42,7 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
     until = None if limit is None else time.monotonic() + 60 * limit
     patience = timedelta(minutes=recipe.parallel.timeout)
     # The watchdog, which knows who is waited for, is to speak before the process group does.
-    with process_group(_device(recipe), 1.5 * patience) as ranks, first_error(ranks):
+    with leave_at_once(), process_group(_device(recipe), 1.5 * patience) as ranks, first_error(ranks):
         try:
             return _train(recipe, display, fresh, ranks, until)
         except Interrupted as asked:  # on all ranks at the same step: they leave together
@@ -58,7 +58,7 @@ def _train(recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, until: f
             display = Display(Console(quiet=True))
 
         def take() -> None:
-            if ranks.first and fresh:
+            if ranks.first and fresh and not started_again():  # what it did before is not to be lost
                 with folder.locked():
                     folder.set_aside(display.say)
             if ranks.first:

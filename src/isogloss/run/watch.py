@@ -40,11 +40,12 @@ class Watch:
             return
         values = self._session.window.empty()
         train, seq_len = self._session.recipe.train, self._session.recipe.data.seq_len
-        plan = train.plan()
+        progress, plan = self._session.progress, train.plan()
+        batch = progress.passed_over + info.step - 1
         # Of all tokens read: where few targets count, theirs would say nothing of the work.
-        rate = plan.size(info.step - 1) * seq_len / values["seconds_per_step"]
-        share = rate * self._session.model.flops_per_token(seq_len // plan.divisor(info.step - 1)) / self._peak
-        progress, shares = self._session.progress, self._session.loader.shares(info.step)
+        rate = plan.size(batch) * seq_len / values["seconds_per_step"]
+        share = rate * self._session.model.flops_per_token(seq_len // plan.divisor(batch)) / self._peak
+        shares = self._session.loader.shares(batch + 1)
         per_token = self._bytes_per_token
         if shares:  # of what has been read of a mixture so far
             per_token = sum(share * self._of_parts.get(name, per_token or 0.0) for name, share in shares.items())
@@ -63,7 +64,8 @@ class Watch:
             seconds=progress.seconds,
             **{f"share_{name}": value for name, value in shares.items()},
         )
-        left = (plan.rows_before(train.steps) - plan.rows_before(info.step)) * seq_len / rate
+        last = progress.passed_over + train.steps
+        left = (plan.rows_before(last) - plan.rows_before(batch + 1)) * seq_len / rate
         # What matters least comes last: a narrow terminal cuts it off. A warming step's time says nothing.
         speed = "" if info.warming else f"{duration(left)} left  {rate:,.0f} tok/s  {share:.0%} of peak  "
         loss = loss_in_words(self._session, values["loss"], bits)

@@ -64,6 +64,23 @@ class StopRequest:
 
 
 @contextmanager
+def leave_at_once() -> Iterator[None]:
+    """Within it, SIGUSR1 and SIGUSR2 end the process with ``REQUEUE``: before the first step, and after the last one.
+
+    There is nothing to save then that is not on the disk, but a scheduler is still to start the run again.
+    """
+    former = {number: signal.getsignal(number) for number in _USER}
+    heard = [number for number in _USER if former[number] == signal.SIG_DFL]
+    for number in heard:
+        signal.signal(number, lambda number, frame: os._exit(REQUEUE))
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, former[number])
+
+
+@contextmanager
 def stop_requests(until: float | None = None, loud: bool = True) -> Iterator[StopRequest]:
     """Within it, the first signal is only noted; the former handlers are put back at the end.
 
