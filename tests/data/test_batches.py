@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
 from isogloss.data.batches import BatchPlan, BatchStage, LengthStage
-from isogloss.data.fitting import make_table
 from isogloss.data.loader import Loader, sequential_batches
-from isogloss.data.mixing import MixedRows, Segment
-from isogloss.data.order import Shuffled
-from isogloss.data.packing import PackedRows
 from isogloss.data.prefetch import Prefetcher
 from isogloss.data.prepare import FilesConfig, prepare
+from isogloss.data.rows.fitting import make_table
+from isogloss.data.rows.mixing import MixedRows, Segment
+from isogloss.data.rows.order import Shuffled
+from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream
 from isogloss.data.tokenizers.config import BytesConfig
 from isogloss.models.protocol import IGNORED, Batch

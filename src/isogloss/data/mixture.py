@@ -2,7 +2,7 @@
 
 Weights are of targets, not of documents or rows: a source whose rows are fuller needs fewer of them. Where none are
 given they are proportional to ``tokens^(1/temperature)`` (Conneau et al. 2019, "Unsupervised Cross-lingual
-Representation Learning at Scale", where 1/temperature is alpha). ``mixing.py`` keeps the proportions to the row.
+Representation Learning at Scale", where 1/temperature is alpha). ``rows/mixing.py`` keeps the proportions to the row.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from pydantic import Field, model_validator
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines
 from isogloss.data.corpus import Cut, PackedConfig, Packing, Part, SplitFacts, SplitName
-from isogloss.data.mixing import MixedRows, Segment, block_size
-from isogloss.data.order import Shuffled
-from isogloss.data.packing import PackedRows
 from isogloss.data.prepare import TextChoice, prepare, training_texts
 from isogloss.data.prepare.progress import Watch
 from isogloss.data.prepared import PreparedCorpus
-from isogloss.data.rows import Rows, RowSource
+from isogloss.data.rows.mixing import MixedRows, Segment, block_size
+from isogloss.data.rows.order import Shuffled
+from isogloss.data.rows.packing import PackedRows
+from isogloss.data.rows.source import Rows, RowSource
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import BPEConfig, FileConfig, TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer

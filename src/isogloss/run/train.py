@@ -18,8 +18,8 @@ from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
 from isogloss.data.loader import open_loader
 from isogloss.data.opening import open_corpus
-from isogloss.data.packing import PackedRows
 from isogloss.data.prefetch import Prefetcher
+from isogloss.data.rows.packing import PackedRows
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.durable import sync, sync_folder
 from isogloss.init.fingerprint import fingerprint

@@ -7,7 +7,7 @@ import pytest
 
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
-from isogloss.data.rows import RowSource
+from isogloss.data.rows.source import RowSource
 from isogloss.data.synthetic.associative_recall import AssociativeRecallConfig
 from isogloss.data.synthetic.copy import COPY, CopyConfig
 from isogloss.data.synthetic.corpus import TASKS, SyntheticCorpus

@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 
 from isogloss.config.base import UserError
-from isogloss.data.corpora import fingerprint_documents, python_stdlib
 from isogloss.data.prepare.config import FilesText, NearDuplicatesConfig, TextChoice
 from isogloss.data.prepared import InputRecord, SplitName
 from isogloss.data.sources import hub
 from isogloss.data.sources.files import HUB, endings
+from isogloss.data.sources.installed import fingerprint_documents, python_stdlib
 from isogloss.data.sources.listing import list_units
 from isogloss.data.sources.reading import read_unit
 from isogloss.data.sources.records import BadRecord, Document, Dropped

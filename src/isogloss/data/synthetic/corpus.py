@@ -11,7 +11,7 @@ from pydantic import Field
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Packing, SplitFacts, SplitName
 from isogloss.data.counter import Draws
-from isogloss.data.rows import Rows
+from isogloss.data.rows.source import Rows
 from isogloss.data.synthetic.associative_recall import AssociativeRecall, AssociativeRecallConfig
 from isogloss.data.synthetic.copy import Copy, CopyConfig
 from isogloss.data.synthetic.induction import Induction, InductionConfig

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Int
 
 from isogloss.config.base import UserError
-from isogloss.data.rows import Rows, RowSource
+from isogloss.data.rows.source import Rows, RowSource
 
 MAX_BLOCK = 4096
 MIN_BLOCKS = 64

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isogloss.data.order import permute
+from isogloss.data.rows.order import permute
 
 KEYS = st.integers(0, 2**64 - 1)
 

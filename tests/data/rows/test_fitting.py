@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isogloss.data import fitting
-from isogloss.data.fitting import best_fit, keep_table, make_table
-from isogloss.data.packing import PackedRows
+from isogloss.data.rows import fitting
+from isogloss.data.rows.fitting import best_fit, keep_table, make_table
+from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream
 from isogloss.models.protocol import IGNORED
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isogloss.data.packing import count_rows, pack_rows
+from isogloss.data.rows.packing import count_rows, pack_rows
 from isogloss.data.shards import TokenStream
 from isogloss.models.protocol import IGNORED
 
