@@ -195,4 +195,6 @@ def test_no_more_is_made_ahead_than_asked_for():
         ahead.batch(1)
         time.sleep(0.05)
         assert loader.made == [0, 1]
+        assert int(ahead.batch(2).tokens) == 2  # nobody makes it ahead, and nobody waits for it in vain
+        assert loader.made == [0, 1, 2]
     ahead.close()

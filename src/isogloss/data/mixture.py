@@ -26,7 +26,7 @@ from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.rows.mixing import MixedRows, Segment, block_size
 from isogloss.data.rows.order import Shuffled
 from isogloss.data.rows.packing import PackedRows
-from isogloss.data.rows.source import Rows, RowSource
+from isogloss.data.rows.source import Rows, RowSource, gather_rows
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import BPEConfig, FileConfig, TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
@@ -215,11 +215,7 @@ class _Joined:
         """Some rows, by their numbers."""
         which = np.searchsorted(self._ends, numbers, side="right")
         begins = np.append(0, self._ends)
-        # One at a time: validation reads them in order, and there are few.
-        parts = [self._sources[i].rows(numbers[j : j + 1] - begins[i]) for j, i in enumerate(which)]
-        tokens, targets = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        documents = [part.documents for part in parts if part.documents is not None]
-        return Rows(tokens, targets, np.concatenate(documents) if documents else None)
+        return gather_rows(self._sources, which, numbers - begins[which])
 
 
 def open_mixture(
