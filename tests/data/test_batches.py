@@ -46,11 +46,9 @@ def loaders(draw):
     lengths = draw(st.lists(st.integers(1, 40), min_size=2, max_size=30))
     way = draw(st.sampled_from(["concatenate", "best_fit", "document"]))
     seed = draw(st.integers(0, 5))
-    ends = sorted(draw(st.sets(st.integers(1, 12), max_size=2)))
-    sizes = tuple(BatchStage(until=end, batch_size=draw(size)) for end in ends)
-    cuts = sorted(draw(st.sets(st.integers(1, 12), max_size=2)))
-    cut = tuple(LengthStage(until=end, divisor=draw(st.sampled_from([2, 3, 4]))) for end in cuts)
-    plan = BatchPlan(draw(size), sizes, cut)
+    sizes = sorted(draw(st.dictionaries(st.integers(1, 12), size, max_size=2)).items())
+    cuts = sorted(draw(st.dictionaries(st.integers(1, 12), st.sampled_from([2, 3, 4]), max_size=2)).items())
+    last_size = draw(size)
     is_mixed = draw(st.booleans())
 
     def packed(name: str = "x") -> PackedRows:
@@ -60,6 +58,8 @@ def loaders(draw):
         return PackedRows(stream, T, PAD, True, table, way)
 
     def make() -> Loader:
+        stages = tuple(BatchStage(until=until, batch_size=n) for until, n in sizes)
+        plan = BatchPlan(last_size, stages, tuple(LengthStage(until=until, divisor=n) for until, n in cuts))
         if not is_mixed:
             return Loader(packed(), plan, seed)
         sources = {name: Shuffled(packed(name), seed, name) for name in ("a", "b")}
