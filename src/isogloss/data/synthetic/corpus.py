@@ -22,7 +22,7 @@ from isogloss.data.synthetic.pcfg import PCFG, PCFGConfig
 from isogloss.data.synthetic.selective_copy import SelectiveCopy, SelectiveCopyConfig
 from isogloss.data.synthetic.task import SyntheticConfig, Task
 from isogloss.data.tokenizers.symbols import SymbolsTokenizer
-from isogloss.models.protocol import IGNORED
+from isogloss.models.ignored import IGNORED
 
 FORMAT = 1
 """Raised whenever the same settings would give other rows."""
