@@ -27,7 +27,7 @@ from isogloss.models.protocol import IGNORED, Batch
 
 PAD = 60_000
 T = 12
-MAX_EXAMPLES = 15 * int(os.environ.get("ISOGLOSS_FAULTS", "1"))
+MAX_EXAMPLES = 8 * int(os.environ.get("ISOGLOSS_FAULTS", "1"))
 
 
 def join(batches: list[Batch]) -> Batch:
@@ -134,13 +134,13 @@ def test_files_on_any_number_of_ranks_give_every_token_of_every_epoch_once(tmp_p
     folder.mkdir()
     generator = np.random.default_rng(n_files)
     for number in range(n_files):
-        words = generator.integers(0, 99, 4 + 200 // n_files)
+        words = generator.integers(0, 99, 4 + 120 // n_files)
         (folder / f"{number}.txt").write_text(f"file {number}: " + " ".join(map(str, words)))
     config = FilesConfig(train=(str(folder),), validation_bytes=20, prepared_dir=tmp_path / "prepared")
     corpus = prepare(config, BytesConfig())
     stream = corpus.split("train")
     for packing in ("concatenate", "best_fit", "document"):
-        rows = corpus.rows("train", 8, True, packing)
+        rows = corpus.rows("train", 16, True, packing)
         for world_size in (1, 48):
             loader = Loader(rows, world_size, seed=1)
             n_epochs = 2
@@ -155,7 +155,7 @@ def test_files_on_any_number_of_ranks_give_every_token_of_every_epoch_once(tmp_p
                 targets = join(batches[chosen]).targets
                 expected = np.sort(stream.gather(np.arange(1, len(stream))))
                 np.testing.assert_array_equal(np.sort(targets[targets != IGNORED].numpy()), expected)
-    ranks = [list(sequential_batches(corpus.rows("validation", 8), 48, rank, 48)) for rank in range(48)]
+    ranks = [list(sequential_batches(corpus.rows("validation", 16), 48, rank, 48)) for rank in range(48)]
     targets = torch.cat([batch.targets.flatten() for batches in ranks for batch in batches])
     assert (targets != IGNORED).sum() == len(corpus.split("validation")) - 1
 
