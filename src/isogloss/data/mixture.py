@@ -7,13 +7,12 @@ Representation Learning at Scale", where 1/temperature is alpha). ``rows/mixing.
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
@@ -29,7 +28,7 @@ from isogloss.data.rows.packing import PackedRows
 from isogloss.data.rows.source import Rows, RowSource, gather_rows
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import BPEConfig, FileConfig, TokenizerConfig
-from isogloss.data.tokenizers.loading import build_tokenizer
+from isogloss.data.tokenizers.loading import build_tokenizer, keep_tokenizer
 
 
 class MixtureSource(Config):
@@ -263,18 +262,17 @@ def _shared_tokenizer(texts: Sequence[TextChoice], config: BPEConfig, progress: 
     decisive = [config.model_dump(mode="json"), [fingerprint for fingerprint, _ in gathered]]
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
     folder = texts[0].prepared_dir / f"tokenizer-{key}"
-    if not (folder / "tokenizer.json").is_file():
-        progress(f"building the tokenizer ({config.type}) of all sources")
-        tokenizer = build_tokenizer(config, lambda: (text for _, read in gathered for text in read()))
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        try:
-            tokenizer.save(aside)
-            if not folder.exists():  # another process may have been as quick
-                aside.rename(folder)
-        except OSError as error:
+    whole = folder / "tokenizer.json"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not whole.is_file():  # nobody else has made it meanwhile
+                progress(f"building the tokenizer ({config.type}) of all sources")
+                tokenizer = build_tokenizer(config, lambda: (text for _, read in gathered for text in read()))
+                keep_tokenizer(tokenizer, folder)
+    except OSError as error:
+        if not whole.is_file():  # a folder that cannot be written may hold it
             raise UserError(
                 f"{folder}: the tokenizer cannot be written ({error.strerror or error}); choose another prepared_dir"
             ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     return FileConfig(path=folder)

@@ -4,7 +4,6 @@ The whole of a run's state is its weights, the optimizer's moments and a few cou
 weights are functions of the recipe and the step. So a run that is killed and started again ends with the same bits.
 """
 
-import shutil
 import signal
 import time
 from contextlib import suppress
@@ -20,8 +19,7 @@ from isogloss.data.loader import open_loader
 from isogloss.data.opening import open_corpus
 from isogloss.data.prefetch import Prefetcher
 from isogloss.data.rows.packing import PackedRows
-from isogloss.data.tokenizers.loading import load_tokenizer
-from isogloss.durable import sync, sync_folder
+from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import load_weights, model_tensors
 from isogloss.optim.groups import create_optimizer
@@ -103,7 +101,7 @@ def _open(recipe: Recipe, folder: RunFolder, display: Display) -> Session | None
     folder.save_recipe(recipe)
     folder.save_json("machine.json", machine.as_dict())
     folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
-    _keep_tokenizer(corpus, folder)
+    _copy_tokenizer(corpus, folder)
     return session
 
 
@@ -117,22 +115,12 @@ def _say_rows(session: Session, display: Display) -> None:
         display.say(f"  no model can do better than {corpus.floor:.4f} nats a target here")
 
 
-def _keep_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
+def _copy_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
     """Copy the tokenizer into the run's folder, whole or not at all."""
     with suppress(UserError):  # a damaged one is written anew
         if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
             return
-    if folder.tokenizer.is_dir():
-        shutil.rmtree(folder.tokenizer)
-    folder.tokenizer.unlink(missing_ok=True)
-    aside = folder.path / ".tokenizer.aside"
-    shutil.rmtree(aside, ignore_errors=True)
-    corpus.tokenizer.save(aside)
-    for file in aside.iterdir():
-        with file.open("rb+") as stream:
-            sync(stream)
-    aside.rename(folder.tokenizer)
-    sync_folder(folder.path)
+    keep_tokenizer(corpus.tokenizer, folder.tokenizer)
 
 
 def _open_metrics(session: Session) -> Metrics:
