@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from isogloss.config.base import UserError
 from isogloss.data.prepared import PreparedCorpus, SplitName
+from isogloss.data.rows.packing import count_rows
 from isogloss.data.shards import TokenStream
 
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -100,7 +101,7 @@ def peek_row(corpus: PreparedCorpus, split: SplitName, number: int, seq_len: int
         UserError: there are not so many rows.
     """
     n_tokens = len(corpus.split(split))
-    n_rows = -(-n_tokens // seq_len)
+    n_rows = count_rows(n_tokens, seq_len)
     if not 0 <= number < n_rows:
         raise UserError(f"{corpus.folder}: {split} has rows 0 to {n_rows - 1:,} of {seq_len} tokens, not {number:,}")
     return peek_tokens(corpus, split, number * seq_len, min((number + 1) * seq_len, n_tokens))

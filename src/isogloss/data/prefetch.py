@@ -55,7 +55,7 @@ class Prefetcher:
         Raises:
             UserError: as the loader's ``batch``; any other error that it met, too.
         """
-        if self._thread is None or step != self._next:
+        if self._thread is None or step != self._next or step == self._last_step:
             self.close()
             self._begin(step)
         made = self._queue.get()

@@ -4,7 +4,6 @@ The whole of a run's state is its weights, the optimizer's moments and a few cou
 weights are functions of the recipe and the step. So a run that is killed and started again ends with the same bits.
 """
 
-import shutil
 import signal
 import time
 from contextlib import ExitStack, suppress
@@ -24,10 +23,9 @@ from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
 from isogloss.data.loader import open_loader
 from isogloss.data.opening import open_corpus
-from isogloss.data.packing import PackedRows
 from isogloss.data.prefetch import Prefetcher
-from isogloss.data.tokenizers.loading import load_tokenizer
-from isogloss.durable import sync, sync_folder
+from isogloss.data.rows.packing import PackedRows
+from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import create_optimizer
@@ -170,25 +168,15 @@ def _keep_description(session: Session, planned: PlannedModel) -> None:
     folder.save_recipe(recipe)
     folder.save_json("machine.json", session.machine.as_dict())
     folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
-    _keep_tokenizer(session.corpus, folder)
+    _copy_tokenizer(session.corpus, folder)
 
 
-def _keep_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
+def _copy_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
     """Copy the tokenizer into the run's folder, whole or not at all."""
     with suppress(UserError):  # a damaged one is written anew
         if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
             return
-    if folder.tokenizer.is_dir():
-        shutil.rmtree(folder.tokenizer)
-    folder.tokenizer.unlink(missing_ok=True)
-    aside = folder.path / ".tokenizer.aside"
-    shutil.rmtree(aside, ignore_errors=True)
-    corpus.tokenizer.save(aside)
-    for file in aside.iterdir():
-        with file.open("rb+") as stream:
-            sync(stream)
-    aside.rename(folder.tokenizer)
-    sync_folder(folder.path)
+    keep_tokenizer(corpus.tokenizer, folder.tokenizer)
 
 
 def _open_metrics(session: Session) -> Metrics:

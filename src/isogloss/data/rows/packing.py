@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Int
 
 from isogloss.data.corpus import Packing
-from isogloss.data.fitting import RowTable
-from isogloss.data.rows import Rows
+from isogloss.data.rows.fitting import RowTable
+from isogloss.data.rows.source import Rows
 from isogloss.data.shards import TokenStream
-from isogloss.models.protocol import IGNORED
+from isogloss.models.ignored import IGNORED
 
 
 @dataclass(frozen=True)
