@@ -33,7 +33,7 @@ from isogloss.data.prepare.scan import ScanTask, report_bad, scan_unit
 from isogloss.data.prepare.spills import KEY, Spills, UnitRecord, read_record
 from isogloss.data.prepare.split import Split, choose_split
 from isogloss.data.prepare.tokenise import RangeRecord, TokeniseTask, read_range, tokenise_range
-from isogloss.data.prepare.work import remove, work_folder
+from isogloss.data.prepare.work import BAD_ENDING, remove, work_folder
 from isogloss.data.prepare.workers import Workers, count_cores, start_workers
 from isogloss.data.prepared import BAD_RECORDS, TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
 from isogloss.data.shards import token_dtype
@@ -155,7 +155,7 @@ def _scanned(
 
 def _scan(folder: Path, config: TextChoice, inputs: Inputs, workers: Workers, watch: Watch) -> list[UnitRecord]:
     max_bad = config.max_bad if isinstance(config, FilesText) else 0
-    report = folder.with_suffix(".bad.jsonl")
+    report = folder.with_suffix(BAD_ENDING)
     report.unlink(missing_ok=True)
     spills = folder / "spills"
     spills.mkdir(exist_ok=True)
