@@ -82,7 +82,8 @@ def prepare(
     folder = config.prepared_dir / _hash([_scan_key(inputs), *_split_decision(config), decides])
     if (corpus := _reuse(folder, config, verify, progress)) is None:
         with _scanned(config, inputs, progress, workers, watch) as scan:
-            if (corpus := _reuse(folder, config, verify, progress)) is None:
+            # Another process may have made it meanwhile; what is wrong with it has been said.
+            if (corpus := _reuse(folder, config, verify, lambda message: None)) is None:
                 _make(folder, config, tokenizer, ready, scan)
                 corpus = open_prepared(folder)
             remove(scan.folder)

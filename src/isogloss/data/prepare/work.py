@@ -47,7 +47,12 @@ def work_folder(parent: Path, key: str, paths: list[str], progress: Callable[[st
     try:
         folder = parent / f"{key}{ENDING}"
         folder.mkdir(exist_ok=True)
-        write_whole(folder / _WORK, json.dumps(paths).encode())
+        try:
+            write_whole(folder / _WORK, json.dumps(paths).encode())
+        except OSError:
+            with suppress(OSError):  # not if there is work in it
+                folder.rmdir()
+            raise
         yield folder
     finally:
         lock.release()
