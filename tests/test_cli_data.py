@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from isogloss import cli
 from isogloss.cli.bar import Bar
+from isogloss.data.prepare import pipeline
 from isogloss.data.prepare.progress import Lines, Watch
 
 
@@ -99,6 +101,20 @@ def test_a_name_that_is_no_utf_8_is_read_in_its_folder_and_refused_alone(isoglos
     assert "a\\udcff.jsonl: a name that is not UTF-8" in errors
     code, _, errors = isogloss("prepare", path.parent, "--tokenizer", "bytes", "validation_bytes=50")
     assert (code, errors) == (0, "")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_it_says_how_to_go_on(isogloss, monkeypatch, number: int, expected: int) -> None:
+    scan = pipeline.scan_unit
+    monkeypatch.setattr(pipeline, "scan_unit", lambda task: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    code, _, errors = isogloss("prepare", "texts", "--tokenizer", "bytes", "validation_bytes=80")
+    assert code == expected
+    assert "stopped: the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert signal.getsignal(number) == before
+    monkeypatch.setattr(pipeline, "scan_unit", scan)
+    assert isogloss("prepare", "texts", "--tokenizer", "bytes", "validation_bytes=80")[0] == 0
 
 
 def test_what_packing_costs(isogloss) -> None:

@@ -1,7 +1,10 @@
 """The verbs of ``isogloss data``."""
 
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,10 +88,14 @@ def data_prepare(
         output.print(line, markup=False, highlight=False, soft_wrap=True)
 
     if isinstance(config, MixtureConfig):
-        for part in open_mixture(config, tokenizer_config, say, verify, workers=workers, watch=watch).corpora.values():
+        with _stoppable():
+            mixed = open_mixture(config, tokenizer_config, say, verify, workers=workers, watch=watch)
+        for part in mixed.corpora.values():
             _print_facts(part)
     elif isinstance(config, TextConfig):
-        _print_facts(prepare(config, tokenizer_config, say, verify, workers=workers, watch=watch))
+        with _stoppable():
+            corpus = prepare(config, tokenizer_config, say, verify, workers=workers, watch=watch)
+        _print_facts(corpus)
     else:
         raise UserError(f"data.type {config.type} is made as it is read: there is nothing to prepare")
 
@@ -193,6 +200,26 @@ def data_peek(
         whole = "whole" if piece.n_tokens == piece.n_document else f"tokens {piece.first:,} to {last:,}"
         print(f"--- document {piece.document:,}: {whole} of {piece.n_document:,} tokens ---")
         print(piece.text)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal end the workers too, and it is said how to go on."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    ending = (signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGTERM,)
+    before = {number: signal.signal(number, stop) for number in ending}
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(OSError):  # the terminal may be gone
+            print("stopped: the same command goes on from what is done", file=sys.stderr, flush=True)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _configs(
