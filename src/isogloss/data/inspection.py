@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Int
 
 from isogloss.config.base import UserError
+from isogloss.data.corpus import Packing
+from isogloss.data.packing import Waste
 from isogloss.data.prepared import PreparedCorpus, SplitName
 from isogloss.data.rows.packing import count_rows
 from isogloss.data.shards import TokenStream
@@ -79,6 +82,11 @@ def gather_statistics(corpus: PreparedCorpus, split: SplitName, n_top: int = 20)
         top=tuple((int(token), int(counts[token])) for token in order if counts[token]),
         n_unused=int((counts == 0).sum()),
     )
+
+
+def gather_waste(corpus: PreparedCorpus, split: SplitName, seq_len: int) -> dict[Packing, Waste]:
+    """What each way of packing costs; the rows found for it are kept with the corpus, where training looks for them."""
+    return {packing: corpus.rows(split, seq_len, packing=packing).waste() for packing in get_args(Packing)}
 
 
 def peek_document(corpus: PreparedCorpus, split: SplitName, number: int) -> Piece:

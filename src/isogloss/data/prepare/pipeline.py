@@ -32,7 +32,7 @@ from isogloss.data.prepare.scan import ScanTask, report_bad, scan_unit
 from isogloss.data.prepare.spills import KEY, Spills, UnitRecord, read_record
 from isogloss.data.prepare.split import Split, choose_split
 from isogloss.data.prepare.tokenise import RangeRecord, TokeniseTask, read_range, tokenise_range
-from isogloss.data.prepare.work import remove, work_folder
+from isogloss.data.prepare.work import BAD_ENDING, remove, work_folder
 from isogloss.data.prepare.workers import Workers, count_cores, start_workers
 from isogloss.data.prepared import BAD_RECORDS, TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
 from isogloss.data.shards import token_dtype
@@ -78,7 +78,8 @@ def prepare(
     folder = config.prepared_dir / hash_of([scan_key(inputs), *split_decision(config), decides])
     if (corpus := _reuse(folder, config, verify, progress)) is None:
         with _scanned(config, inputs, progress, workers, watch) as scan:
-            if (corpus := _reuse(folder, config, verify, progress)) is None:
+            # Another process may have made it meanwhile; what is wrong with it has been said.
+            if (corpus := _reuse(folder, config, verify, lambda message: None)) is None:
                 _make(folder, config, tokenizer, ready, scan)
                 corpus = open_prepared(folder)
             remove(scan.folder)
@@ -151,7 +152,7 @@ def _scanned(
 
 def _scan(folder: Path, config: TextChoice, inputs: Inputs, workers: Workers, watch: Watch) -> list[UnitRecord]:
     max_bad = config.max_bad if isinstance(config, FilesText) else 0
-    report = folder.with_suffix(".bad.jsonl")
+    report = folder.with_suffix(BAD_ENDING)
     report.unlink(missing_ok=True)
     spills = folder / "spills"
     spills.mkdir(exist_ok=True)
