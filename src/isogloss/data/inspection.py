@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Packing
-from isogloss.data.packing import Waste
+from isogloss.data.rows.packing import Waste
 from isogloss.data.prepared import PreparedCorpus, SplitName
 from isogloss.data.rows.packing import count_rows
 from isogloss.data.shards import TokenStream
