@@ -16,11 +16,11 @@ from statistics import median
 import numpy as np
 
 from isogloss.data.corpus import Packing
-from isogloss.data.fitting import make_table
 from isogloss.data.loader import Loader
-from isogloss.data.mixing import MixedRows, Segment
-from isogloss.data.order import Shuffled
-from isogloss.data.packing import PackedRows
+from isogloss.data.rows.fitting import make_table
+from isogloss.data.rows.mixing import MixedRows, Segment
+from isogloss.data.rows.order import Shuffled
+from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream
 from isogloss.recipe import load_recipe
 

@@ -35,7 +35,7 @@ from isogloss.init.rules import Constant, Normal
 from isogloss.init.schemes import SchemeConfig
 from isogloss.init.signals import Signals
 from isogloss.models.decoder import DecoderConfig
-from isogloss.models.protocol import IGNORED
+from isogloss.models.ignored import IGNORED
 from isogloss.nn.roles import Role
 from isogloss.run.plan import as_markdown, footer, plan_recipe, plan_table
 from isogloss.train.gpus import GPUS

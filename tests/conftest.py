@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from isogloss.build import build_model
 from isogloss.init.schemes import LinguaConfig
@@ -15,6 +16,9 @@ from isogloss.models.decoder import Decoder, DecoderConfig
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers whose threads wait for each other's cores are many times slower than one thread
+# Few cases of each property by default, so that the suite is quick; many times as many in a campaign.
+settings.register_profile("isogloss", max_examples=40 * int(os.environ.get("ISOGLOSS_FAULTS", "1")), deadline=None)
+settings.load_profile("isogloss")
 
 MakeDecoder = Callable[..., Decoder]
 

@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from isogloss import cli
 from isogloss.cli.bar import Bar
+from isogloss.data.prepare import pipeline
 from isogloss.data.prepare.progress import Lines, Watch
 
 
@@ -19,6 +22,7 @@ def isogloss(capfd, monkeypatch, tmp_path):
     """Run a verb of ``isogloss data`` in a folder that has texts/; gives exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
+    (tmp_path / "dangling.txt").symlink_to("gone.txt")
     for number in range(40):
         (tmp_path / f"texts/{number}.txt").write_text(f"document number {number}\n" * (number % 3 + 1))
 
@@ -71,6 +75,61 @@ def test_options_reach_the_config(isogloss, tmp_path: Path) -> None:
     assert "train         1 documents" in output
 
 
+@pytest.mark.parametrize("name", ["lang=en.jsonl", "lang=en/a.jsonl", "two\nlines \U0001f600 'é\" #: {.jsonl"])
+def test_a_path_may_have_any_name(isogloss, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps({"7": f"text number {n}"}) + "\n" for n in range(40)))
+    words = ("--tokenizer", "bytes", "--text-field", "7", "--prepared-dir", "null")  # no YAML: text, as it was given
+    code, _, errors = isogloss("prepare", name, *words, "validation_bytes=50")
+    assert (code, errors) == (0, "")
+    manifest = json.loads(isogloss("inspect", "null", "--json")[1])
+    assert [entry["name"] for entry in manifest["inputs"]] == [path.name]
+    assert manifest["train"]["n_documents"] + manifest["validation"]["n_documents"] == 40
+
+
+def test_a_name_that_is_no_utf_8_is_read_in_its_folder_and_refused_alone(isogloss, tmp_path: Path) -> None:
+    path = tmp_path / "odd" / os.fsdecode(b"a\xff.jsonl")
+    path.parent.mkdir()
+    try:
+        path.write_text("".join(json.dumps({"text": f"text number {n}"}) + "\n" for n in range(40)))
+    except OSError:
+        pytest.skip("this disk has UTF-8 names only")
+    code, _, errors = isogloss("prepare", path, "--tokenizer", "bytes")
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert "a\\udcff.jsonl: a name that is not UTF-8" in errors
+    code, _, errors = isogloss("prepare", path.parent, "--tokenizer", "bytes", "validation_bytes=50")
+    assert (code, errors) == (0, "")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_it_says_how_to_go_on(isogloss, monkeypatch, number: int, expected: int) -> None:
+    scan = pipeline.scan_unit
+    monkeypatch.setattr(pipeline, "scan_unit", lambda task: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    code, _, errors = isogloss("prepare", "texts", "--tokenizer", "bytes", "validation_bytes=80")
+    assert code == expected
+    assert "stopped: the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert signal.getsignal(number) == before
+    monkeypatch.setattr(pipeline, "scan_unit", scan)
+    assert isogloss("prepare", "texts", "--tokenizer", "bytes", "validation_bytes=80")[0] == 0
+
+
+def test_what_packing_costs(isogloss) -> None:
+    isogloss("prepare", "texts", "--tokenizer", "bytes", "validation_bytes=80")
+    costs = json.loads(isogloss("stats", "prepared", "--seq-len", "50", "--json")[1])["packing"]
+    assert set(costs) == {"concatenate", "best_fit", "document"}
+    n_documents = json.loads(isogloss("stats", "prepared", "--json")[1])["train"]["n_documents"]
+    assert {cost["n_documents"] for cost in costs.values()} == {n_documents}
+    assert costs["document"]["n_rows"] > costs["best_fit"]["n_rows"] >= costs["concatenate"]["n_rows"]
+    assert costs["concatenate"]["n_cut"] > costs["best_fit"]["n_cut"] == costs["document"]["n_cut"] > 0
+    table = isogloss("stats", "prepared", "--seq-len", "50")[1]
+    assert "train in rows of 50 tokens" in table
+    assert f"{costs['best_fit']['n_rows']:,}" in table
+
+
 def test_a_recipe_is_prepared_as_it_would_be_for_training(isogloss, tiny: Path) -> None:
     code, _, errors = isogloss("prepare", tiny, "data.validation_bytes=300", "--tokenizer", "bpe:258")
     assert code == 0, errors
@@ -82,6 +141,7 @@ def test_a_recipe_is_prepared_as_it_would_be_for_training(isogloss, tiny: Path) 
     ("words", "message"),
     [
         (["prepare", "nope"], "there is no such file"),
+        (["prepare", "dangling.txt"], "a link to gone.txt, which does not exist"),
         (["prepare", "texts", "--tokenizer", "nope"], "write bytes, bpe:SIZE"),
         (["prepare", "texts", "validation_byts=3"], "validation_byts"),
         (["prepare", "-", "--format", "doc"], "choose one of txt, jsonl"),

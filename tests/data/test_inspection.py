@@ -51,5 +51,9 @@ def test_a_row_is_cut_where_documents_begin(corpus):
 def test_what_is_not_there_is_refused(corpus):
     with pytest.raises(UserError, match="has documents 0 to"):
         peek_document(corpus, "train", 10**6)
-    with pytest.raises(UserError, match="has rows 0 to"):
-        peek_row(corpus, "train", 10**6, 64)
+    n_tokens = len(corpus.split("train"))
+    for seq_len in (64, n_tokens - 1):  # in the latter the last token is no row's first
+        n_rows = corpus.rows("train", seq_len).n_rows
+        assert peek_row(corpus, "train", n_rows - 1, seq_len)
+        with pytest.raises(UserError, match="has rows 0 to"):
+            peek_row(corpus, "train", n_rows, seq_len)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
 from isogloss.data.loader import Loader, sequential_batches
-from isogloss.data.packing import PackedRows
+from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream
 from isogloss.models.protocol import IGNORED, Batch
 

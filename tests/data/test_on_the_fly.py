@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.data.on_the_fly import OnTheFlyConfig, OnTheFlyCorpus, ReadRows
-from isogloss.data.packing import PackedRows
+from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream
 from isogloss.data.tokenizers.config import BytesConfig
 

@@ -1,7 +1,10 @@
 """The verbs of ``isogloss data``."""
 
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,10 +77,9 @@ def data_prepare(
     from isogloss.data.mixture import MixtureConfig, open_mixture
     from isogloss.data.prepare import TextConfig, prepare
 
-    given = {"text_field": text_field, "max_bad": max_bad, "prepared_dir": prepared_dir}
-    settings = [f"{key}={value}" for key, value in given.items() if value is not None]
-    if validation:
-        settings.append(f"validation={json.dumps(validation)}")
+    folder = None if prepared_dir is None else str(prepared_dir)
+    given = {"text_field": text_field, "max_bad": max_bad, "prepared_dir": folder, "validation": validation or None}
+    settings = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
     config, tokenizer_config = _configs(list(words or []), settings, tokenizer, format_)
     output = Console()
     watch = Bar(output) if output.is_terminal else None
@@ -86,10 +88,14 @@ def data_prepare(
         output.print(line, markup=False, highlight=False, soft_wrap=True)
 
     if isinstance(config, MixtureConfig):
-        for part in open_mixture(config, tokenizer_config, say, verify, workers=workers, watch=watch).corpora.values():
+        with _stoppable():
+            mixed = open_mixture(config, tokenizer_config, say, verify, workers=workers, watch=watch)
+        for part in mixed.corpora.values():
             _print_facts(part)
     elif isinstance(config, TextConfig):
-        _print_facts(prepare(config, tokenizer_config, say, verify, workers=workers, watch=watch))
+        with _stoppable():
+            corpus = prepare(config, tokenizer_config, say, verify, workers=workers, watch=watch)
+        _print_facts(corpus)
     else:
         raise UserError(f"data.type {config.type} is made as it is read: there is nothing to prepare")
 
@@ -116,23 +122,28 @@ def data_inspect(
 def data_stats(
     folder: Folder,
     top: Annotated[int, typer.Option(help="How many of the most frequent tokens.", min=0)] = 20,
+    seq_len: Annotated[
+        int | None, typer.Option(help="Also what each packing costs in rows of so many tokens.", min=1)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Lengths of documents, bytes a token, the most frequent tokens."""
+    """Lengths of documents, bytes a token, the most frequent tokens, what packing costs."""
     from dataclasses import asdict
     from typing import get_args
 
-    from isogloss.data.inspection import gather_statistics, quantile_names
+    from isogloss.data.inspection import gather_statistics, gather_waste, quantile_names
     from isogloss.data.prepared import SplitName, find_prepared, open_prepared
     from isogloss.data.tokenizers.description import printable
     from isogloss.report.tables import terminal_table
 
     corpus = open_prepared(find_prepared(folder))
     found = {split: gather_statistics(corpus, split, top) for split in get_args(SplitName)}
+    waste = {} if seq_len is None else gather_waste(corpus, "train", seq_len)
     if as_json:
-        print(
-            json.dumps({split: asdict(one) | {"bytes_per_token": one.bytes_per_token} for split, one in found.items()})
-        )
+        facts = {split: asdict(one) | {"bytes_per_token": one.bytes_per_token} for split, one in found.items()}
+        if waste:
+            facts["packing"] = {packing: {"seq_len": seq_len, **asdict(one)} for packing, one in waste.items()}
+        print(json.dumps(facts))
         return
     rows = [
         ("documents", *(f"{one.n_documents:,}" for one in found.values())),
@@ -151,6 +162,12 @@ def data_stats(
             for token, n in found["train"].top
         ]
         console().print(terminal_table("most frequent in train", ["token", "id", "times", "share"], often))
+    if waste:
+        costs = [
+            (name, f"{w.n_rows:,}", f"{w.padding:.2%}", f"{w.n_cut:,}", f"{w.cut:.1%}") for name, w in waste.items()
+        ]
+        columns = ["packing", "rows", "padding", "documents cut", "of all"]
+        console().print(terminal_table(f"train in rows of {seq_len:,} tokens", columns, costs))
 
 
 @data_app.command("peek")
@@ -185,6 +202,26 @@ def data_peek(
         print(piece.text)
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal end the workers too, and it is said how to go on."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    ending = (signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGTERM,)
+    before = {number: signal.signal(number, stop) for number in ending}
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(OSError):  # the terminal may be gone
+            print("stopped: the same command goes on from what is done", file=sys.stderr, flush=True)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _configs(
     words: list[str], settings: list[str], tokenizer: str | None, format_: str
 ) -> tuple["DataConfig", "TokenizerConfig"]:
@@ -192,8 +229,8 @@ def _configs(
     from isogloss.data.prepare import FilesConfig
     from isogloss.data.tokenizers.config import BPEConfig
 
-    paths = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
+    overrides = [word for word in words if _is_setting(word)]
+    paths = [word for word in words if word not in overrides]
     if not paths or _is_recipe(paths[0]):
         from isogloss.recipe import load_recipe
 
@@ -204,8 +241,29 @@ def _configs(
     if "-" in paths:
         kept_in = load_config(FilesConfig, None, ["train=[-]", *settings]).prepared_dir
         paths = [_standard_input(kept_in, format_) if path == "-" else path for path in paths]
-    config = load_config(FilesConfig, None, [f"train={json.dumps(paths)}", *settings])
+    config = load_config(FilesConfig, None, [f"train={_quoted(paths)}", *settings])
     return config, _tokenizer(tokenizer) if tokenizer else BPEConfig(vocab_size=8192)
+
+
+def _quoted(value: str | int | list[str]) -> str:
+    """A value as an override takes it, whatever its characters are."""
+    from isogloss.config.base import UserError
+
+    for text in value if isinstance(value, list) else [str(value)]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            name = text.encode("utf-8", "backslashreplace").decode()
+            raise UserError(
+                f"{name}: a name that is not UTF-8; rename it, or name the folder or a glob that holds it"
+            ) from None
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _is_setting(word: str) -> bool:
+    """Whether a word is ``key=value`` and no path: names such as ``lang=en`` are common."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "/" not in key and not Path(word).exists()
 
 
 def _is_recipe(word: str) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from isogloss.config.base import Config
 from isogloss.data.baselines import Baselines
-from isogloss.data.rows import RowSource
+from isogloss.data.rows.source import RowSource
 from isogloss.data.tokenizers.base import Tokenizer
 
 SplitName = Literal["train", "validation"]

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Int
 
 from isogloss.config.base import UserError
+from isogloss.data.corpus import Packing
+from isogloss.data.rows.packing import Waste
 from isogloss.data.prepared import PreparedCorpus, SplitName
+from isogloss.data.rows.packing import count_rows
 from isogloss.data.shards import TokenStream
 
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -80,6 +84,11 @@ def gather_statistics(corpus: PreparedCorpus, split: SplitName, n_top: int = 20)
     )
 
 
+def gather_waste(corpus: PreparedCorpus, split: SplitName, seq_len: int) -> dict[Packing, Waste]:
+    """What each way of packing costs; the rows found for it are kept with the corpus, where training looks for them."""
+    return {packing: corpus.rows(split, seq_len, packing=packing).waste() for packing in get_args(Packing)}
+
+
 def peek_document(corpus: PreparedCorpus, split: SplitName, number: int) -> Piece:
     """A document by its number.
 
@@ -100,7 +109,7 @@ def peek_row(corpus: PreparedCorpus, split: SplitName, number: int, seq_len: int
         UserError: there are not so many rows.
     """
     n_tokens = len(corpus.split(split))
-    n_rows = -(-n_tokens // seq_len)
+    n_rows = count_rows(n_tokens, seq_len)
     if not 0 <= number < n_rows:
         raise UserError(f"{corpus.folder}: {split} has rows 0 to {n_rows - 1:,} of {seq_len} tokens, not {number:,}")
     return peek_tokens(corpus, split, number * seq_len, min((number + 1) * seq_len, n_tokens))

@@ -1,8 +1,8 @@
 """Batches as a pure function of the step: nothing to rewind, the same for any number of processes.
 
-A finite source is visited in the shuffled epochs of ``order.py``, a mixture in the order of ``mixing.py``, and what is
-endless from its first row on. Batch k holds the next rows after those of batches 0 to k - 1, whose number is known in
-closed form, so any step is found at once.
+A finite source is visited in the shuffled epochs of ``rows/order.py``, a mixture in the order of ``rows/mixing.py``,
+and what is endless from its first row on. Batch k holds the next rows after those of batches 0 to k - 1, whose number
+is known in closed form, so any step is found at once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,10 +15,10 @@ from jaxtyping import Int
 from isogloss.config.base import UserError
 from isogloss.data.batches import BatchPlan
 from isogloss.data.corpus import Corpus, Cut
-from isogloss.data.mixing import MixedRows
 from isogloss.data.mixture import MixtureCorpus
-from isogloss.data.order import Shuffled
-from isogloss.data.rows import Rows, RowSource
+from isogloss.data.rows.mixing import MixedRows
+from isogloss.data.rows.order import Shuffled
+from isogloss.data.rows.source import Rows, RowSource
 from isogloss.models.protocol import IGNORED, Batch
 
 

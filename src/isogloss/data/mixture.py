@@ -2,34 +2,33 @@
 
 Weights are of targets, not of documents or rows: a source whose rows are fuller needs fewer of them. Where none are
 given they are proportional to ``tokens^(1/temperature)`` (Conneau et al. 2019, "Unsupervised Cross-lingual
-Representation Learning at Scale", where 1/temperature is alpha). ``mixing.py`` keeps the proportions to the row.
+Representation Learning at Scale", where 1/temperature is alpha). ``rows/mixing.py`` keeps the proportions to the row.
 """
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines
 from isogloss.data.corpus import Cut, PackedConfig, Packing, Part, SplitFacts, SplitName
-from isogloss.data.mixing import MixedRows, Segment, block_size
-from isogloss.data.order import Shuffled
-from isogloss.data.packing import PackedRows
 from isogloss.data.prepare import TextChoice, prepare, training_texts
 from isogloss.data.prepare.progress import Watch
 from isogloss.data.prepared import PreparedCorpus
-from isogloss.data.rows import Rows, RowSource
+from isogloss.data.rows.mixing import MixedRows, Segment, block_size
+from isogloss.data.rows.order import Shuffled
+from isogloss.data.rows.packing import PackedRows
+from isogloss.data.rows.source import Rows, RowSource, gather_rows
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import BPEConfig, FileConfig, TokenizerConfig
-from isogloss.data.tokenizers.loading import build_tokenizer
+from isogloss.data.tokenizers.loading import build_tokenizer, keep_tokenizer
 
 
 class MixtureSource(Config):
@@ -215,11 +214,7 @@ class _Joined:
         """Some rows, by their numbers."""
         which = np.searchsorted(self._ends, numbers, side="right")
         begins = np.append(0, self._ends)
-        # One at a time: validation reads them in order, and there are few.
-        parts = [self._sources[i].rows(numbers[j : j + 1] - begins[i]) for j, i in enumerate(which)]
-        tokens, targets = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        documents = [part.documents for part in parts if part.documents is not None]
-        return Rows(tokens, targets, np.concatenate(documents) if documents else None)
+        return gather_rows(self._sources, which, numbers - begins[which])
 
 
 def open_mixture(
@@ -267,18 +262,17 @@ def _shared_tokenizer(texts: Sequence[TextChoice], config: BPEConfig, progress: 
     decisive = [config.model_dump(mode="json"), [fingerprint for fingerprint, _ in gathered]]
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
     folder = texts[0].prepared_dir / f"tokenizer-{key}"
-    if not (folder / "tokenizer.json").is_file():
-        progress(f"building the tokenizer ({config.type}) of all sources")
-        tokenizer = build_tokenizer(config, lambda: (text for _, read in gathered for text in read()))
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        try:
-            tokenizer.save(aside)
-            if not folder.exists():  # another process may have been as quick
-                aside.rename(folder)
-        except OSError as error:
+    whole = folder / "tokenizer.json"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not whole.is_file():  # nobody else has made it meanwhile
+                progress(f"building the tokenizer ({config.type}) of all sources")
+                tokenizer = build_tokenizer(config, lambda: (text for _, read in gathered for text in read()))
+                keep_tokenizer(tokenizer, folder)
+    except OSError as error:
+        if not whole.is_file():  # a folder that cannot be written may hold it
             raise UserError(
                 f"{folder}: the tokenizer cannot be written ({error.strerror or error}); choose another prepared_dir"
             ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     return FileConfig(path=folder)

@@ -16,8 +16,8 @@ from pydantic import Field
 from isogloss.config.base import UserError
 from isogloss.data.baselines import Baselines, measure_baselines
 from isogloss.data.corpus import Packing, Part, RowConfig, SplitFacts, SplitName
-from isogloss.data.packing import PackedRows
-from isogloss.data.rows import Rows, RowSource
+from isogloss.data.rows.packing import PackedRows
+from isogloss.data.rows.source import Rows, RowSource
 from isogloss.data.shards import TokenStream
 from isogloss.data.sources import read_documents
 from isogloss.data.sources.files import find_files

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines
 from isogloss.data.corpus import Packing, Part, SplitFacts, SplitName
-from isogloss.data.fitting import keep_table
-from isogloss.data.packing import PackedRows
+from isogloss.data.rows.fitting import keep_table
+from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream, open_stream
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer

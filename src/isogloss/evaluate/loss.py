@@ -14,7 +14,7 @@ import torch
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus, Cut
 from isogloss.data.loader import sequential_batches
-from isogloss.data.packing import PackedRows
+from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream
 from isogloss.data.tokenizers.base import Tokenizer, well_formed
 from isogloss.models.inference import check_vocabulary, inference

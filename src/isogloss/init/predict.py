@@ -38,7 +38,7 @@ from isogloss.init.gaussian import Activation, Kernel, Participation, W, Z, expe
 from isogloss.init.plan import Entry
 from isogloss.init.rules import Constant
 from isogloss.init.signals import Signals
-from isogloss.models.protocol import IGNORED
+from isogloss.models.ignored import IGNORED
 from isogloss.models.registry import ModelConfig
 from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.roles import Role

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-IGNORED = -100
-"""A target with this value is not counted (PyTorch's own convention)."""
+from isogloss.models.ignored import IGNORED
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A run made ready for its next step: its corpus, machine, model and optimizer, and the files that say what it is."""
 
-import shutil
 from contextlib import suppress
 from dataclasses import replace
 
@@ -12,9 +11,8 @@ from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
 from isogloss.data.loader import open_loader
 from isogloss.data.opening import open_corpus
-from isogloss.data.packing import PackedRows
-from isogloss.data.tokenizers.loading import load_tokenizer
-from isogloss.durable import sync, sync_folder
+from isogloss.data.rows.packing import PackedRows
+from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.optim.groups import create_optimizer
 from isogloss.parallel.env import Ranks, from_rank_0, rank_0_first
 from isogloss.parallel.mesh import Axes, Layout
@@ -160,22 +158,12 @@ def _keep_description(session: Session, planned: PlannedModel) -> None:
     folder.save_recipe(recipe)
     folder.save_json("machine.json", session.machine.as_dict())
     folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
-    _keep_tokenizer(session.corpus, folder)
+    _copy_tokenizer(session.corpus, folder)
 
 
-def _keep_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
+def _copy_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
     """Copy the tokenizer into the run's folder, whole or not at all."""
     with suppress(UserError):  # a damaged one is written anew
         if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
             return
-    if folder.tokenizer.is_dir():
-        shutil.rmtree(folder.tokenizer)
-    folder.tokenizer.unlink(missing_ok=True)
-    aside = folder.path / ".tokenizer.aside"
-    shutil.rmtree(aside, ignore_errors=True)
-    corpus.tokenizer.save(aside)
-    for file in aside.iterdir():
-        with file.open("rb+") as stream:
-            sync(stream)
-    aside.rename(folder.tokenizer)
-    sync_folder(folder.path)
+    keep_tokenizer(corpus.tokenizer, folder.tokenizer)

@@ -124,7 +124,6 @@ def test_they_are_dropped_from_a_corpus_and_counted(tmp_path):
         near: prepare(
             FilesConfig(train=(str(folder),), prepared_dir=tmp_path, near_duplicates=near, validation_bytes=3000),
             BytesConfig(),
-            workers=0 if near is None else 2,
         )
         for near in (None, CONFIG)
     }

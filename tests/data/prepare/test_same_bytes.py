@@ -15,7 +15,7 @@ from isogloss.data.prepare import FilesConfig, inputs, pipeline, prepare, spills
 from isogloss.data.prepare import split as split_module
 from isogloss.data.tokenizers.config import BytesConfig
 
-FAULTS = int(os.environ.get("ISOGLOSS_FAULTS", "3"))
+FAULTS = int(os.environ.get("ISOGLOSS_FAULTS", "1"))
 DOCUMENTS = st.lists(st.text("abcdé \n", min_size=1, max_size=40), min_size=20, max_size=60, unique=True)
 
 
@@ -51,7 +51,7 @@ def write(folder: Path, texts: list[str], n_files: int, compressed: bool) -> Pat
     return folder
 
 
-@settings(deadline=None, max_examples=2 * FAULTS)
+@settings(deadline=None, max_examples=4 * FAULTS)
 @given(DOCUMENTS, st.data())
 def test_files_their_order_copies_and_units_do_not_matter(tmp_path_factory, texts, data):
     root = tmp_path_factory.mktemp("corpus")
@@ -72,7 +72,7 @@ def test_files_their_order_copies_and_units_do_not_matter(tmp_path_factory, text
     assert found[0] == found[1]
 
 
-@settings(deadline=None, max_examples=2 * FAULTS)
+@settings(deadline=None, max_examples=4 * FAULTS)
 @given(texts=DOCUMENTS, stops=st.lists(st.integers(0, 40), min_size=1, max_size=4))
 def test_wherever_it_is_stopped_it_ends_with_the_same_bytes(tmp_path_factory, texts, stops):
     root = tmp_path_factory.mktemp("corpus")

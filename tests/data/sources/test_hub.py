@@ -9,7 +9,6 @@ from isogloss.data.sources import (
     Document,
     Dropped,
     ReadSettings,
-    fingerprint_inputs,
     hub,
     list_units,
     read_documents,
@@ -46,12 +45,13 @@ def test_a_dataset_is_read_file_by_file(dataset):
 
 
 def test_its_fingerprint_follows_its_files(dataset, tmp_path):
-    original = fingerprint_inputs([dataset])
-    assert fingerprint_inputs([dataset]) == original
-    assert fingerprint_inputs([f"{dataset}::validation"]) != original
+    original = hub.identify(dataset)
+    assert hub.identify(dataset) == original
+    assert hub.identify(f"{dataset}::train") == original
+    assert hub.identify(f"{dataset}::validation") != original
     (tmp_path / "data" / "train-2.jsonl").write_text('{"text": "d"}\n')
     hub._find.cache_clear()
-    assert fingerprint_inputs([dataset]) != original
+    assert hub.identify(dataset) != original
 
 
 def test_what_cannot_be_opened_or_read_is_named(dataset, tmp_path):

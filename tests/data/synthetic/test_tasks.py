@@ -7,7 +7,7 @@ import pytest
 
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
-from isogloss.data.rows import RowSource
+from isogloss.data.rows.source import RowSource
 from isogloss.data.synthetic.associative_recall import AssociativeRecallConfig
 from isogloss.data.synthetic.copy import COPY, CopyConfig
 from isogloss.data.synthetic.corpus import TASKS, SyntheticCorpus
@@ -16,7 +16,7 @@ from isogloss.data.synthetic.modular_arithmetic import EQUALS, ModularArithmetic
 from isogloss.data.synthetic.needle import ASK, MARK, NeedleConfig
 from isogloss.data.synthetic.selective_copy import COPY as ANSWER
 from isogloss.data.synthetic.selective_copy import NOISE, SelectiveCopyConfig
-from isogloss.models.protocol import IGNORED
+from isogloss.models.ignored import IGNORED
 
 
 def rows_of(config, n=200, split="train", first=0):

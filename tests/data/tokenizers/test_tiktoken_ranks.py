@@ -2,7 +2,7 @@ import base64
 
 import pytest
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
@@ -18,7 +18,6 @@ def write(path, tokens):
     return path
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     tokens=st.lists(st.text(alphabet="abé", min_size=2, max_size=6).map(str.encode), unique=True, max_size=40),
     texts=st.lists(st.text(alphabet="abé 1", max_size=40), min_size=5, max_size=10),

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isogloss.config.base import UserError
-from isogloss.data.corpora import library_sources, python_stdlib
 from isogloss.data.named.pip import Package
 from isogloss.data.named.readers import botocore_docs, shakespeare, web_bible
 from isogloss.data.sources import Document
+from isogloss.data.sources.installed import library_sources, python_stdlib
 
 Skip = Callable[[str, str], None]
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from isogloss.config.base import Config, UserError
 from isogloss.config.problems import did_you_mean
-from isogloss.data.corpora import fingerprint_documents
 from isogloss.data.named.catalogue import CATALOGUE, Downloaded, NamedCorpus
 from isogloss.data.named.pip import Package, check, download
 from isogloss.data.sources import Document
+from isogloss.data.sources.installed import fingerprint_documents
 from isogloss.durable import sync, sync_folder
 
 FORMAT = 1

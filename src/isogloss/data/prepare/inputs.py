@@ -16,16 +16,16 @@ from functools import cached_property
 from pathlib import Path
 
 from isogloss.config.base import UserError
-from isogloss.data.corpora import fingerprint_documents, python_stdlib
 from isogloss.data.prepare.config import FilesText, NearDuplicatesConfig, TextChoice
 from isogloss.data.prepared import InputRecord, SplitName
 from isogloss.data.sources import hub
 from isogloss.data.sources.files import HUB, endings
+from isogloss.data.sources.installed import fingerprint_documents, python_stdlib
 from isogloss.data.sources.listing import list_units
 from isogloss.data.sources.reading import read_unit
 from isogloss.data.sources.records import BadRecord, Document, Dropped
 from isogloss.data.sources.units import ReadSettings, Unit
-from isogloss.durable import hash_file, write_whole
+from isogloss.durable import hash_file, whole_file
 
 UNIT_BYTES = 32 << 20
 SMALL_BYTES = 64 << 20
@@ -222,4 +222,5 @@ def _load_hashes(cache: Path) -> dict[str, list[int | str]]:
 def _save_hashes(cache: Path, hashes: dict[str, list[int | str]]) -> None:
     with suppress(OSError):  # a full disk or a read-only folder: it only saves time
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(cache, json.dumps(hashes).encode())
+        with whole_file(cache) as stream:  # other processes may be writing it: no lock is held yet
+            stream.write(json.dumps(hashes).encode())

@@ -10,8 +10,6 @@ The folder's name is a hash of everything that decides its content. It is rename
 the disk: whoever comes next finds a whole corpus or none.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +25,14 @@ from isogloss.data.baselines import Baselines, measure_baselines
 from isogloss.data.prepare.config import DECISIVE, FilesText, TextChoice
 from isogloss.data.prepare.folder import collect_split, corpus_files, file_records, put_in_place
 from isogloss.data.prepare.inputs import Inputs, open_inputs
-from isogloss.data.prepare.near_duplicates import find_near_duplicates, find_rensa
+from isogloss.data.prepare.keys import FORMAT, hash_of, scan_key, split_decision
+from isogloss.data.prepare.near_duplicates import find_near_duplicates
 from isogloss.data.prepare.progress import Lines, Watch
 from isogloss.data.prepare.scan import ScanTask, report_bad, scan_unit
 from isogloss.data.prepare.spills import KEY, Spills, UnitRecord, read_record
 from isogloss.data.prepare.split import Split, choose_split
 from isogloss.data.prepare.tokenise import RangeRecord, TokeniseTask, read_range, tokenise_range
-from isogloss.data.prepare.work import remove, work_folder
+from isogloss.data.prepare.work import BAD_ENDING, remove, work_folder
 from isogloss.data.prepare.workers import Workers, count_cores, start_workers
 from isogloss.data.prepared import BAD_RECORDS, TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
 from isogloss.data.shards import token_dtype
@@ -41,9 +40,6 @@ from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.durable import DISK_FULL
-
-FORMAT = 2
-"""Raised whenever the same inputs and settings would give other files."""
 
 TOKENIZER_BYTES = 256 << 20
 """Of training text, in the order of keys and so drawn at random, that a tokenizer learns from."""
@@ -79,10 +75,11 @@ def prepare(
     else:  # by its content, which may have changed under the same path
         ready = build_tokenizer(tokenizer, tuple) if isinstance(tokenizer, Config) else tokenizer
         decides = ready.fingerprint
-    folder = config.prepared_dir / _hash([_scan_key(inputs), *_split_decision(config), decides])
+    folder = config.prepared_dir / hash_of([scan_key(inputs), *split_decision(config), decides])
     if (corpus := _reuse(folder, config, verify, progress)) is None:
         with _scanned(config, inputs, progress, workers, watch) as scan:
-            if (corpus := _reuse(folder, config, verify, progress)) is None:
+            # Another process may have made it meanwhile; what is wrong with it has been said.
+            if (corpus := _reuse(folder, config, verify, lambda message: None)) is None:
                 _make(folder, config, tokenizer, ready, scan)
                 corpus = open_prepared(folder)
             remove(scan.folder)
@@ -106,7 +103,7 @@ def training_texts(
         with _scanned(config, inputs, progress, workers, watch) as scan:
             yield from scan.texts("train")
 
-    return _hash([_scan_key(inputs), *_split_decision(config)]), read
+    return hash_of([scan_key(inputs), *split_decision(config)]), read
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def _scanned(
         n_workers = 0 if inputs.is_small else count_cores()
     watch = watch or Lines(say)
     paths = [*config.train, *config.validation] if isinstance(config, FilesText) else [inputs.origin]
-    with _explained(config, inputs), work_folder(config.prepared_dir, _scan_key(inputs), paths, say) as folder:
+    with _explained(config, inputs), work_folder(config.prepared_dir, scan_key(inputs), paths, say) as folder:
         try:
             with start_workers(n_workers) as workers:
                 say(f"reading {inputs.origin}")
@@ -155,7 +152,7 @@ def _scanned(
 
 def _scan(folder: Path, config: TextChoice, inputs: Inputs, workers: Workers, watch: Watch) -> list[UnitRecord]:
     max_bad = config.max_bad if isinstance(config, FilesText) else 0
-    report = folder.with_suffix(".bad.jsonl")
+    report = folder.with_suffix(BAD_ENDING)
     report.unlink(missing_ok=True)
     spills = folder / "spills"
     spills.mkdir(exist_ok=True)
@@ -282,9 +279,6 @@ def _manifest(
     )
 
 
-# --- keys and messages ------------------------------------------------------------------------------------------------
-
-
 def _reuse(folder: Path, config: TextChoice, verify: bool, progress: Say) -> PreparedCorpus | None:
     if not folder.exists():
         return None
@@ -300,35 +294,6 @@ def _reuse(folder: Path, config: TextChoice, verify: bool, progress: Say) -> Pre
             f"its bad_records.jsonl lists them"
         )
     return corpus
-
-
-def _scan_key(inputs: Inputs) -> str:
-    settings = inputs.settings
-    near = inputs.near_duplicates
-    version = None if near is None else find_rensa().RMinHash.ALGORITHM_VERSION
-    return _hash(
-        [
-            FORMAT,
-            inputs.fingerprint,
-            settings.text_field,
-            settings.max_document_bytes,
-            settings.filters.model_dump(mode="json"),
-            near and near.model_dump(mode="json"),
-            version,
-        ]
-    )
-
-
-def _split_decision(config: TextChoice) -> list[Any]:
-    if isinstance(config, FilesText) and config.validation:
-        return ["files"]
-    if isinstance(config, FilesText) and config.validation_fraction is not None:
-        return ["fraction", config.validation_fraction]
-    return ["bytes", config.validation_bytes]
-
-
-def _hash(decisive: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager

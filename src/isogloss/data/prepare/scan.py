@@ -72,9 +72,15 @@ def report_bad(records: Iterable[UnitRecord], report: Path, max_bad: int) -> Non
         UserError: they are too many.
     """
     kept = BadInput(report, max_bad)
-    for entry in sorted((entry for record in records for entry in record.bad), key=lambda entry: entry.where):
+    for entry in sorted((entry for record in records for entry in record.bad), key=_place):
         kept.add(BadRecord(entry.where, entry.why, entry.excerpt.encode()))
     kept.close()
+
+
+def _place(entry: BadEntry) -> tuple[str, int, str]:
+    """File and line, the lines by their numbers."""
+    file, _, line = entry.where.rpartition(":")
+    return (file, int(line), "") if line.isascii() and line.isdigit() else (entry.where, 0, entry.why)
 
 
 def _entry(record: BadRecord) -> BadEntry:

@@ -2,7 +2,8 @@
 
 It is ``<key of the scan>.partial`` beside the corpora, under a lock that the system releases even when the process is
 killed. What is in it survives the process, so that the next one with the same inputs goes on; it goes when the corpus
-is complete, when the same paths are prepared with other content or settings, and after a week.
+is complete, when the same paths are prepared with other content or settings, and after a week. The report of bad
+records that stopped a preparation stands beside it as ``<key of the scan>.bad.jsonl``, for a week too.
 """
 
 import json
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 from isogloss.durable import write_whole
 
 ENDING = ".partial"
+BAD_ENDING = ".bad.jsonl"
 _WORK = "work.json"
 _KEPT_SECONDS = 7 * 24 * 3600
 
@@ -45,7 +47,12 @@ def work_folder(parent: Path, key: str, paths: list[str], progress: Callable[[st
     try:
         folder = parent / f"{key}{ENDING}"
         folder.mkdir(exist_ok=True)
-        write_whole(folder / _WORK, json.dumps(paths).encode())
+        try:
+            write_whole(folder / _WORK, json.dumps(paths).encode())
+        except OSError:
+            with suppress(OSError):  # not if there is work in it
+                folder.rmdir()
+            raise
         yield folder
     finally:
         lock.release()
@@ -57,6 +64,10 @@ def remove(folder: Path) -> None:
 
 
 def _sweep(parent: Path, key: str, paths: list[str]) -> None:
+    for report in parent.glob(f"*{BAD_ENDING}"):
+        with suppress(OSError):  # another process was quicker
+            if time.time() - report.stat().st_mtime > _KEPT_SECONDS:
+                report.unlink()
     for folder in parent.glob(f"*{ENDING}"):
         if folder.name == f"{key}{ENDING}" or not _is_dead(folder, paths):
             continue

@@ -2,7 +2,6 @@
 
 from isogloss.data.sources.bad_input import BadInput
 from isogloss.data.sources.filters import FilterConfig
-from isogloss.data.sources.fingerprint import fingerprint_inputs
 from isogloss.data.sources.listing import list_units
 from isogloss.data.sources.reading import read_documents, read_unit
 from isogloss.data.sources.records import BadRecord, Document, Dropped
@@ -16,7 +15,6 @@ __all__ = [
     "FilterConfig",
     "ReadSettings",
     "Unit",
-    "fingerprint_inputs",
     "list_units",
     "read_documents",
     "read_unit",

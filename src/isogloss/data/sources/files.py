@@ -80,6 +80,8 @@ def _expand(path: Path) -> list[SourceFile]:
             raise UserError(f"{path}: not a glob that can be used ({error})") from error
         if not files:
             raise UserError(f"{path}: no file matches this glob{_suggest(root) if not root.exists() else ''}")
+    elif path.is_symlink() and not path.exists():
+        raise UserError(f"{path}: a link to {path.readlink()}, which does not exist")
     elif path.exists():
         raise UserError(f"{path}: neither a regular file nor a folder; write its content to a file first")
     else:

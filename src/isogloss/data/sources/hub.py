@@ -29,7 +29,7 @@ def count_shards(name: str) -> int:
 
 
 def identify(name: str) -> str:
-    """What tells a dataset's content from that of another revision: its files, and their state as the hub gives it.
+    """What tells a split's content from another one's or another revision's: files, and their state by the hub.
 
     Raises:
         UserError: as ``count_shards``.
@@ -37,7 +37,7 @@ def identify(name: str) -> str:
     builder = _find(name)
     files = builder.config.data_files or {}
     states = sorted((str(split), list(paths), paths.origin_metadata) for split, paths in files.items())
-    return repr((builder.hash, builder.config_id, states))
+    return repr((builder.hash, builder.config_id, _split_of(name), states))
 
 
 def read_shard(unit: Unit, settings: ReadSettings) -> Iterator[Document | BadRecord]:
@@ -67,7 +67,7 @@ def read_shard(unit: Unit, settings: ReadSettings) -> Iterator[Document | BadRec
 
 @lru_cache(maxsize=4)
 def _find(name: str) -> Any:
-    path, config, _ = _split(name)
+    path, config, _ = _parse(name)
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
@@ -78,10 +78,14 @@ def _find(name: str) -> Any:
 
 def _open(name: str) -> Any:
     with _explain(name):
-        return _find(name).as_streaming_dataset(_split(name)[2] or "train")
+        return _find(name).as_streaming_dataset(_split_of(name))
 
 
-def _split(name: str) -> tuple[str, str, str]:
+def _split_of(name: str) -> str:
+    return _parse(name)[2] or "train"
+
+
+def _parse(name: str) -> tuple[str, str, str]:
     parts = [*name.removeprefix(HUB).split(":"), "", ""]
     if not parts[0] or len(parts) > 5:
         raise UserError(f"{name}: write hf:NAME, hf:NAME:CONFIG, hf:NAME:CONFIG:SPLIT or hf:NAME::SPLIT")

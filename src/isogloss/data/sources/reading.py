@@ -45,7 +45,7 @@ def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
     for unit in list_units(paths, unit_bytes=sys.maxsize):
         for record in _read(unit, settings):
             if isinstance(record, BadRecord):
-                raise UserError(f"{record.where}: {record.why}")
+                raise UserError(f"{record.where}: {record.why}; mend it, or leave it out")
             yield record
 
 

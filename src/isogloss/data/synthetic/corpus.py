@@ -11,7 +11,7 @@ from pydantic import Field
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Packing, SplitFacts, SplitName
 from isogloss.data.counter import Draws
-from isogloss.data.rows import Rows
+from isogloss.data.rows.source import Rows
 from isogloss.data.synthetic.associative_recall import AssociativeRecall, AssociativeRecallConfig
 from isogloss.data.synthetic.copy import Copy, CopyConfig
 from isogloss.data.synthetic.induction import Induction, InductionConfig
@@ -22,7 +22,7 @@ from isogloss.data.synthetic.pcfg import PCFG, PCFGConfig
 from isogloss.data.synthetic.selective_copy import SelectiveCopy, SelectiveCopyConfig
 from isogloss.data.synthetic.task import SyntheticConfig, Task
 from isogloss.data.tokenizers.symbols import SymbolsTokenizer
-from isogloss.models.protocol import IGNORED
+from isogloss.models.ignored import IGNORED
 
 FORMAT = 1
 """Raised whenever the same settings would give other rows."""

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from isogloss.data.counter import Draws, key_of
-from isogloss.data.order import permute
+from isogloss.data.rows.order import permute
 from isogloss.data.synthetic.task import OPENING, Sample, SyntheticConfig
 
 EQUALS, FIRST_OPERATION = 1, 2

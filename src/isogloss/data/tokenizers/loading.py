@@ -1,6 +1,7 @@
 """Tokenizers from a config, and from the files they were saved to."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from isogloss.data.tokenizers.config import BPEConfig, BytesConfig, FileConfig, 
 from isogloss.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from isogloss.data.tokenizers.symbols import SymbolsTokenizer, symbol_vocabulary
 from isogloss.data.tokenizers.tiktoken_ranks import is_ranks_line, read_ranks_file
+from isogloss.durable import sync, sync_folder
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
@@ -95,3 +97,27 @@ def _load_json(file: Path) -> Tokenizer:
 def _first_line(file: Path) -> bytes:
     with file.open("rb") as stream:
         return stream.readline(4096)
+
+
+def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Save a tokenizer as a folder that is there whole, and on the disk, or not at all; a former one gives way.
+
+    One process at a time.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    aside = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        tokenizer.save(aside)
+        for file in aside.iterdir():
+            with file.open("rb+") as stream:
+                sync(stream)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        folder.unlink(missing_ok=True)
+        aside.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

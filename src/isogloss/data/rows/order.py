@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from isogloss.data.counter import scramble
-from isogloss.data.rows import Rows, RowSource
+from isogloss.data.rows.source import Rows, RowSource
 
 FEISTEL_ROUNDS = 8
 

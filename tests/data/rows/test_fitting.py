@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isogloss.data import fitting
-from isogloss.data.fitting import best_fit, keep_table, make_table
-from isogloss.data.packing import PackedRows
+from isogloss.data.rows import fitting
+from isogloss.data.rows.fitting import best_fit, keep_table, make_table
+from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream
-from isogloss.models.protocol import IGNORED
+from isogloss.models.ignored import IGNORED
 
 PAD = 60_000
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=40)

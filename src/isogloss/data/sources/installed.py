@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from isogloss.config.base import UserError
-from isogloss.data.sources import Document
+from isogloss.data.sources.records import Document
 
 TEXT_ENDINGS = {".py", ".txt", ".rst"}
 NOT_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}

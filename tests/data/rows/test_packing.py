@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isogloss.data.packing import count_rows, pack_rows
+from isogloss.data.rows.packing import count_rows, pack_rows
 from isogloss.data.shards import TokenStream
-from isogloss.models.protocol import IGNORED
+from isogloss.models.ignored import IGNORED
 
 PAD = 999
 STREAMS = st.lists(st.integers(1, 9), min_size=1, max_size=12)

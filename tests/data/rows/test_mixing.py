@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
-from isogloss.data.mixing import MixedRows, Segment, block_order, block_size
-from isogloss.data.rows import Rows
+from isogloss.data.rows.mixing import MixedRows, Segment, block_order, block_size
+from isogloss.data.rows.source import Rows
 
 
 class Numbered:

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Int
 
 from isogloss.config.base import UserError
-from isogloss.data.rows import Rows, RowSource
+from isogloss.data.rows.source import Rows, RowSource, gather_rows
 
 MAX_BLOCK = 4096
 MIN_BLOCKS = 64
@@ -215,17 +215,7 @@ class MixedRows:
 
     def rows(self, numbers: Int[np.ndarray, "N"]) -> Rows:
         """The rows at some places of the mixture."""
-        which, nth = self.locate(numbers)
-        parts, places = [], []
-        names = list(self.sources)
-        for i in np.unique(which):
-            here = np.flatnonzero(which == i)
-            parts.append(self.sources[names[i]].rows(nth[here]))
-            places.append(here)
-        back = np.argsort(np.concatenate(places)) if places else np.empty(0, np.int64)
-        tokens, targets = (np.concatenate([part[i] for part in parts])[back] for i in (0, 1))
-        documents = [part.documents for part in parts if part.documents is not None]
-        return Rows(tokens, targets, np.concatenate(documents)[back] if documents else None)
+        return gather_rows(list(self.sources.values()), *self.locate(numbers))
 
     def locate(self, places: Int[np.ndarray, "N"]) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
         """The source of the row at each place (its number in ``sources``), and which of the source's rows it is.

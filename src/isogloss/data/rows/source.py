@@ -4,6 +4,7 @@ A source is finite (the packed rows of a token stream; one pass over them is an 
 they are asked for). Row ``k`` is a pure function of the source and ``k``.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,3 +43,22 @@ class RowSource(Protocol):
     def rows(self, numbers: Int[np.ndarray, "N"]) -> Rows:
         """Some rows, in any order; those of a finite source are numbered below ``n_rows``."""
         ...
+
+
+def gather_rows(sources: Sequence[RowSource], which: Int[np.ndarray, "N"], numbers: Int[np.ndarray, "N"]) -> Rows:
+    """Rows of several sources in one.
+
+    Args:
+        sources: all with one T, and all with documents or none of them.
+        which: the source of each row.
+        numbers: which of the source's rows it is.
+    """
+    parts, places = [], []
+    for i in np.unique(which):
+        here = np.flatnonzero(which == i)
+        parts.append(sources[i].rows(numbers[here]))
+        places.append(here)
+    back = np.argsort(np.concatenate(places))
+    tokens, targets = (np.concatenate([part[i] for part in parts])[back] for i in (0, 1))
+    documents = [part.documents for part in parts if part.documents is not None]
+    return Rows(tokens, targets, np.concatenate(documents)[back] if documents else None)

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from isogloss.config.base import UserError
-from isogloss.data.corpora import fingerprint_documents, python_stdlib
 from isogloss.data.sources import Document
+from isogloss.data.sources.installed import fingerprint_documents, python_stdlib
 
 
 @pytest.fixture(scope="module")

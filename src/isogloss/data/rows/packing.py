@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Int
 
 from isogloss.data.corpus import Packing
-from isogloss.data.fitting import RowTable
-from isogloss.data.rows import Rows
+from isogloss.data.rows.fitting import RowTable
+from isogloss.data.rows.source import Rows
 from isogloss.data.shards import TokenStream
-from isogloss.models.protocol import IGNORED
+from isogloss.models.ignored import IGNORED
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,20 @@ class Waste:
     n_documents: int
     n_cut: int
 
+    @property
+    def padding(self) -> float:
+        """The share of positions that predict nothing."""
+        return 1 - self.n_targets / max(self.n_positions, 1)
+
+    @property
+    def cut(self) -> float:
+        """The share of documents that are cut."""
+        return self.n_cut / max(self.n_documents, 1)
+
     def __str__(self) -> str:
-        padding = 1 - self.n_targets / max(self.n_positions, 1)
-        cut = self.n_cut / max(self.n_documents, 1)
         return (
-            f"{self.n_rows:,} rows, {padding:.2%} of them padding; "
-            f"{self.n_cut:,} of {self.n_documents:,} documents cut ({cut:.1%})"
+            f"{self.n_rows:,} rows, {self.padding:.2%} of them padding; "
+            f"{self.n_cut:,} of {self.n_documents:,} documents cut ({self.cut:.1%})"
         )
 
 

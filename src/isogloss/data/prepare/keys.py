@@ -1,0 +1,44 @@
+"""What decides a prepared corpus, in the names of its folders: what is named alike has the same content."""
+
+import hashlib
+import json
+from typing import Any
+
+from isogloss.data.prepare.config import FilesText, TextChoice
+from isogloss.data.prepare.inputs import Inputs
+from isogloss.data.prepare.near_duplicates import find_rensa
+
+FORMAT = 2
+"""Raised whenever the same inputs and settings would give other files."""
+
+
+def scan_key(inputs: Inputs) -> str:
+    """Of all that decides what pass 1 finds."""
+    settings = inputs.settings
+    near = inputs.near_duplicates
+    version = None if near is None else find_rensa().RMinHash.ALGORITHM_VERSION
+    return hash_of(
+        [
+            FORMAT,
+            inputs.fingerprint,
+            settings.text_field,
+            settings.max_document_bytes,
+            settings.filters.model_dump(mode="json"),
+            near and near.model_dump(mode="json"),
+            version,
+        ]
+    )
+
+
+def split_decision(config: TextChoice) -> list[Any]:
+    """All that decides, beside the documents, which of them validate."""
+    if isinstance(config, FilesText) and config.validation:
+        return ["files"]
+    if isinstance(config, FilesText) and config.validation_fraction is not None:
+        return ["fraction", config.validation_fraction]
+    return ["bytes", config.validation_bytes]
+
+
+def hash_of(decisive: list[Any]) -> str:
+    """A hash of values that JSON can write."""
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
