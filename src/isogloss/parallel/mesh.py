@@ -10,12 +10,14 @@ Rows are shared out over replicate x shard; weights are split over shard x conte
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from isogloss.config.base import Config, UserError
 from isogloss.models.registry import ModelConfig
@@ -42,7 +44,13 @@ class ParallelConfig(Config):
     offload: bool = False
     """Keep weights, gradients and optimizer state in the CPU's memory, and step there."""
     timeout: float = Field(default=10.0, gt=0)
-    """Minutes that a step, and whatever ranks do together, may take before the run ends and says who is behind."""
+    """Minutes that a step may take before the run ends and says who is behind. Any other exchange between ranks may
+    take half as long again; ranks that wait for what rank 0 does alone are not hurried."""
+
+    @property
+    def patience(self) -> timedelta:
+        """How long one exchange between ranks may take: the watchdog, which knows who is behind, speaks before."""
+        return timedelta(minutes=1.5 * self.timeout)
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,9 @@ class Layout:
             device, (axes.data * axes.context, axes.tensor), mesh_dim_names=("targets", "tensor")
         )
         self._targets = targets["targets"].get_group()
+        # A mesh's groups have PyTorch's own limits: 10 minutes on NCCL, which would speak before the watchdog.
+        for group in [*mesh.get_all_groups(), *rows.get_all_groups(), *targets.get_all_groups()]:
+            _set_pg_timeout(config.patience, group)
 
     def sum_over_targets(self, value: Tensor) -> Tensor:
         """The sum over the ranks whose targets differ, in place, the same on all ranks."""

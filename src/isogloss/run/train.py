@@ -6,7 +6,6 @@ weights are functions of the recipe and the step. So a run that is killed and st
 
 import time
 from contextlib import ExitStack
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -40,9 +39,7 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
     """
     limit = recipe.train.max_minutes
     until = None if limit is None else time.monotonic() + 60 * limit
-    patience = timedelta(minutes=recipe.parallel.timeout)
-    # The watchdog, which knows who is waited for, is to speak before the process group does.
-    with leave_at_once(), process_group(_device(recipe), 1.5 * patience) as ranks, first_error(ranks):
+    with leave_at_once(), process_group(_device(recipe), recipe.parallel.patience) as ranks, first_error(ranks):
         try:
             return _train(recipe, display, fresh, ranks, until)
         except Interrupted as asked:  # on all ranks at the same step: they leave together

@@ -13,6 +13,7 @@ from isogloss.generate.engine import generate
 from isogloss.generate.sampling import SamplingConfig
 from isogloss.models.decoder import Decoder
 from isogloss.models.weights import load_weights
+from isogloss.parallel.env import rank_0_first
 from isogloss.parallel.whole import whole_tensors
 from isogloss.run.session import Session
 from isogloss.train.display import Display, duration
@@ -126,13 +127,20 @@ def record_validation(
 
 
 def record_samples(session: Session, metrics: Metrics, display: Display, step: int) -> None:
-    """Write and show a sample for each prompt."""
-    watch = session.recipe.watch
-    if watch.sample_tokens == 0:
+    """Write and show a sample for each prompt. Collective: the others wait for rank 0, but not within a step."""
+    if session.recipe.watch.sample_tokens == 0:
         return
     model = _writer(session)
-    if model is None:
-        return
+
+    def write() -> None:
+        if model is not None:
+            _write_samples(session, model, metrics, display, step)
+
+    rank_0_first(session.ranks, f"samples of step {step} after {session.progress.rewinds} rewinds", write)
+
+
+def _write_samples(session: Session, model: Decoder, metrics: Metrics, display: Display, step: int) -> None:
+    watch = session.recipe.watch
     for number, prompt in enumerate(watch.prompts):
         sampling = SamplingConfig(
             temperature=watch.temperature, max_tokens=watch.sample_tokens, seed=session.recipe.seed + number
