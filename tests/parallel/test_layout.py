@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ranks
 from isogloss.config.base import UserError
 from isogloss.models.decoder import DecoderConfig
 from isogloss.parallel.context import positions_of
 from isogloss.parallel.env import ALONE, Ranks, find_ranks, first_host, process_group, rank_0_first, started_again
-from isogloss.parallel.mesh import ParallelConfig, check_axes, find_axes
+from isogloss.parallel.mesh import Layout, ParallelConfig, check_axes, find_axes
 
 MODEL = DecoderConfig.model_validate(
     {"d_model": 32, "n_layers": 2, "vocab_size": 8, "mixer": {"n_heads": 4, "n_kv_heads": 2}, "ffn": {"type": "swiglu"}}
@@ -85,3 +86,15 @@ def test_a_process_that_is_alone_begins_no_group() -> None:
 )
 def test_the_first_host_of_slurms_list(nodes: str, host: str) -> None:
     assert first_host(nodes) == host
+
+
+def wait_as_asked(rank: int, n_ranks: int) -> None:
+    config = ParallelConfig(context=2, timeout=2.0)
+    group = Layout(find_axes(config, n_ranks), config, "cpu").context
+    assert group is not None
+    limit = group._get_backend(torch.device("cpu")).options._timeout  # pyright: ignore[reportAttributeAccessIssue]
+    assert limit.total_seconds() == 180
+
+
+def test_the_groups_of_a_mesh_wait_as_long_as_they_are_asked_to() -> None:
+    ranks.run(wait_as_asked, 2)

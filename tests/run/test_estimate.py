@@ -115,3 +115,12 @@ def test_what_a_person_reads() -> None:
     assert rows["a checkpoint's model"] == "32.1 GB"
     parts = sum(float(text.split()[0]) for name, text in rows.items() if name.strip() in found.memory.parts)
     assert math.isclose(parts, found.memory.total / 2**30, abs_tol=0.05)
+
+
+def test_warm_ups_read_less() -> None:
+    settings = ["train.steps=10", "optim.schedule.warmup=2", "train.batch_size=8"]
+    whole = estimate_recipe(small(*settings), 1)
+    warmed = estimate_recipe(small(*settings, "train.batch_size_warmup=[{until: 4, batch_size: 2}]"), 1)
+    assert warmed.tokens / whole.tokens == warmed.flops / whole.flops == (4 * 2 + 6 * 8) / 80
+    with pytest.raises(UserError, match="2 while warming up, from step 1 on"):
+        estimate_recipe(small(*settings, "train.batch_size_warmup=[{until: 4, batch_size: 2}]"), 4)

@@ -9,9 +9,8 @@ from jaxtyping import Int
 
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Packing
-from isogloss.data.rows.packing import Waste
 from isogloss.data.prepared import PreparedCorpus, SplitName
-from isogloss.data.rows.packing import count_rows
+from isogloss.data.rows.packing import Waste, count_rows
 from isogloss.data.shards import TokenStream
 
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
