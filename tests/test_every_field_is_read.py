@@ -53,6 +53,7 @@ LLAMA3 = ["model.mixer.rotary.scaling={type: llama3, original_seq_len: 64, facto
 YARN = ["model.mixer.rotary.scaling={type: yarn, original_seq_len: 1000, factor: 4.0, beta_fast: 2.0, beta_slow: 0.5}"]
 # The loss goes up and down.
 RISING = ["optim.lr=0.3", "optim.clip=.inf", "optim.schedule={type: constant, warmup: 2}", "checkpoint.every=1"]
+SOARING = ["optim.lr=1.0", *RISING[1:]]
 WSD = ["optim.schedule={type: wsd, warmup: 2, decay: 0.5, final: 0.1}"]
 FILES = "data: {{type: files, train: [{0}], validation_bytes: 200, prepared_dir: prepared}}"
 ONE, OTHER = FILES.format("'corpus/0[0-2]*.txt'"), FILES.format("'corpus/0[3-5]*.txt'")
@@ -238,7 +239,7 @@ VARIATIONS = {
     ),
     "train.spike.window": Vary("train.spike.window=3", [*RISING, "train.spike={deviations: 1e-3, window: 2}"]),
     "train.spike.max_rewinds": Vary(
-        "train.spike.max_rewinds=1", [*RISING, "train.spike={deviations: 1e-3, window: 2, max_rewinds: 50}"]
+        "train.spike.max_rewinds=1", [*SOARING, "train.spike={deviations: 1e-3, window: 2, max_rewinds: 50}"]
     ),
     "parallel.replicate": Vary("parallel.replicate=2"),
     "parallel.shard": Vary("parallel.shard=2"),

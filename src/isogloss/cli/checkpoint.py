@@ -26,7 +26,8 @@ def inspect(path: Where) -> None:
     from rich.table import Table
 
     found = _open(path)
-    table = Table(title=f"{found.folder}, step {found.step}")
+    print(f"{found.folder}: step {found.step}")
+    table = Table()
     for heading in ("part", "tensors", "numbers", "types", "files", "MiB"):
         table.add_column(heading, justify="left" if heading in ("part", "types") else "right")
     for part, tensors in found.index.parts.items():
