@@ -56,11 +56,15 @@ docs-check: $(VENV)/.installed  ## check that the tables of the docs are fresh, 
 
 check: lint types layers docs-check test  ## all of the above
 
-bench: $(VENV)/.installed-test  ## speed against peers, side by side (about fifteen minutes)
+bench: $(VENV)/.installed-test  ## speed against peers, side by side (about half an hour)
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/tokenizer_speed.py
 	$(BIN)/python benchmarks/init.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/checkpoints.py --compile
+	$(BIN)/python benchmarks/scaling.py
 
 clean:  ## remove .venv and caches; runs and prepared corpora stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
