@@ -3,7 +3,7 @@
 python benchmarks/loader.py            rows a second of each way of packing, of a mixture, and of the seek
 
 The corpus is of random documents in a temporary folder; the one of 10^10 tokens is a sparse file, which has no blocks
-on the disk. The seek is timed by the processor's clock, so that other programs do not count. A step of the default
+on the disk. Other programs make the seek seem slow: run it alone. A step of the default
 recipe reads 8 rows of 256 tokens in about 0.12 s on two cores: pass its measured time with --step-seconds.
 """
 
@@ -81,14 +81,14 @@ def main() -> None:
         for what in ("concatenate", "mixture"):
             taken = []
             for step in range(10**6, 10**6 + 500, 50):  # each time another loader, and pages not read yet
-                begin = time.process_time()
+                begin = time.perf_counter()
                 rows = PackedRows(large, 1024, 0, True)
                 both = {"a": Shuffled(rows, 0, "a"), "b": Shuffled(rows, 0, "b")}
                 source = rows if what == "concatenate" else MixedRows(both, {"a": 1.0, "b": 1.0}, segment)
                 Loader(source, size, seed=0).batch(step)
-                taken.append(1000 * (time.process_time() - begin))
+                taken.append(1000 * (time.perf_counter() - begin))
             print(
-                f"{what:<12} opened at step 10^6 of 10^10 tokens in {median(taken):.1f} ms of CPU "
+                f"{what:<12} opened at step 10^6 of 10^10 tokens in {median(taken):.1f} ms "
                 f"({min(taken):.1f} to {max(taken):.1f})"
             )
 
