@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from isogloss.build import build_model
 from isogloss.durable import write_whole
 from isogloss.init.schemes import SchemeConfig
 from isogloss.models.decoder import DecoderConfig
 from isogloss.nn.roles import declared_tensors
+from isogloss.recipe import Recipe
 from isogloss.train.machine import processor_name
 
 RESULTS = Path(__file__).parent.parent / "docs/results"
@@ -80,7 +81,7 @@ def load_record(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         raise StaleRecordError(f"docs/results/{name}.json is missing; the experiment writes it")
     record = json.loads(path.read_text())
-    former, today = record["settings"], json.loads(json.dumps(settings))
+    former, today = _filled(record["settings"]), json.loads(json.dumps(settings))
     why = [
         f"settings.{key} was {former.get(key)} and is {today.get(key)}"
         for key in sorted(former.keys() | today.keys())
@@ -93,6 +94,21 @@ def load_record(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"docs/results/{name}.json is stale: {'; '.join(why)}\nmake it anew: {record['command']}"
         )
     return record["rows"]
+
+
+def _filled(settings: Any) -> Any:
+    """Former settings, with the fields that recipes have got since at their defaults, which change nothing."""
+    if not isinstance(settings, dict):
+        return settings
+    filled = {key: _filled(value) for key, value in settings.items()}
+    if isinstance(recipe := settings.get("recipe"), dict):
+        try:
+            known = Recipe.model_validate({"name": "former", **recipe}).model_dump(mode="json")
+        except ValidationError:  # a field is gone, or means something else: stale
+            return filled
+        absent = Recipe.model_fields.keys() - recipe.keys() - {"parallel"}
+        filled["recipe"] = {section: value for section, value in known.items() if section not in absent}
+    return filled
 
 
 def stamp(schemes: Mapping[str, Mapping[str, Any]]) -> str:

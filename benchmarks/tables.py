@@ -21,6 +21,7 @@ import estimate
 import experiments
 import numpy as np
 import predict
+import scaling
 import torch
 from pages import PageError, blocks, difference, joined
 from pydantic import TypeAdapter
@@ -187,6 +188,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "default-seeds": experiments.default_seeds_table,
     "estimate": estimate.table,
     "equality": equality.table,
+    "scaling": scaling.table,
     "gpus": gpus,
     "origin": experiments.origin_table,
     "floors": floors,

@@ -1,10 +1,12 @@
 """The tables of the docs: a stale one is found and mended, one made by hand is refused, an old record too."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import coordinates
 import pages
 import pytest
 import records
@@ -117,3 +119,11 @@ def test_a_stale_record_is_a_problem_of_its_page(tmp_path: Path, record: Path) -
     (problem,) = tables.renew(page, check=False)
     assert "predict.json is missing" in problem
     assert "as before" in page.read_text()
+
+
+def test_a_record_older_than_a_field_holds_it_at_its_default() -> None:
+    then = coordinates.settings()
+    del then["recipe"]["train"]["recompute"], then["recipe"]["data"]["packing"], then["recipe"]["parallel"]
+    assert records._filled(then) == json.loads(json.dumps(coordinates.settings()))
+    then["recipe"]["train"]["steps"] += 1
+    assert records._filled(then) != json.loads(json.dumps(coordinates.settings()))
