@@ -86,7 +86,7 @@ def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], dis
     rows += [
         ("parameters", f"{summary['parameters']:,}"),
         ("steps", f"{summary['steps']:,} ({summary['skipped_steps']} skipped)"),
-        ("tokens", f"{summary['tokens']:,}"),
+        ("targets trained on", f"{summary['tokens']:,}"),
         ("time in steps", duration(summary["seconds"])),
         ("tokens a second", f"{summary['tokens_per_second']:,.0f}"),
     ]
