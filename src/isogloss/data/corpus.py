@@ -1,8 +1,10 @@
 """What a run asks of its data, whatever they are made from: rows to train and to validate on, and facts to show."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -135,3 +137,8 @@ class Part:
     name: str
     weight: float
     corpus: Corpus
+
+
+def hash_of(decisive: Sequence[Any]) -> str:
+    """A name for what these values, which JSON can write, decide."""
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,8 +5,6 @@ given they are proportional to ``tokens^(1/temperature)`` (Conneau et al. 2019, 
 Representation Learning at Scale", where 1/temperature is alpha). ``rows/mixing.py`` keeps the proportions to the row.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -18,7 +16,7 @@ from pydantic import Field, model_validator
 
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines
-from isogloss.data.corpus import Cut, PackedConfig, Packing, Part, SplitFacts, SplitName
+from isogloss.data.corpus import Cut, PackedConfig, Packing, Part, SplitFacts, SplitName, hash_of
 from isogloss.data.prepare import TextChoice, prepare, training_texts
 from isogloss.data.prepare.progress import Watch
 from isogloss.data.prepared import PreparedCorpus
@@ -115,7 +113,7 @@ class MixtureCorpus:
         """A hash of the sources and of how they are mixed."""
         caps = [(source.max_epochs, source.max_tokens) for source in self.config.sources.values()]
         decisive = [[(name, corpus.name) for name, corpus in self.corpora.items()], caps, self.points]
-        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+        return hash_of(decisive)
 
     @property
     def origin(self) -> str:
@@ -260,7 +258,7 @@ def _shared_tokenizer(texts: Sequence[TextChoice], config: BPEConfig, progress: 
     """A BPE of all texts, kept beside the first one's prepared corpora."""
     gathered = [training_texts(text) for text in texts]
     decisive = [config.model_dump(mode="json"), [fingerprint for fingerprint, _ in gathered]]
-    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    key = hash_of(decisive)
     folder = texts[0].prepared_dir / f"tokenizer-{key}"
     whole = folder / "tokenizer.json"
     try:

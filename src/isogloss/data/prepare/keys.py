@@ -1,9 +1,8 @@
 """What decides a prepared corpus, in the names of its folders: what is named alike has the same content."""
 
-import hashlib
-import json
 from typing import Any
 
+from isogloss.data.corpus import hash_of
 from isogloss.data.prepare.config import FilesText, TextChoice
 from isogloss.data.prepare.inputs import Inputs
 from isogloss.data.prepare.near_duplicates import find_rensa
@@ -37,8 +36,3 @@ def split_decision(config: TextChoice) -> list[Any]:
     if isinstance(config, FilesText) and config.validation_fraction is not None:
         return ["fraction", config.validation_fraction]
     return ["bytes", config.validation_bytes]
-
-
-def hash_of(decisive: list[Any]) -> str:
-    """A hash of values that JSON can write."""
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

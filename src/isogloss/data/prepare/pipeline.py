@@ -22,10 +22,11 @@ import numpy as np
 
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines, measure_baselines
+from isogloss.data.corpus import hash_of
 from isogloss.data.prepare.config import DECISIVE, FilesText, TextChoice
 from isogloss.data.prepare.folder import collect_split, corpus_files, file_records, put_in_place
 from isogloss.data.prepare.inputs import Inputs, open_inputs
-from isogloss.data.prepare.keys import FORMAT, hash_of, scan_key, split_decision
+from isogloss.data.prepare.keys import FORMAT, scan_key, split_decision
 from isogloss.data.prepare.near_duplicates import find_near_duplicates
 from isogloss.data.prepare.progress import Lines, Watch
 from isogloss.data.prepare.scan import ScanTask, report_bad, scan_unit
@@ -151,7 +152,7 @@ def _scanned(
 
 
 def _scan(folder: Path, config: TextChoice, inputs: Inputs, workers: Workers, watch: Watch) -> list[UnitRecord]:
-    max_bad = config.max_bad if isinstance(config, FilesText) else 0
+    max_bad = _max_bad(config)
     report = folder.with_suffix(BAD_ENDING)
     report.unlink(missing_ok=True)
     spills = folder / "spills"
@@ -200,7 +201,7 @@ def _make(
         baselines = measured.result()
     train = collect_split(work, "train", [record.train for record in ranges])
     validation = collect_split(work, "validation", [record.validation for record in ranges])
-    max_bad = config.max_bad if isinstance(config, FilesText) else 0
+    max_bad = _max_bad(config)
     report_bad(scan.records, work / BAD_RECORDS, max_bad)
     files = file_records(work, corpus_files(work, (train, validation)), ranges)
     manifest = _manifest(config, asked, tokenizer, scan, train, validation, baselines, files)
@@ -287,7 +288,7 @@ def _reuse(folder: Path, config: TextChoice, verify: bool, progress: Say) -> Pre
     except UserError as error:
         progress(f"not reused: {error}")
         return None
-    max_bad = config.max_bad if isinstance(config, FilesText) else 0
+    max_bad = _max_bad(config)
     if corpus.manifest.n_bad > max_bad:
         raise UserError(
             f"{folder}: was prepared without {corpus.manifest.n_bad} bad records, more than data.max_bad = {max_bad}; "
@@ -319,3 +320,8 @@ def _explained(config: TextChoice, inputs: Inputs) -> Iterator[None]:
 def _free(place: Path) -> str:
     existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
     return f"the disk has {shutil.disk_usage(existing).free:,} free"
+
+
+def _max_bad(config: TextChoice) -> int:
+    """How many bad records may be left out."""
+    return config.max_bad if isinstance(config, FilesText) else 0

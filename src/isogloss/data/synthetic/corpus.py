@@ -1,7 +1,6 @@
 """Generated rows as a corpus that a run can read."""
 
 import hashlib
-import json
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -9,7 +8,7 @@ from jaxtyping import Int
 from pydantic import Field
 
 from isogloss.config.base import UserError
-from isogloss.data.corpus import Packing, SplitFacts, SplitName
+from isogloss.data.corpus import Packing, SplitFacts, SplitName, hash_of
 from isogloss.data.counter import Draws
 from isogloss.data.rows.source import Rows
 from isogloss.data.synthetic.associative_recall import AssociativeRecall, AssociativeRecallConfig
@@ -85,7 +84,7 @@ class SyntheticCorpus:
         self.task: Task = TASKS[type(config)](config)
         self.tokenizer = SymbolsTokenizer(self.task.n_tokens)
         decisive = config.model_dump(mode="json", exclude={"seq_len", "validation_rows"})
-        self.name = hashlib.sha256(json.dumps([FORMAT, decisive], sort_keys=True).encode()).hexdigest()[:16]
+        self.name = hash_of([FORMAT, decisive])
         self.origin = f"{decisive['type']}, generated with seed {config.seed}"
         self._check(config.seq_len)
         self.floor: float = self.task.floor(config.seq_len)
