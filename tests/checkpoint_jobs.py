@@ -15,10 +15,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import isogloss.run.state
 import isogloss.run.steps
@@ -37,11 +36,11 @@ from isogloss.models.registry import create_model
 from isogloss.models.weights import model_tensors
 from isogloss.nn.feed_forward import SwiGLUConfig
 from isogloss.nn.multipliers import Multipliers
-from isogloss.nn.roles import READERS, WRITERS, Role
 from isogloss.optim.state import allot_optimizer_tensors
 from isogloss.recipe import load_recipe
 from isogloss.run.train import train
 from isogloss.train.display import Display
+from layouts import by_roles, by_rows
 
 # Odd sizes: the vocabulary and the hidden width divide by no number of ranks.
 CONFIG = DecoderConfig(
@@ -49,21 +48,6 @@ CONFIG = DecoderConfig(
 )
 KEEP = CheckpointConfig(keep_last=3)
 STAGES = ("start", "load", "step", "save", "end")
-
-
-def by_rows(model: Decoder, mesh: DeviceMesh) -> None:
-    for layer in model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-
-
-def by_roles(model: Decoder, mesh: DeviceMesh) -> None:
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            role = module.__dict__["declared_roles"][name].role
-            split = Shard(1) if role in WRITERS else Shard(0) if role in READERS | {Role.EMBEDDING} else Replicate()
-            sharded = distribute_tensor(parameter, mesh, [split], src_data_rank=None)
-            module.register_parameter(name, nn.Parameter(sharded))
 
 
 def plain(model: Decoder, n: int) -> None:

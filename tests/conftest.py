@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from isogloss import cli
 from isogloss.build import build_model
 from isogloss.init.schemes import LinguaConfig
 from isogloss.models.decoder import Decoder, DecoderConfig
@@ -101,3 +103,20 @@ def tiny(tmp_path: Path) -> Path:
 def tiny_factory() -> Callable[[Path], Path]:
     """``write_tiny``, for fixtures that live longer than a test."""
     return write_tiny
+
+
+@pytest.fixture
+def call(capfd, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """Run ``isogloss`` with some words in this process; gives exit code, output and errors."""
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["isogloss", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 1
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -12,25 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from isogloss import cli
-
 PATHS = os.pathsep.join(sys.path)
 
 
 @pytest.fixture
-def isogloss(capfd, monkeypatch, tmp_path):
+def isogloss(call, monkeypatch, tmp_path):
     """Run the command line in this process, in an empty folder; gives exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["isogloss", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
 
     return call
 

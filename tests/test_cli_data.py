@@ -1,5 +1,6 @@
 """``isogloss data``: results, and one clear message with exit code 2 for what can be mended."""
 
+import functools
 import gzip
 import io
 import json
@@ -11,14 +12,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from isogloss import cli
 from isogloss.cli.bar import Bar
 from isogloss.data.prepare import pipeline
 from isogloss.data.prepare.progress import Lines, Watch
 
 
 @pytest.fixture
-def isogloss(capfd, monkeypatch, tmp_path):
+def isogloss(call, monkeypatch, tmp_path):
     """Run a verb of ``isogloss data`` in a folder that has texts/; gives exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
@@ -26,17 +26,7 @@ def isogloss(capfd, monkeypatch, tmp_path):
     for number in range(40):
         (tmp_path / f"texts/{number}.txt").write_text(f"document number {number}\n" * (number % 3 + 1))
 
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["isogloss", "data", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return functools.partial(call, "data")
 
 
 def test_prepare_and_look(isogloss) -> None:

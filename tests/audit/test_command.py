@@ -1,5 +1,6 @@
 """The command: its forms, its exit codes, and one message for each thing a user can get wrong."""
 
+import functools
 import json
 import sys
 import textwrap
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from isogloss import cli
 from isogloss.audit.audit import Audit, Row
 from isogloss.audit.findings import Finding, Severity
 from isogloss.audit.report import as_markdown
@@ -43,24 +43,14 @@ number = 3
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch, capfd):
+def command(tmp_path: Path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "factories", raising=False)
     (tmp_path / "factories.py").write_text(textwrap.dedent(FACTORIES))
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
 
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["isogloss", "init", "audit", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return functools.partial(call, "init", "audit")
 
 
 def test_a_sound_model_passes_and_a_defect_fails(command) -> None:

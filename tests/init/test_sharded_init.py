@@ -11,9 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,7 +27,8 @@ from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.registry import create_model
 from isogloss.nn.feed_forward import SwiGLUConfig
 from isogloss.nn.multipliers import Multipliers
-from isogloss.nn.roles import READERS, WRITERS, Role, declared_tensors
+from isogloss.nn.roles import declared_tensors
+from layouts import by_roles, by_rows
 
 # Odd sizes: the vocabulary and the hidden width divide by no number of ranks.
 CONFIG = DecoderConfig(
@@ -45,22 +45,6 @@ def planned() -> tuple[Decoder, dict[str, Entry]]:
 
 def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {site.name: tensor for site, tensor in declared_tensors(model)}
-
-
-def by_rows(model: Decoder, mesh: DeviceMesh) -> None:
-    for layer in model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-
-
-def by_roles(model: Decoder, mesh: DeviceMesh) -> None:
-    """As tensor parallelism does: readers by output, writers by input, the embedding by vocabulary."""
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            role = module.__dict__["declared_roles"][name].role
-            split = Shard(1) if role in WRITERS else Shard(0) if role in READERS | {Role.EMBEDDING} else Replicate()
-            sharded = distribute_tensor(parameter, mesh, [split], src_data_rank=None)
-            module.register_parameter(name, nn.Parameter(sharded))
 
 
 def fsdp(model: Decoder, n: int) -> nn.Module:
