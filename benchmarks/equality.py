@@ -43,6 +43,8 @@ CONFIG = DecoderConfig(
     vocab_size=101,
     z_loss=1e-3,
 )
+PAIR = 12_900
+"""Weights of a unit that spreads five such blocks over three units, which each block has not alone."""
 ROWS, SEQ_LEN, STEPS, SEED = 8, 16, 4, 1
 OPTIM = AdamWConfig(lr=1e-3)
 CLIP = 0.5
@@ -55,7 +57,10 @@ FIRST_LOSS_BF16, LAST_LOSS_BF16 = 2e-3, 5e-3
 
 @dataclass(frozen=True)
 class Case:
-    """A strategy, on so many ranks; ``micro_rows`` of the batch of all ranks go at a time."""
+    """A strategy, on so many ranks; ``micro_rows`` of the batch of all ranks go at a time.
+
+    Each block is a unit of FSDP2 if nothing else is said.
+    """
 
     n_ranks: int
     parallel: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +86,12 @@ CASES = {
     "FSDP 4, two micro-batches": Case(4, micro_rows=4),
     "FSDP x tensor 2x2, four micro-batches": Case(4, {"tensor": 2}, micro_rows=2),
     "FSDP 4, weights kept gathered": Case(4, {"reshard": "never"}),
+    "FSDP 4, all blocks one unit": Case(4, {"unit": 2**21}),
+    "FSDP 4, blocks by twos": Case(4, {"unit": PAIR}, model={"n_layers": 5}),
+    "FSDP 4, blocks by twos, recompute full": Case(4, {"unit": PAIR}, recompute="full", model={"n_layers": 5}),
+    "FSDP x tensor 2x2, blocks by twos, four micro-batches": Case(
+        4, {"unit": PAIR // 2, "tensor": 2}, recompute="selective", micro_rows=2, model={"n_layers": 5}
+    ),
     "FSDP 4, offloaded": Case(4, {"offload": True}),
     "FSDP 4, recompute full": Case(4, recompute="full"),
     "FSDP x tensor 2x2, recompute selective": Case(4, {"tensor": 2}, recompute="selective"),
@@ -190,7 +201,7 @@ def compare(case: Case) -> Found:
 
 def make_layout(case: Case) -> Layout:
     """The layout of a case on the ranks there are."""
-    config = ParallelConfig(**case.parallel)
+    config = ParallelConfig(**{"unit": 1} | case.parallel)
     return Layout(find_axes(config, case.n_ranks), config, "cpu")
 
 

@@ -45,7 +45,11 @@ from isogloss.train.display import Display
 from isogloss.train.metrics import read_metrics
 from isogloss.train.step import train_step
 
-MIXTURES = [name for name, case in CASES.items() if case.model or case.parallel.get("offload") or "kept" in name]
+MIXTURES = [
+    name
+    for name, case in CASES.items()
+    if (case.model and "full" not in name) or case.parallel.get("offload") or "kept" in name
+]
 MIXTURES += ["copies x tensor 2x2", "context 4", "FSDP x context 2x2", "FSDP 4, bf16, gathered in fp32"]
 CHOSEN = [name for name in CASES if name not in MIXTURES or "ISOGLOSS_FAULTS" in os.environ]
 CPU = torch.device("cpu")
@@ -169,6 +173,7 @@ def transfers() -> dict[str, dict[str, int]]:
         ("at once", FSDP_2),
         ("in four", Case(2, micro_rows=2)),
         ("kept", Case(2, {"reshard": "never"})),
+        ("together", Case(2, {"unit": 2**21})),
     ):
         layout = make_layout(case)
         with Calls() as calls:
@@ -326,6 +331,16 @@ def test_weights_that_are_kept_are_not_gathered_again(found) -> None:
     got = found["transfers 2"]
     gathers = {name: counts["allgather"] for name, counts in got.items()}
     assert gathers["kept"] < gathers["at once"] < gathers["in four"]
+
+
+def test_small_blocks_are_gathered_and_reduced_together(found) -> None:
+    got = found["transfers 2"]
+    n_blocks = CONFIG.n_layers
+    # Alone: the blocks, all but the last one twice, the embedding, which its backward pass does not need, and the rest.
+    alone = {"allgather": 2 * n_blocks - 1 + 2, "reduce_scatter": n_blocks + 2}
+    together = {"allgather": 2, "reduce_scatter": 2}
+    for kind in alone:  # each step also gathers what the tests compare
+        assert got["at once"][kind] - got["together"][kind] == alone[kind] - together[kind]
 
 
 def test_duplicate_shards_are_seen(found) -> None:

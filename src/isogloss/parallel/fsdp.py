@@ -1,6 +1,7 @@
-"""Weights split over ranks: PyTorch's FSDP2, a unit for each block, one for the embedding, and the rest.
+"""Weights split over ranks: PyTorch's FSDP2, in units: a large block or some small ones, the embedding, and the rest.
 
 A unit's weights are gathered before they are used, and the next unit's while it computes (FSDP2's implicit prefetch).
+The last one's are kept, for the backward pass needs them at once; the embedding's backward pass needs none.
 Gradients are *summed* over ranks: the step has divided by the count of targets of all of them.
 """
 
@@ -14,8 +15,14 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
+from isogloss.init.apply import local_part
 from isogloss.models.decoder import Decoder
 from isogloss.parallel.mesh import Layout
+
+
+def count_units(n_blocks: int, n_weights: float, least: int) -> int:
+    """Over how many units to spread blocks, of ``n_weights`` in all, evenly, so that each has ``least`` or more."""
+    return max(1, min(n_blocks, int(n_weights // least)))
 
 
 def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
@@ -36,16 +43,27 @@ def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
     )
     offload = CPUOffloadPolicy(pin_memory=layout.device == "cuda") if config.offload else OffloadPolicy()
     reshard = config.reshard == "always"
-    for block in model.blocks():
-        fully_shard(block, mesh=mesh, mp_policy=blocks, reshard_after_forward=reshard, offload_policy=offload)
-    if model.head is not None:  # a tied one is needed from the first to the last
+    layers = model.blocks()
+    n_units = count_units(len(layers), sum(map(_n_weights, layers)), config.unit)
+    for unit in range(n_units):
+        members = list(layers[unit * len(layers) // n_units : (unit + 1) * len(layers) // n_units])
+        again = reshard and unit < n_units - 1
+        fully_shard(members, mesh=mesh, mp_policy=blocks, reshard_after_forward=again, offload_policy=offload)
+    # Otherwise it is with the rest: a small one, and a tied one, which is needed from the first to the last.
+    if model.head is not None and _n_weights(model.embedding) >= config.unit:
         fully_shard(model.embedding, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard, offload_policy=offload)
+        model.embedding.set_unshard_in_backward(False)
     fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=False, offload_policy=offload)
     register_fsdp_forward_method(model, "loss")
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def _n_weights(module: torch.nn.Module) -> int:
+    """Of this tensor rank."""
+    return sum(local_part(parameter)[0].numel() for parameter in module.parameters())
 
 
 def reduce_gradients(model: torch.nn.Module, now: bool) -> None:

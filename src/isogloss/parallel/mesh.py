@@ -34,9 +34,12 @@ class ParallelConfig(Config):
     """Ranks that share each row by its positions; they also split the weights."""
     tensor: int = Field(default=1, gt=0)
     """Ranks that share each block by its heads and hidden units, and the vocabulary."""
+    unit: int = Field(default=2**21, gt=0)
+    """Weights that are gathered at once, at least: smaller blocks are put together, for every gathering waits for the
+    slowest rank. 1 gathers each block alone."""
     reshard: Literal["always", "never"] = "always"
-    """Whether a block's gathered weights are let go after the forward pass and gathered again for the backward; never
-    saves that at the cost of a whole copy of the weights."""
+    """Whether gathered weights are let go after the forward pass and gathered again for the backward, all but the last
+    unit's, which is needed at once; never saves that at the cost of a whole copy of the weights."""
     gather: Literal["auto", "fp32", "bf16"] = "auto"
     """Type in which the blocks' weights are gathered; auto: that of the products (train.precision)."""
     reduce: Literal["fp32", "bf16"] = "fp32"

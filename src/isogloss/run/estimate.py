@@ -8,10 +8,11 @@ last block        the same activations + that block's backward pass + the head's
 first block       one block's activations + its backward pass + all other gradients
 embedding         weights, moments, gradients, and the embedding's gradient once more where it is accumulated
 
-With several ranks, FSDP2's gathered weights and buffers come on top: two blocks' weights in the type they are gathered
-in (one used, one fetched) and a third on its way, a block's gradients before they are split, and the head, whose
-gradient is split last. With accumulation every rank adds up whole gradients until the last micro-batch's are split,
-as `isogloss.parallel.fsdp` has it. Tensor and context ranks are taken to share activations evenly.
+With several ranks, FSDP2's gathered weights and buffers come on top, by the units of `isogloss.parallel.fsdp`: the
+weights of two (one used, one fetched) in the type they are gathered in and a third on its way, a unit's gradients
+before they are split, and the head and a small embedding, whose gradients are split last. With accumulation every rank
+adds up whole gradients until the last micro-batch's are split. Tensor and context ranks are taken to share activations
+evenly.
 """
 
 import math
@@ -22,6 +23,7 @@ from isogloss.build import plan_model
 from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.plan import Entry
 from isogloss.nn.roles import Role
+from isogloss.parallel.fsdp import count_units
 from isogloss.parallel.mesh import Axes
 from isogloss.parallel.recompute import recompute_blocks
 from isogloss.recipe import Recipe
@@ -200,28 +202,29 @@ def _memory(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> Memory:
     added_up = sizes.reduced * sizes.total if accumulated and sizes.split else 0.0
     grown = sizes.total if accumulated and not sizes.split else 0.0
     activations = block.shared + n_layers * kept + 2 * stream  # the last output, and its norm's
-    # Gathered and not let go: the head always, the blocks where they are not resharded.
-    held = sizes.gathered_head + (n_layers * sizes.gathered_block if recipe.parallel.reshard == "never" else 0.0)
-    passing = held + sizes.passing_block
+    # Gathered and not let go: what belongs to no block; the blocks, or their last unit, until their backward pass.
+    held = sizes.gathered_rest
+    kept_blocks = n_layers * sizes.gathered_block if recipe.parallel.reshard == "never" else sizes.gathered_unit
+    passing = held + sizes.passing_unit
     moments = {
         "the loss": always
         | {
             "gradients": stored(grown) + added_up,
             "activations": activations,
             "head and loss": loss,
-            "communication": held,
+            "communication": held + kept_blocks,
         },
         "the last block's backward pass": always
         | {
             "gradients": stored(max(grown, 0.0 if sizes.split else sizes.head)) + added_up,
             "activations": activations - 2 * stream + backward,
-            "communication": passing + (sizes.gradient_of_head if sizes.split else 0.0),
+            "communication": passing + max(0.0, kept_blocks - sizes.gathered_unit) + sizes.gradient_of_head,
         },
         "the first block's backward pass": always
         | {
             "gradients": stored(max(grown, sizes.total - sizes.embedding - sizes.block)),
             "activations": block.shared + kept + backward,
-            "communication": passing + (sizes.gradient_of_head if sizes.split else 0.0),
+            "communication": passing + sizes.gradient_of_head,
         },
         "the embedding's backward pass": always
         | {
@@ -252,11 +255,19 @@ class _Sizes:
         self._ranks = axes.shard * axes.context * axes.tensor
         per_block = self.block / axes.tensor if self.split else 0.0
         self.gathered_block = per_block * (2 if gathered == "bf16" else 4)
-        self.gathered_head = 4 * self.head / axes.tensor if self.split else 0.0
-        self.gradient_of_head = self.gathered_head
-        # One block used, one fetched and one on its way; a block's gradients as they are reduced.
+        n_units = count_units(recipe.model.n_layers, recipe.model.n_layers * per_block, recipe.parallel.unit)
+        in_unit = -(-recipe.model.n_layers // n_units)
+        self.gathered_unit = in_unit * self.gathered_block
+        self.gradient_of_head = 4 * self.head / axes.tensor if self.split else 0.0
+        small = count(Role.HEAD) > 0 and self.embedding / axes.tensor < recipe.parallel.unit
+        self.gathered_rest = self.gradient_of_head
+        if small and self.split:
+            self.gathered_rest += 4 * self.embedding / axes.tensor
+        # One unit used, one fetched and one on its way, if there are several; a unit's gradients, all but those of the
+        # block at work, and as they are reduced.
         self.reduced = (2 if recipe.parallel.reduce == "bf16" else 4) / axes.tensor
-        self.passing_block = 3 * self.gathered_block + self.reduced * per_block * axes.tensor
+        gradients = (in_unit - 1) * self.gathered_block + self.reduced * in_unit * per_block * axes.tensor
+        self.passing_unit = (3 if n_units > 1 else 1) * self.gathered_unit + gradients
 
     def stored(self, n: float) -> float:
         """Bytes of a rank's share of ``n`` weights in float32."""
@@ -266,7 +277,7 @@ class _Sizes:
 def _traffic(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> dict[str, float]:
     """Bytes that a rank sends in a step, by axis: ring algorithms, (n - 1) / n of what is gathered or reduced.
 
-    Weights are gathered for each micro-batch's forward pass and, where they are resharded, for its backward pass;
+    Weights are gathered for each micro-batch's forward pass and, where they are resharded, again for its backward pass;
     gradients are reduced once a step. A tensor axis gathers and scatters the stream around each branch, forward and
     backward; a context axis gathers keys and values, and scatters their gradients.
     """
@@ -276,8 +287,8 @@ def _traffic(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> dict[str, fl
     micro = min(train.micro_batch_size or rows, rows)
     n_micro = -(-rows // micro)
     split = axes.shard * axes.context
-    gathers = n_micro * (2 if recipe.parallel.reshard == "always" else 1)
     blocks = model.n_layers * sizes.gathered_block
+    again = blocks - sizes.gathered_unit if recipe.parallel.reshard == "always" else 0.0
     others = 4 * (sizes.total - model.n_layers * sizes.block) / axes.tensor
     reduced = sizes.reduced * sizes.total
     number = 2 if sizes.precision == "bf16" else 4
@@ -285,7 +296,7 @@ def _traffic(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> dict[str, fl
     heads = model.mixer.heads(model.d_model)
     keys = 2 * number * rows * recipe.data.seq_len * heads.n_kv_heads * heads.head_dim / axes.tensor
     traffic = {
-        "shard": (gathers * blocks + n_micro * others + reduced) * (split - 1) / split,
+        "shard": (n_micro * (blocks + again + others) + reduced) * (split - 1) / split,
         "replicate": 2 * reduced / split * (axes.replicate - 1) / axes.replicate,
         # Two branches a block, each gathered before and scattered after it, and both again backward.
         "tensor": 8 * model.n_layers * stream * (axes.tensor - 1) / axes.tensor,
