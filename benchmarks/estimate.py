@@ -43,6 +43,12 @@ SHARDED: dict[str, list[str]] = {
         "train.precision=bf16",
     ],
     "2 ranks, recomputed": ["model.d_model=512", "model.n_layers=6", "train.batch_size=16", "train.recompute=full"],
+    "2 ranks, blocks in one unit": [
+        "model.d_model=512",
+        "model.n_layers=6",
+        "train.batch_size=8",
+        "parallel.unit=30000000",
+    ],
     "2 ranks, never resharded": [
         "model.d_model=512",
         "model.n_layers=6",
