@@ -115,7 +115,8 @@ def init_verify(
     if fingerprint:
         stored = fingerprints.stored_fingerprint(path)
         recipe = load_recipe(str(run), overrides)
-        made = fingerprints.recipe_fingerprint(recipe, display, fingerprints.device_of(run, display))
+        device = "cpu" if stored is None else fingerprints.device_of(run, display)
+        made = fingerprints.recipe_fingerprint(recipe, display, device)
         if not fingerprints.show_fingerprint(made, stored, display):
             raise typer.Exit(1)
         return
