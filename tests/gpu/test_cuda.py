@@ -21,6 +21,7 @@ from isogloss.init.schemes import LinguaConfig
 from isogloss.models.decoder import DecoderConfig
 from isogloss.models.inference import inference
 from isogloss.models.protocol import Batch
+from isogloss.nn import attention as kernels
 from isogloss.nn.attention import attend, create_mask
 from isogloss.train.metrics import read_metrics
 
@@ -168,6 +169,25 @@ def validate_compiled(device: str, length: int) -> None:
 @pytest.mark.parametrize("device", IN_A_CAMPAIGN)
 def test_validation_keeps_no_scores(device: str) -> None:
     alone(f"validate_compiled('{device}', {256 if device == 'cpu' else 8192})")
+
+
+def compare_masks(device: str) -> None:
+    """Those of rows long enough for the making of a mask to be compiled, beside those written out."""
+    written_out = kernels.WRITTEN_OUT_UP_TO
+    for length, window in ((4096, None), (4096, 300), (6144, None)):
+        positions = torch.arange(length, device=device)
+        for n_documents in (3, 40):
+            documents = (positions * n_documents // length).expand(2, length)
+            kernels.WRITTEN_OUT_UP_TO = written_out
+            found = kernels.block_mask(positions, positions, window, documents)
+            kernels.WRITTEN_OUT_UP_TO = 2**40
+            expected = kernels.block_mask(positions, positions, window, documents)
+            assert torch.equal(found.to_dense(), expected.to_dense())
+
+
+@pytest.mark.gpu
+def test_masks_whose_making_is_compiled() -> None:
+    alone("compare_masks('cuda')")
 
 
 class Numbered:

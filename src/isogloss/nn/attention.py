@@ -24,6 +24,10 @@ from isogloss.nn.softcap import softcap
 Backend = Literal["sdpa", "plain", "flex"]
 Mask = Tensor | BlockMask | None
 
+WRITTEN_OUT_UP_TO = 2**24
+"""Pairs of positions of a batch, above which the making of a block mask is compiled on a GPU: written out it holds the
+dense mask, several times over. Not below: of a row within one block inductor makes no kernel (torch 2.13)."""
+
 
 def dense_mask(
     query_positions: Int[Tensor, " T"],
@@ -66,13 +70,12 @@ def block_mask(
             here = here & (documents[b, q] == of_keys[b, k])
         return here
 
-    sizes = {"Q_LEN": query_positions.shape[0], "KV_LEN": key_positions.shape[0]}
-    rows = None if documents is None else documents.shape[0]
-    device = query_positions.device
-    # Written out it makes the dense mask first: gigabytes for the long rows that flex is there for.
-    create = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask
+    rows = 1 if documents is None else documents.shape[0]
+    n_queries, n_keys, device = query_positions.shape[0], key_positions.shape[0], query_positions.device
+    if device.type == "cpu" or rows * n_queries * n_keys <= WRITTEN_OUT_UP_TO:
+        return create_block_mask(allowed, rows, None, n_queries, n_keys, device)
     with torch.compiler.set_stance("default"):
-        return create(allowed, B=rows, H=None, **sizes, device=device)
+        return _compiled(create_block_mask)(allowed, rows, None, n_queries, n_keys, device)
 
 
 def create_mask(
