@@ -36,7 +36,7 @@ test: $(VENV)/.installed-test  ## run the tests
 	$(BIN)/python -m pytest -n 2
 
 faults: $(VENV)/.installed-test  ## kill, damage and fail runs a hundred times over (most of an hour)
-	ISOGLOSS_FAULTS=100 $(BIN)/python -m pytest tests/faults tests/parallel tests/run
+	ISOGLOSS_FAULTS=100 $(BIN)/python -m pytest tests/faults tests/parallel tests/run tests/gpu
 
 lint: $(VENV)/.installed-dev  ## format and lint with ruff, without changing anything
 	$(BIN)/ruff format --check .

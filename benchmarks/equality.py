@@ -147,15 +147,14 @@ class Trained:
     model: Decoder
 
 
-def train(case: Case, layout: Layout | None, n_steps: int = STEPS) -> Trained:
+def train(case: Case, layout: Layout | None, n_steps: int = STEPS, device: str = "cpu") -> Trained:
     """Take the steps, on the ranks of a layout or alone."""
     config = CONFIG.model_copy(update=case.model)
     planned = plan_model(config, LinguaConfig())
-    device = torch.device("cpu")
     model = materialise(
         planned,
         seed=SEED,
-        device=device,
+        device=torch.device(device),
         recompute=case.recompute if layout else "none",  # pyright: ignore[reportArgumentType]
         layout=layout,
         precision=case.precision,
@@ -181,11 +180,11 @@ def train(case: Case, layout: Layout | None, n_steps: int = STEPS) -> Trained:
     return Trained(start, steps, model)
 
 
-def compare(case: Case) -> Found:
+def compare(case: Case, device: str = "cpu") -> Found:
     """A case beside one process; called by all its ranks."""
-    layout = make_layout(case)
-    split = train(case, layout)
-    alone_start, alone, weights = _alone(case)
+    layout = make_layout(case, device)
+    split = train(case, layout, device=device)
+    alone_start, alone, weights = _alone(case, device)
     mine = whole_tensors(split.model, keep=True)
     first, last = (abs(split.steps[i].loss - alone[i].loss) for i in (0, -1))
     return Found(
@@ -199,21 +198,21 @@ def compare(case: Case) -> Found:
     )
 
 
-def make_layout(case: Case) -> Layout:
+def make_layout(case: Case, device: str = "cpu") -> Layout:
     """The layout of a case on the ranks there are."""
     config = ParallelConfig(**{"unit": 1} | case.parallel)
-    return Layout(find_axes(config, case.n_ranks), config, "cpu")
+    return Layout(find_axes(config, case.n_ranks), config, device)
 
 
 Alone = tuple[dict[str, str], list[StepResult], dict[str, torch.Tensor]]
 _KNOWN: dict[str, Alone] = {}
 
 
-def _alone(case: Case) -> Alone:
+def _alone(case: Case, device: str) -> Alone:
     """What one process gives: its start, steps and weights."""
-    key = repr(replace(case, n_ranks=1, parallel={}, recompute="none"))
+    key = f"{device} {replace(case, n_ranks=1, parallel={}, recompute='none')!r}"
     if key not in _KNOWN:
-        trained = train(case, None)
+        trained = train(case, None, device=device)
         _KNOWN[key] = trained.start, trained.steps, whole_tensors(trained.model, keep=True)
     return _KNOWN[key]
 

@@ -22,6 +22,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 settings.register_profile("isogloss", max_examples=40 * int(os.environ.get("ISOGLOSS_FAULTS", "1")), deadline=None)
 settings.load_profile("isogloss")
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests for GPUs are skipped where there are too few."""
+    if (marker := item.get_closest_marker("gpu")) is not None:
+        needed = marker.args[0] if marker.args else 1
+        if torch.cuda.device_count() < needed:
+            pytest.skip(f"needs {needed} CUDA devices")
+
+
 MakeDecoder = Callable[..., Decoder]
 
 

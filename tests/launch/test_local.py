@@ -38,6 +38,13 @@ def test_more_threads_than_cores_are_refused(cores) -> None:
         check_local(LocalLaunch(["tiny"], 2, threads=5))
 
 
+def test_more_ranks_than_gpus_are_refused(cores) -> None:
+    for n_gpus in (0, 2, 3):
+        check_local(LocalLaunch(["tiny"], 2), n_gpus)
+    with pytest.raises(UserError, match="2 ranks are more than the 1 GPUs here"):
+        check_local(LocalLaunch(["tiny"], 2), 1)
+
+
 def failure(rank: int, code: int) -> ProcessFailure:
     return ProcessFailure(local_rank=rank, pid=100 + rank, exitcode=code, error_file="none")
 

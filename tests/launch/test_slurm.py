@@ -90,7 +90,8 @@ def test_a_job_that_has_more_to_do_queues_again(
     assert subprocess.run(["bash", job.path]).returncode == code
     said = slurm.read_text().splitlines()
     assert said[0] == f"sbatch {job.path}"
-    assert said[1].startswith(f"first 17345 8 {job.code} --kill-on-bad-exit=1 {sys.executable} -m isogloss train ")
+    command = f"--kill-on-bad-exit=1 --cpus-per-task=8 {sys.executable} -m isogloss train "
+    assert said[1].startswith(f"first 17345 8 {job.code} {command}")
     assert said[2:] == (["requeue 12345"] if again else [])
 
 

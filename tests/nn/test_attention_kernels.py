@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from isogloss.nn import attention as kernels
 from isogloss.nn.attention import attend, create_mask
 
 T = 16
@@ -93,3 +94,42 @@ def test_last_queries_alone_equal_the_whole(backend, window, n_queries):
     mask = create_mask(backend, keys[-n_queries:], keys, window, None)
     part = attend(q[:, :, -n_queries:], k, v, mask, **options)
     torch.testing.assert_close(part, whole[:, :, -n_queries:], rtol=1e-5, atol=1e-6)
+
+
+def test_flex_stays_compiled_where_blocks_are_not_to_be(monkeypatch):
+    """Validation runs compiled blocks as they are written; flex written out would keep the scores of all pairs."""
+    stances = []
+
+    def compiled(function):
+        stances.append(torch._dynamo.eval_frame._stance.stance)
+        return lambda q, k, v, **options: q
+
+    monkeypatch.setattr(kernels, "_compiled", compiled)
+    q, k, v, _ = inputs(2)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        attend(q, k, v, None, backend="flex", scale=1.0, cap=None)
+    assert stances == ["default"]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_keys_that_sdpa_is_given_once_a_query_head_change_nothing(monkeypatch, masked):
+    q, k, v, documents = inputs(2)
+    mask = create_mask("sdpa", torch.arange(T), torch.arange(T), None, documents if masked else None)
+    grouped = attend(q, k, v, mask, backend="sdpa", scale=0.4, cap=None)
+    monkeypatch.setattr(kernels, "repeats_keys", lambda device, dtype, masked: True)
+    repeated = attend(q, k, v, mask, backend="sdpa", scale=0.4, cap=None)
+    torch.testing.assert_close(repeated, grouped, rtol=1e-6, atol=1e-6)
+
+
+def test_a_gpu_is_given_grouped_keys_only_where_its_flash_kernel_runs():
+    given = [kernels.repeats_keys(*case) for case in GROUPED]
+    assert given == [False, False, True, True, True]
+
+
+GROUPED = [
+    ("cpu", torch.float32, True),
+    ("cuda", torch.bfloat16, False),
+    ("cuda", torch.bfloat16, True),
+    ("cuda", torch.float32, False),
+    ("cuda", torch.float32, True),
+]

@@ -11,7 +11,16 @@ import ranks
 from isogloss.config.base import UserError
 from isogloss.models.decoder import DecoderConfig
 from isogloss.parallel.context import positions_of
-from isogloss.parallel.env import ALONE, Ranks, find_ranks, first_host, process_group, rank_0_first, started_again
+from isogloss.parallel.env import (
+    ALONE,
+    Ranks,
+    find_gpu,
+    find_ranks,
+    first_host,
+    process_group,
+    rank_0_first,
+    started_again,
+)
 from isogloss.parallel.mesh import Layout, ParallelConfig, check_axes, find_axes
 
 MODEL = DecoderConfig.model_validate(
@@ -49,6 +58,16 @@ def test_every_reason_is_given() -> None:
 def test_a_stage_of_a_warm_up_is_named_as_one() -> None:
     with pytest.raises(UserError, match=r"batch_size \(3 while warming up\).*seq_len \(2 while warming up\)"):
         check_axes(find_axes(ParallelConfig(context=2), 4), MODEL, 2, 3, " while warming up")
+
+
+def test_each_rank_has_the_gpu_of_its_number_or_the_one_that_slurm_gives_it() -> None:
+    rank = Ranks(rank=11, local_rank=3, world_size=16)
+    torchrun, srun = {"RANK": "11"}, {"SLURM_PROCID": "11"}
+    assert find_gpu(rank, 8, torchrun) == find_gpu(rank, 4, srun) == torch.device("cuda", 3)
+    assert find_gpu(rank, 1, srun) == torch.device("cuda", 0)
+    for n_gpus, environment in ((1, torchrun), (3, torchrun), (2, srun)):
+        with pytest.raises(UserError, match=rf"number 3 .* sees {n_gpus} GPUs"):
+            find_gpu(rank, n_gpus, environment)
 
 
 def test_ranks_know_whether_they_are_started_again() -> None:

@@ -23,7 +23,7 @@ def rates(monkeypatch):
 
     def set_rates(fp32: float, bf16: float, compiler: bool = True) -> None:
         monkeypatch.setattr(module, "measure_peak", lambda device, precision: bf16 if precision == "bf16" else fp32)
-        monkeypatch.setattr(module, "compiler_found", lambda: compiler)
+        monkeypatch.setattr(module, "compiler_found", lambda device: compiler)
 
     return set_rates
 

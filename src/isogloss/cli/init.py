@@ -114,7 +114,9 @@ def init_verify(
     display = Display(Console(stderr=True) if as_json else console())
     if fingerprint:
         stored = fingerprints.stored_fingerprint(path)
-        made = fingerprints.recipe_fingerprint(load_recipe(str(run), overrides), display)
+        recipe = load_recipe(str(run), overrides)
+        device = "cpu" if stored is None else fingerprints.device_of(run, display)
+        made = fingerprints.recipe_fingerprint(recipe, display, device)
         if not fingerprints.show_fingerprint(made, stored, display):
             raise typer.Exit(1)
         return

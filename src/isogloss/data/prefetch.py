@@ -8,6 +8,8 @@ import threading
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from isogloss.models.protocol import Batch
 
 _WAIT = 0.1
@@ -88,13 +90,22 @@ class Prefetcher:
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(self._depth)
         self._stop = threading.Event()
         self._end = None if self.last_step is None else max(self.last_step, step + 1)
-        arguments = (step, self._end, self._queue, self._stop)
+        # A thread begins on GPU 0, whatever the rank's own is: pinning would take memory of that one.
+        gpu = torch.cuda.current_device() if self._pinned else None
+        arguments = (step, self._end, self._queue, self._stop, gpu)
         self._thread = threading.Thread(target=self._make, args=arguments, name="prefetch", daemon=True)
         self._thread.start()
 
     def _make(
-        self, step: int, end: int | None, made: "queue.Queue[Batch | BaseException]", stop: threading.Event
+        self,
+        step: int,
+        end: int | None,
+        made: "queue.Queue[Batch | BaseException]",
+        stop: threading.Event,
+        gpu: int | None,
     ) -> None:
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
         while not stop.is_set() and (end is None or step < end):
             try:
                 item: Batch | BaseException = self._batches.batch(step)

@@ -202,12 +202,21 @@ class _Agent(LocalElasticAgent):
         )
 
 
-def check_local(launch: LocalLaunch) -> None:
+def check_local(launch: LocalLaunch, n_gpus: int = 0) -> None:
     """Refuse what cannot run.
+
+    Args:
+        launch: what is to be started.
+        n_gpus: GPUs that its ranks train on; 0 where they train on CPUs.
 
     Raises:
         UserError: there are fewer GPUs or cores than the launch needs.
     """
+    if 0 < n_gpus < launch.ranks:
+        raise UserError(
+            f"{launch.ranks} ranks are more than the {n_gpus} GPUs here, and each needs its own. Lower --ranks, or "
+            "train on CPUs with train.device=cpu"
+        )
     if launch.threads is not None and launch.threads * launch.ranks > _n_cores():
         raise UserError(
             f"{launch.ranks} ranks of {launch.threads} threads are more than the {_n_cores()} cores here; they would "

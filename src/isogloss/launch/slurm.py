@@ -32,7 +32,8 @@ export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((15000 + SLURM_JOB_ID % 10000))
 
-srun --kill-on-bad-exit=1 {command}
+# SLURM 22.05 and later let go of the cores that were asked for unless they are named again.
+srun --kill-on-bad-exit=1 --cpus-per-task="$OMP_NUM_THREADS" {command}
 code=$?
 # {requeue}: saved, and has more to do. A job that was cancelled does not run any more, and stays so.
 if [ $code -eq {requeue} ] && scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from isogloss.config.base import Config, UserError
 from isogloss.nn.attention import Backend, attend, create_mask
+from isogloss.nn.compiler import compiler_found
 from isogloss.nn.linear import Linear
 from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.norm import RMSNorm
@@ -45,7 +46,7 @@ class AttentionConfig(Config):
     """Bound attention logits smoothly to +- this; needs the backend plain or flex."""
     backend: Literal["auto", "sdpa", "plain", "flex"] = "auto"
     """The kernel for training. auto: on CPU plain for a soft cap and for compiled short rows, else sdpa; on a GPU flex
-    for documents, a window or a soft cap, else sdpa."""
+    for documents, a window, a soft cap or rows that ranks share, where it can be compiled, else sdpa."""
 
     @model_validator(mode="after")
     def _check(self) -> "AttentionConfig":
@@ -137,9 +138,14 @@ class Attention(nn.Module):
         self.gather: Callable[[Tensor, int], Tensor] | None = None
 
     def check_device(self, device: str) -> None:
-        """Flex attention has no backward pass on a CPU (torch 2.13)."""
+        """Flex attention has no backward pass on a CPU (torch 2.13), and has to be compiled on a GPU."""
         if self.config.backend == "flex" and device == "cpu":
             raise UserError("model.mixer.backend is flex, which trains on GPUs only; set it to auto, sdpa or plain")
+        if self.config.backend == "flex" and not compiler_found(device):
+            raise UserError(
+                "model.mixer.backend is flex, which needs Triton, a C compiler and Python's headers to be compiled; "
+                "install gcc and python3-dev, or set it to auto, sdpa or plain"
+            )
 
     def backend(self, device: str, n_keys: int, has_documents: bool, decoding: bool) -> Backend:
         """The kernel for queries that read ``n_keys`` tokens."""
@@ -148,8 +154,10 @@ class Attention(nn.Module):
             return "sdpa" if config.softcap is None else "plain"
         if config.backend != "auto":
             return config.backend
-        masked = has_documents or config.window is not None or config.softcap is not None
-        if device == "cuda" and masked and self.head_dim >= 16:  # flex's kernels know no narrower heads
+        # Of rows that ranks share, each has some positions: what it may see is no longer the plain triangle.
+        masked = has_documents or config.window is not None or config.softcap is not None or self.gather is not None
+        # flex's kernels know no heads narrower than 16
+        if device == "cuda" and masked and self.head_dim >= 16 and compiler_found("cuda"):
             return "flex"
         short_and_fused = self.compiled and device == "cpu" and n_keys <= PLAIN_IS_FASTER_UP_TO
         return "plain" if config.softcap is not None or short_and_fused else "sdpa"

@@ -9,6 +9,7 @@ whose
 The soft cap is ``c tanh(s / c)`` (Gemma 2, section 2).
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal
 
@@ -22,6 +23,10 @@ from isogloss.nn.softcap import softcap
 
 Backend = Literal["sdpa", "plain", "flex"]
 Mask = Tensor | BlockMask | None
+
+WRITTEN_OUT_UP_TO = 2**24
+"""Pairs of positions of a batch, above which the making of a block mask is compiled on a GPU: written out it holds the
+dense mask, several times over. Not below: of a row within one block inductor makes no kernel (torch 2.13)."""
 
 
 def dense_mask(
@@ -65,14 +70,12 @@ def block_mask(
             here = here & (documents[b, q] == of_keys[b, k])
         return here
 
-    return create_block_mask(
-        allowed,
-        B=None if documents is None else documents.shape[0],
-        H=None,
-        Q_LEN=query_positions.shape[0],
-        KV_LEN=key_positions.shape[0],
-        device=query_positions.device,
-    )
+    rows = 1 if documents is None else documents.shape[0]
+    n_queries, n_keys, device = query_positions.shape[0], key_positions.shape[0], query_positions.device
+    if device.type == "cpu" or rows * n_queries * n_keys <= WRITTEN_OUT_UP_TO:
+        return create_block_mask(allowed, rows, None, n_queries, n_keys, device)
+    with torch.compiler.set_stance("default"):
+        return _compiled(create_block_mask)(allowed, rows, None, n_queries, n_keys, device)
 
 
 def create_mask(
@@ -116,20 +119,40 @@ def attend(
     """
     grouped = k.shape[1] != q.shape[1]
     if backend == "flex":
-        kernel = _compiled_flex() if q.device.type == "cuda" or not torch.is_grad_enabled() else flex_attention
-        return kernel(q, k, v, score_mod=_capped(cap), block_mask=mask, scale=scale, enable_gqa=grouped)
+        options = {"score_mod": _capped(cap), "block_mask": mask, "scale": scale, "enable_gqa": grouped}
+        on_cpu = q.device.type == "cpu"
+        if torch.compiler.is_compiling() or (on_cpu and torch.is_grad_enabled()):
+            return flex_attention(q, k, v, **options)
+        # Compiled even where blocks are not to be (`isogloss.models.inference`): unfused it keeps all scores.
+        with torch.compiler.set_stance("default"):
+            return _compiled(flex_attention)(q, k, v, **options)
     if backend == "sdpa":
         assert cap is None, "the config refuses a soft cap under sdpa"
         causal = mask is None and q.shape[2] > 1
+        if grouped and repeats_keys(q.device.type, q.dtype, mask is not None):
+            k, v, grouped = *_repeated(q, k, v), False
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
     if grouped:
-        repeats = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+        k, v = _repeated(q, k, v)
     logits = (q @ k.transpose(-2, -1)).float() * scale
     if cap is not None:
         logits = softcap(logits, cap)
     weights = logits.masked_fill(~mask, float("-inf")).softmax(-1)
     return weights.type_as(v) @ v
+
+
+def repeats_keys(device: str, dtype: torch.dtype, masked: bool) -> bool:
+    """Whether ``sdpa`` must be given grouped keys once for each query head.
+
+    On a GPU only the flash kernel takes them as they are (PyTorch's documentation of it), and that knows neither masks
+    nor float32: all scores would be kept instead.
+    """
+    return device == "cuda" and (masked or dtype == torch.float32)
+
+
+def _repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    repeats = q.shape[1] // k.shape[1]
+    return k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
 
 
 def _capped(cap: float | None) -> Any:
@@ -139,5 +162,5 @@ def _capped(cap: float | None) -> Any:
 
 
 @cache
-def _compiled_flex() -> Any:
-    return torch.compile(flex_attention)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function)

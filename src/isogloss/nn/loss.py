@@ -2,7 +2,7 @@
 
 ``loss = sum_n [lse(l_n) - l_n,y(n)] + z sum_n lse(l_n)^2`` with ``l = cap(h W^T)`` in float32; the second sum is the
 z-loss (PaLM, section 5). Rows are taken in chunks; each chunk's gradient is formed while its logits are at hand, so at
-most ``LOGITS_PER_CHUNK`` of the B*T*V logits exist at a time, and none is computed twice.
+most ``LOGITS_PER_CHUNK`` (more on a GPU) of the B*T*V logits exist at a time, and none is computed twice.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from isogloss.nn.softcap import softcap
 
-LOGITS_PER_CHUNK = 2**22
-"""16 MiB in float32."""
+LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_ON_GPU = 2**22, 2**26
+"""16 and 256 MiB in float32. Each chunk reads all of the head and adds to all of its gradient, so a GPU would wait for
+its memory where a chunk has few rows: of 128,256 ids they give 32 and 523."""
 
 
 def chunk_loss(
@@ -72,6 +73,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return d_hidden * grad_outputs[0], d_weight * grad_outputs[0], None, None
 
 
+def rows_per_chunk(n_columns: int, device: str) -> int:
+    """How many rows of logits exist at a time, on a device (``cpu``, ``cuda``)."""
+    return max(1, (LOGITS_PER_CHUNK if device == "cpu" else LOGITS_PER_CHUNK_ON_GPU) // n_columns)
+
+
 def linear_cross_entropy(
     hidden: Float[Tensor, "n D"],
     weight: Float[Tensor, "V D"],
@@ -81,6 +87,7 @@ def linear_cross_entropy(
     cap: float | None = None,
     z_loss: float = 0.0,
     kernel: Callable[..., Any] = chunk_loss,
+    rows: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sums in nats over the targets that are not ``ignored``: the loss to minimise, and its likelihood part (detached).
 
@@ -95,13 +102,14 @@ def linear_cross_entropy(
         cap: the bound of the logits' soft cap.
         z_loss: the coefficient of the z-loss.
         kernel: ``chunk_loss``, or a compiled form of it.
+        rows: in a chunk; ``rows_per_chunk`` if not given.
     """
     n_columns = len(weight)
     if isinstance(weight, DTensor):
         n_columns = -(-n_columns // weight.device_mesh.size())  # of the largest part: ranks take equal chunks
         weight = weight.to_local()
-    rows = max(1, LOGITS_PER_CHUNK // n_columns)
     device = hidden.device.type
+    rows = rows or rows_per_chunk(n_columns, device)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     with torch.autocast(device, enabled=False):

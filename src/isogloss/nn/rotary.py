@@ -75,9 +75,14 @@ class RotaryConfig(Config):
     """How frequencies are stretched for contexts longer than those first trained on."""
 
 
-def frequencies(config: RotaryConfig, head_dim: int) -> tuple[Float[Tensor, " half"], float]:
-    """Radians per token of each channel pair (float64), and the factor on cosine and sine (1 but for YaRN)."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+def frequencies(
+    config: RotaryConfig, head_dim: int, device: torch.device | None = None
+) -> tuple[Float[Tensor, " half"], float]:
+    """Radians per token of each channel pair (float64), and the factor on cosine and sine (1 but for YaRN).
+
+    Made where they are used: a copy to a GPU would wait for all that it has to do.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim
     plain = config.theta**-exponents
     match config.scaling:
         case None:
@@ -96,7 +101,8 @@ def frequencies(config: RotaryConfig, head_dim: int) -> tuple[Float[Tensor, " ha
 
             low = max(math.floor(channel(s.beta_fast)), 0)
             high = min(math.ceil(channel(s.beta_slow)), head_dim - 1)
-            stretched = ((torch.arange(head_dim // 2, dtype=torch.float64) - low) / max(high - low, 1e-3)).clamp(0, 1)
+            channels = torch.arange(head_dim // 2, dtype=torch.float64, device=device)
+            stretched = ((channels - low) / max(high - low, 1e-3)).clamp(0, 1)
             return (1 - stretched) * plain + stretched * plain / s.factor, 0.1 * math.log(s.factor) + 1.0
 
 
@@ -104,9 +110,9 @@ def rotations(
     config: RotaryConfig, head_dim: int, positions: Int[Tensor, " T"]
 ) -> tuple[Float[Tensor, "T C"], Float[Tensor, "T C"]]:
     """Cosine and sine of every position's angles, float32, each half of the channels alike."""
-    frequency, factor = frequencies(config, head_dim)
+    frequency, factor = frequencies(config, head_dim, positions.device)
     # The product in float64: in float32 the angle of token 100,000 would be off by 0.004 radians.
-    angles = positions[:, None].double() * frequency.to(positions.device)
+    angles = positions[:, None].double() * frequency
     angles = torch.cat((angles, angles), dim=-1)
     return (angles.cos() * factor).float(), (angles.sin() * factor).float()
 

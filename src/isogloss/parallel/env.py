@@ -74,6 +74,28 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     return ALONE
 
 
+def find_gpu(ranks: Ranks, n_gpus: int, environment: Mapping[str, str] = os.environ) -> torch.device:
+    """The GPU of this rank: that of its number on its machine, or the only one that SLURM lets it see.
+
+    Args:
+        ranks: this process.
+        n_gpus: how many GPUs it sees.
+        environment: of the process.
+
+    Raises:
+        UserError: there are not as many GPUs as ranks here.
+    """
+    index = ranks.local_rank
+    if n_gpus == 1 and "RANK" not in environment:  # started by srun, which can bind each rank to its own
+        index = 0
+    if index >= n_gpus:
+        raise UserError(
+            f"rank {ranks.rank} is number {index} on its machine, counted from 0, where PyTorch sees {n_gpus} GPUs; "
+            "start one rank for each, or train on CPUs with train.device=cpu"
+        )
+    return torch.device("cuda", index)
+
+
 def started_again(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun, or ``isogloss launch local``, has started these ranks again after one had failed."""
     return environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
@@ -100,11 +122,10 @@ def process_group(device: str, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     if ranks.world_size == 1:
         yield ranks
         return
+    bound = find_gpu(ranks, torch.cuda.device_count()) if device == "cuda" else None
+    if bound is not None:
+        torch.cuda.set_device(bound)
     store = _rendezvous(ranks, timeout)
-    bound = None
-    if device == "cuda":
-        torch.cuda.set_device(ranks.local_rank)
-        bound = torch.device("cuda", ranks.local_rank)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
         store=store,

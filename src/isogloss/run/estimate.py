@@ -195,7 +195,7 @@ def _memory(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> Memory:
     stream = 4.0 * n_tokens * model.d_model / axes.tensor
     kept, backward = block.kept / shares, block.backward / shares
     n_layers, stored = model.n_layers, sizes.stored
-    loss = loss_memory(model, n_tokens, sizes.precision, axes.tensor)
+    loss = loss_memory(model, n_tokens, sizes.precision, axes.tensor, device="cpu" if train.device == "cpu" else "cuda")
     moments_of_weight = 0.5 if recipe.optim.moments == "bf16" else 1.0
     always = {"weights": stored(sizes.total), "optimizer": 2 * moments_of_weight * stored(sizes.total)}
     # Reduced with the last micro-batch only: until then every rank adds up whole gradients, in the type of reduction.

@@ -15,11 +15,11 @@ from isogloss.run.folder import RunFolder
 from isogloss.train.display import Display
 
 
-def recipe_fingerprint(recipe: Recipe, display: Display) -> dict[str, str]:
-    """Make a recipe's initial weights on the CPU; the text is read only where the vocabulary follows from it."""
+def recipe_fingerprint(recipe: Recipe, display: Display, device: str = "cpu") -> dict[str, str]:
+    """Make a recipe's initial weights on a device; the text is read only where the vocabulary follows from it."""
     if recipe.model.vocab_size is None:
         recipe = recipe.with_vocabulary(open_corpus(recipe.data, recipe.tokenizer, display.say).tokenizer.n_tokens)
-    return fingerprint(build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device("cpu")))
+    return fingerprint(build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device(device)))
 
 
 def stored_fingerprint(path: Path) -> dict[str, str] | None:
@@ -38,6 +38,20 @@ def stored_fingerprint(path: Path) -> dict[str, str] | None:
             f"init.json is damaged. That of its recipe: isogloss init verify {run.recipe_file} --fingerprint"
         )
     return stored
+
+
+def device_of(run: Path, display: Display) -> str:
+    """Where to make the weights that a run began with: on a GPU, if it trains on one and there is one here.
+
+    A GPU's inverse error function may round single weights otherwise, in their last place.
+    """
+    machine = RunFolder(run).saved_machine()
+    if machine is None or machine.device == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return machine.device
+    display.say("note: the run trains on a GPU, and the weights are made on this CPU: last places may differ")
+    return "cpu"
 
 
 def run_of(path: Path) -> Path:

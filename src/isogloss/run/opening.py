@@ -13,6 +13,7 @@ from isogloss.data.loader import open_loader
 from isogloss.data.opening import open_corpus
 from isogloss.data.rows.packing import PackedRows
 from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
+from isogloss.nn.compiler import compiler_found
 from isogloss.optim.groups import create_optimizer
 from isogloss.parallel.env import Ranks, from_rank_0, rank_0_first
 from isogloss.parallel.mesh import Axes, Layout
@@ -25,7 +26,7 @@ from isogloss.train.estimate import Estimate, estimate
 from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
-from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
+from isogloss.train.machine import Machine, find_machine, measure_peak
 
 
 def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axes: Axes) -> Session | None:
@@ -89,11 +90,12 @@ def _choose_machine(
     redecide = any(c.startswith(("train.device", "train.precision", "train.compile")) for c in changes)
     if former is None or redecide:
         return replace(find_machine(recipe.train, expected.flops / n_ranks), ranks=n_ranks)
+    device = former.device if torch.cuda.is_available() else "cpu"
     kept = recipe.train.model_copy(
         update={
-            "device": former.device if former.device == "cpu" or torch.cuda.is_available() else "auto",
+            "device": device,
             "precision": former.precision,
-            "compile": "on" if former.compiled and compiler_found() else "off",
+            "compile": "on" if former.compiled and compiler_found(device) else "off",
         }
     )
     here = replace(find_machine(kept, expected.flops / n_ranks), ranks=n_ranks)

@@ -1,8 +1,6 @@
 """What this machine is good at, found out by trying: matrix-product peaks, bfloat16, a working C++ compiler."""
 
 import platform
-import shutil
-import sysconfig
 import time
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from isogloss.config.base import UserError
+from isogloss.nn.compiler import compiler_found
 from isogloss.train.loop import TrainConfig
 
 # Compiling a block takes 5 to 30 s and saves about a quarter of an eager step (benchmarks/train.py); below this many
@@ -61,11 +60,11 @@ def find_machine(config: TrainConfig, total_flops: float) -> Machine:
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if measure_peak(device, "bf16") > 1.3 * measure_peak(device, "fp32") else "fp32"
-    compilable = device.type == "cuda" or compiler_found()
+    compilable = compiler_found(device.type)
     if config.compile == "on" and not compilable:
         raise UserError(
-            "train.compile is on, but no C++ compiler with Python's headers is found; install g++ and python3-dev, "
-            "or set train.compile=auto"
+            "train.compile is on, but no C++ compiler with Python's headers is found, nor on a GPU Triton with a C "
+            "compiler; install g++ and python3-dev, or set train.compile=auto"
         )
     eager_seconds = total_flops / (TYPICAL_SHARE_OF_PEAK * measure_peak(device, precision))
     compiled = config.compile == "on" or (
@@ -102,12 +101,6 @@ def _time_product(device: str, precision: str, n: int) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def compiler_found() -> bool:
-    """Whether ``torch.compile`` can build CPU kernels: a C++ compiler and Python's own headers."""
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
-    return headers.exists() and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def processor_name() -> str:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_iter
 from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import IGNORED
 from isogloss.models.registry import ModelConfig, create_model
-from isogloss.nn.loss import LOGITS_PER_CHUNK, linear_cross_entropy
+from isogloss.nn.loss import linear_cross_entropy, rows_per_chunk
 from isogloss.nn.multipliers import Multipliers
 from isogloss.nn.precision import autocast
 
@@ -120,7 +120,7 @@ def block_memory(
         return BlockMemory(kept + size, live.most - kept, n_shared)
 
 
-def loss_memory(config: ModelConfig, n_tokens: int, precision: str, vocab_ranks: int = 1) -> float:
+def loss_memory(config: ModelConfig, n_tokens: int, precision: str, vocab_ranks: int = 1, device: str = "cpu") -> float:
     """The most bytes that the head and the loss take for ``n_tokens`` tokens, the head's gradient included.
 
     Args:
@@ -128,11 +128,13 @@ def loss_memory(config: ModelConfig, n_tokens: int, precision: str, vocab_ranks:
         n_tokens: of a micro-batch, on one device.
         precision: of the products.
         vocab_ranks: over how many ranks the vocabulary is split.
+        device: ``cpu`` or ``cuda``, where it would be.
     """
     assert config.vocab_size is not None
     n_vocab = -(-config.vocab_size // vocab_ranks)
     # All chunks are alike: three of them show the worst moment, and what lives from the first to the last is added.
-    n_shown = min(n_tokens, 3 * max(1, LOGITS_PER_CHUNK // n_vocab))
+    rows = rows_per_chunk(n_vocab, device)
+    n_shown = min(n_tokens, 3 * rows)
     with FakeTensorMode():
         hidden = torch.zeros(n_shown, config.d_model, requires_grad=True)
         weight = torch.zeros(n_vocab, config.d_model, requires_grad=True)
@@ -140,7 +142,7 @@ def loss_memory(config: ModelConfig, n_tokens: int, precision: str, vocab_ranks:
         live = LiveBytes()
         with live, autocast(torch.device("cpu"), precision):
             total, _ = linear_cross_entropy(
-                hidden, weight, targets, ignored=IGNORED, cap=config.logit_softcap, z_loss=config.z_loss
+                hidden, weight, targets, ignored=IGNORED, cap=config.logit_softcap, z_loss=config.z_loss, rows=rows
             )
         with live:
             total.backward()

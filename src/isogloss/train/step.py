@@ -7,7 +7,7 @@ on how rows are spread over micro-batches and ranks.
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from isogloss.init.apply import from_all_ranks, local_part
 from isogloss.models.protocol import Batch, LanguageModel
@@ -60,9 +60,9 @@ def train_step(
     """
     assert isinstance(model, nn.Module)
     device = computing_device(model)
-    n_targets = batch.n_targets()
-    if layout is not None:
-        n_targets = int(layout.sum_over_targets(torch.tensor(n_targets, device=device)))
+    count: int | Tensor = batch.n_targets()
+    if layout is not None:  # not read before the end: that would wait for the step before
+        count = layout.sum_over_targets(torch.full((), count, device=device))
     nll = torch.zeros((), device=device)
     micro_batches = batch.split(micro_batch_size)
     for number, micro_batch in enumerate(micro_batches, start=1):
@@ -70,12 +70,13 @@ def train_step(
             reduce_gradients(model, now=number == len(micro_batches))
         with autocast(device, precision):
             output = model.loss(micro_batch.to(device))
-        (output.total / n_targets).backward()
+        (output.total / count).backward()
         nll += output.nll
     if layout is not None:
         layout.sum_over_targets(nll)
     parameters = list(model.parameters())
     grad_norm = gradient_norm(parameters)
+    n_targets = int(count)
     loss, norm = float(nll) / n_targets, float(grad_norm)
     nonfinite = _nonfinite(model, loss, norm)  # both are the same on all ranks, and so is what follows from them
     if not nonfinite:
