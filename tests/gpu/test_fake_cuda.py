@@ -6,6 +6,7 @@ engine asks for a real device.
 """
 
 import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,12 @@ def fake() -> Iterator[FakeTensorMode]:
     """Fake tensors that may be on ``cuda``, in a PyTorch that was built without it too.
 
     Such a one has no guard for that device, which indexing and autograd ask for; that of the meta device does nothing.
+    It is lent by its address: not in the default suite, whose other tests would end too if PyTorch kept it elsewhere.
     """
     cuda, meta = 1, 14  # of c10::DeviceType
     library = Path(torch.__file__).parent / "lib/libc10.so"
-    if not library.exists():
-        pytest.skip("knows PyTorch for Linux only")
+    if "ISOGLOSS_FAULTS" not in os.environ or not library.exists():
+        pytest.skip("only where ISOGLOSS_FAULTS is set, on Linux")
     symbol = "_ZN3c104impl26device_guard_impl_registryE"
     guards = (ctypes.c_void_p * (meta + 1)).in_dll(ctypes.CDLL(str(library)), symbol)
     former = guards[cuda]
