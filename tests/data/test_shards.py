@@ -29,7 +29,7 @@ def test_a_stream_is_what_was_written(tmp_path_factory, shards, batch, dtype):
     np.save(folder / "train.starts.npy", np.concatenate(all_starts))
     documents = [document for documents in shards for document in documents]
     tokens = np.concatenate(documents)
-    stream = open_stream(folder, "train", [f"train-{number}.bin" for number in range(len(shards))], dtype, "x")
+    stream = open_stream(folder, "train", [f"train-{number}.bin" for number in range(len(shards))], dtype, "x", N_IDS)
     assert len(stream) == len(tokens)
     np.testing.assert_array_equal(stream.gather(np.arange(len(tokens))), tokens)
     opening = [document[0] for document in documents]
