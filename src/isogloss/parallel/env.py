@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -169,7 +169,7 @@ def found_by_rank_0(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
     words = [f"isogloss/{name}/{rank}" for rank in range(ranks.world_size)]
     said = "failed"
     try:
-        result: T = found if ranks.first else pickle.loads(data)
+        result = cast(T, found if ranks.first else pickle.loads(data))
         said = "done"
     finally:
         ranks.store.set(words[ranks.rank], said)
