@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from isogloss import durable
+from isogloss.data.prepare import FilesConfig, prepare
+from isogloss.data.tokenizers.config import BytesConfig
+from isogloss.data.tokenizers.loading import keep_tokenizer
 from isogloss.durable import put_folder, whole_file, whole_folder, write_whole
 
 FOLDER = [
@@ -136,6 +139,23 @@ def test_killed_before_any_call_the_former_one_or_the_new_one_is_whole(root: Pat
     assert seen[0] == former
     assert seen[-1] == new
     assert seen.count({}) == 1
+
+
+def test_corpora_row_tables_and_tokenizers_are_written_so(root: Path, calls) -> None:
+    (root / "a.txt").write_text("To be, or not to be\n" * 50)
+    corpus = prepare(FilesConfig(train=(str(root / "a.txt"),), prepared_dir=root / "prepared"), BytesConfig())
+    corpus.rows("train", 16, packing="best_fit")
+    keep_tokenizer(corpus.tokenizer, root / "kept")
+    for folder in (corpus.folder, corpus.folder / "rows/train-best_fit-16", root / "kept"):
+        at = calls.index(("rename", folder.name))
+        before, after = calls[:at], calls[at:]
+        files = [
+            path.name for path in folder.rglob("*") if path.is_file() and "rows" not in path.parts[len(folder.parts) :]
+        ]
+        assert files
+        assert {("fsync", name) for name in files} <= set(before)
+        assert before[-1][0] == "fsync", "the list of the files' names"
+        assert after[1] == ("fsync", folder.parent.name)
 
 
 class Killed(BaseException):

@@ -150,7 +150,7 @@ class PreparedCorpus:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder for itself; what is whole here it does not hash again."""
-        return _open, (self.folder, dict(self._stamps.found))
+        return _open_as_told, (self.folder, dict(self._stamps.found))
 
     @property
     def name(self) -> str:
@@ -222,6 +222,17 @@ def open_prepared(
         UserError: the folder is not a whole prepared corpus.
     """
     return _open(folder, forget=verify, progress=progress)
+
+
+def _open_as_told(folder: Path, told: Mapping[str, Stamp]) -> PreparedCorpus:
+    """Open what another process has found whole."""
+    try:
+        return _open(folder, told)
+    except UserError as error:
+        raise UserError(
+            f"{error}. The run's first process has found it whole: all processes must see one data.prepared_dir, or "
+            "copies of it under one path"
+        ) from error
 
 
 def _open(
