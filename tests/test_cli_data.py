@@ -35,7 +35,6 @@ def test_prepare_and_look(isogloss) -> None:
     assert "40 files" in output
     manifest = json.loads(isogloss("inspect", "prepared", "--json")[1])
     assert manifest["corpus"]["validation_bytes"] == 80
-    assert "are what they were" in isogloss("inspect", "prepared", "--verify")[1]
     stats = json.loads(isogloss("stats", "prepared", "--json")[1])
     assert stats["train"]["n_documents"] + stats["validation"]["n_documents"] == 40
     assert "most frequent" in isogloss("stats", "prepared")[1]
@@ -43,6 +42,21 @@ def test_prepare_and_look(isogloss) -> None:
     row = isogloss("peek", "prepared", "--row", "1", "--seq-len", "64", "--split", "train")[1]
     assert "--- document" in row
     assert "document number" in row
+
+
+def test_verifying_finds_what_a_start_cannot_see(isogloss, tmp_path: Path) -> None:
+    assert isogloss("prepare", "texts", "--tokenizer", "bytes", "validation_bytes=80")[0] == 0
+    assert isogloss("stats", "prepared", "--seq-len", "64")[0] == 0  # makes the two tables of rows
+    assert "files, and 2 row tables are what they were" in isogloss("inspect", "prepared", "--verify")[1]
+    for name in ("train-00000.bin", "rows/train-best_fit-64/start.bin"):
+        (path,) = (tmp_path / "prepared").glob(f"*/{name}")
+        status, whole = path.stat(), path.read_bytes()
+        for data in (bytes([whole[0] ^ 1, *whole[1:]]), whole):
+            path.write_bytes(data)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            assert isogloss("inspect", "prepared")[0] == 0
+            code, _, errors = isogloss("inspect", "prepared", "--verify")
+            assert (code, f"{path.name}: damaged" in errors) == ((0, False) if data == whole else (2, True)), errors
 
 
 def test_standard_input(isogloss, monkeypatch) -> None:

@@ -1,9 +1,14 @@
-"""Files that are on the disk when we say so, and whole or not at all."""
+"""Files and folders that are on the disk when we say so, and whole or not at all.
+
+The order is the same for both: written under another name, flushed, renamed, and the list of names that holds the new
+one flushed too. Before the renaming there is what was there before; after the last flush it survives a power cut.
+"""
 
 import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -61,7 +66,7 @@ def whole_file(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         path: its place.
-        synced: wait until it is on the disk, so that it survives a power cut too.
+        synced: wait until it and its name are on the disk, so that it survives a power cut too.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
@@ -73,7 +78,62 @@ def whole_file(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
             if synced:
                 sync(stream)
         aside.replace(path)
+        if synced:
+            sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, given empty: it is at its place, on the disk with all that is in it, if the block ends well.
+
+    One process at a time. What was at its place gives way in the end; what a killed process left is removed first.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind, and what was at its place stays.
+    """
+    aside = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        put_folder(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def put_folder(aside: Path, folder: Path) -> None:
+    """Rename a folder that is complete to its place, when all that is in it is on the disk.
+
+    What was there is renamed before it is deleted: nothing that bears the folder's name is ever half there.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    for parent, _, names in os.walk(aside, topdown=False):
+        for name in names:
+            with Path(parent, name).open("rb" if os.name == "posix" else "rb+") as stream:
+                os.fsync(stream.fileno())
+        sync_folder(Path(parent))
+    former = folder.with_name(f".{folder.name}.former")
+    _delete(former)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(former)
+    try:
+        aside.rename(folder)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            former.rename(folder)
+        raise
+    sync_folder(folder.parent)
+    _delete(former)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isogloss.config.base import UserError
 from isogloss.data.shards import ShardWriter, open_stream, token_dtype
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 65535), min_size=1, max_size=30), min_size=1, max_size=20)
@@ -29,7 +30,7 @@ def test_a_stream_is_what_was_written(tmp_path_factory, shards, batch, dtype):
     np.save(folder / "train.starts.npy", np.concatenate(all_starts))
     documents = [document for documents in shards for document in documents]
     tokens = np.concatenate(documents)
-    stream = open_stream(folder, "train", [f"train-{number}.bin" for number in range(len(shards))], dtype, "x")
+    stream = open_stream(folder, "train", [f"train-{number}.bin" for number in range(len(shards))], dtype, "x", 1 << 16)
     assert len(stream) == len(tokens)
     np.testing.assert_array_equal(stream.gather(np.arange(len(tokens))), tokens)
     opening = [document[0] for document in documents]
@@ -51,6 +52,17 @@ def test_a_shard_is_whole_or_not_there(tmp_path):
         writer.write(np.array([1, 2]), np.array([2]))
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_that_no_token_has_is_noticed_where_it_is_read(tmp_path):
+    with ShardWriter(tmp_path, "train-0", "<u2") as writer:
+        writer.write(np.array([3, 9, 5]), np.array([3]))
+    np.save(tmp_path / "train.starts.npy", np.array([0]))
+    assert open_stream(tmp_path, "train", ["train-0.bin"], "<u2", "x", 10).gather(np.arange(3)).tolist() == [3, 9, 5]
+    damaged = open_stream(tmp_path, "train", ["train-0.bin"], "<u2", "x", 9)
+    assert damaged.gather(np.array([0, 2])).tolist() == [3, 5]
+    with pytest.raises(UserError, match=r"damaged \(it holds the id 9, and the tokenizer has 9\).*--verify names"):
+        damaged.gather(np.array([0, 1]))
 
 
 def test_the_stored_type_is_the_narrowest():

@@ -26,6 +26,12 @@ esac""",
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch) -> None:
+    """The copy of the package has some 250 files."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch) -> Path:
     """A folder of fakes on the path; what they were told is in the file ``said``."""

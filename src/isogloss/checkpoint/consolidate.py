@@ -6,7 +6,6 @@ what is where. One tensor is in memory at a time.
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from isogloss.checkpoint.load import Checkpoint
 from isogloss.checkpoint.plan import plan_load
 from isogloss.checkpoint.storage import Shape, file_order, open_tensors, write_bytes, write_tensors
 from isogloss.config.base import UserError
-from isogloss.durable import sync_folder
+from isogloss.durable import whole_folder
 
 
 def consolidate(
@@ -42,21 +41,16 @@ def consolidate(
     if not shapes:
         raise UserError(f"{checkpoint.folder} has no {part}; it has {', '.join(checkpoint.index.parts)}")
     groups = _split(shapes, max_bytes)
-    aside = folder.with_name(f".{folder.name}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     places: dict[str, str] = {}
-    for number, group in enumerate(groups):
-        name = shard_name(part, number, len(groups))
-        write_tensors(aside / name, group, _whole(checkpoint, part, group), {"format": "pt"})
-        places |= dict.fromkeys(group, name)
-        say(f"{folder / name}: {len(group)} tensors, {_size(group) / 2**20:,.1f} MiB")
-    if len(groups) > 1:
-        index = {"metadata": {"total_size": _size(shapes)}, "weight_map": places}
-        write_bytes(aside / f"{part}.safetensors.index.json", json.dumps(index, indent=2).encode())
-    sync_folder(aside)
-    aside.rename(folder)
-    sync_folder(folder.parent)
+    with whole_folder(folder) as aside:
+        for number, group in enumerate(groups):
+            name = shard_name(part, number, len(groups))
+            write_tensors(aside / name, group, _whole(checkpoint, part, group), {"format": "pt"})
+            places |= dict.fromkeys(group, name)
+            say(f"{folder / name}: {len(group)} tensors, {_size(group) / 2**20:,.1f} MiB")
+        if len(groups) > 1:
+            index = {"metadata": {"total_size": _size(shapes)}, "weight_map": places}
+            write_bytes(aside / f"{part}.safetensors.index.json", json.dumps(index, indent=2).encode())
     return sorted(folder.iterdir())
 
 

@@ -110,12 +110,14 @@ def data_inspect(
     from isogloss.data.prepared import find_prepared, open_prepared
 
     corpus = open_prepared(find_prepared(folder), verify)
+    n_tables = corpus.check_tables() if verify else 0
     if as_json:
         print(corpus.manifest.model_dump_json(indent=2))
         return
     _print_facts(corpus)
     if verify:
-        print(f"verified      {len(corpus.manifest.files)} files are what they were when they were made")
+        rows = f", and {n_tables} row tables" if n_tables else ""
+        print(f"verified      {len(corpus.manifest.files)} files{rows} are what they were when they were made")
 
 
 @data_app.command("stats")

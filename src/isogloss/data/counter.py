@@ -21,7 +21,7 @@ def scramble(values: UInt[np.ndarray, "*S"]) -> UInt[np.ndarray, "*S"]:
     return values ^ (values >> np.uint64(31))
 
 
-def key_of(name: str) -> int:
+def stream_key(name: str) -> int:
     """64 bits from a name: streams of different names have nothing to do with one another."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
@@ -40,7 +40,7 @@ class Draws:
 
     def words(self, what: str, count: int) -> UInt[np.ndarray, "N M"]:
         """64 random bits for each of ``count`` places in each row; equal for equal names."""
-        row_keys = scramble(self._rows + np.uint64(key_of(f"{self.name}:{what}")))
+        row_keys = scramble(self._rows + np.uint64(stream_key(f"{self.name}:{what}")))
         return scramble(row_keys[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
 
     def below(self, what: str, count: int, n: int) -> Int[np.ndarray, "N M"]:

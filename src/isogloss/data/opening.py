@@ -24,22 +24,20 @@ def open_corpus(
     config: DataConfig,
     tokenizer_config: TokenizerConfig,
     progress: Callable[[str], None] = lambda message: None,
-    verify: bool = False,
 ) -> Corpus:
-    """The data of a config, ready to be read.
+    """The data of a config, ready to be read. What is prepared already is hashed only where it has changed.
 
     Args:
         config: the data.
         tokenizer_config: the tokenizer of text.
         progress: told in a short sentence what is being done.
-        verify: compare the checksums of what is prepared already, not only the sizes of its files.
 
     Raises:
         UserError: inputs that cannot be read or are empty, or a folder that cannot be written.
     """
     match config:
         case MixtureConfig():
-            return open_mixture(config, tokenizer_config, progress, verify)
+            return open_mixture(config, tokenizer_config, progress)
         case OnTheFlyConfig():
             if isinstance(tokenizer_config, BPEConfig):
                 raise UserError(
@@ -50,4 +48,4 @@ def open_corpus(
         case SyntheticConfig():
             return SyntheticCorpus(config)
         case _:
-            return prepare(config, tokenizer_config, progress, verify)
+            return prepare(config, tokenizer_config, progress)

@@ -1,14 +1,13 @@
 """A prepared corpus on disk: token shards, the tokenizer and a manifest that vouches for every file.
 
 The manifest is written last and the folder is renamed into place, so a folder with a manifest was once complete. The
-files' checksums tell whether it still is; a file is hashed again only when its size, its time or its place on the disk
-is not what it was when it was last verified (``verified.json``, which only saves that work).
+files' checksums tell whether it still is; a file is hashed again only when it is not as it was when it was last whole
+(``stamps.py``): opening reads the manifest, and of the others nothing but sizes, times and places.
 """
 
 import hashlib
-import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,22 @@ from pydantic import ValidationError
 
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines
-from isogloss.data.corpus import Packing, Part, SplitFacts, SplitName
-from isogloss.data.rows.fitting import keep_table
+from isogloss.data.corpus import Cut, Packing, Part, SplitFacts, SplitName
+from isogloss.data.rows.fitting import check_table, keep_table
 from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream, open_stream
+from isogloss.data.stamps import Stamp, Stamps
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
-from isogloss.durable import hash_file, whole_file
 
 MANIFEST = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
-VERIFIED = "verified.json"
 BAD_RECORDS = "bad_records.jsonl"
+ROWS_FOLDER = "rows"
+THREADS = 8
+"""That look at files and hash them: both wait for the disk, or let go of the interpreter."""
+LONG_BYTES = 1 << 30
+"""From so many bytes on it is said that they are hashed."""
 
 
 class FileRecord(Config):
@@ -99,15 +102,23 @@ class Manifest(Config):
 
 
 class PreparedCorpus:
-    """An open prepared corpus (a ``Corpus``). Each split is memory-mapped once, when it is first asked for."""
+    """An open prepared corpus (a ``Corpus``). Splits are memory-mapped, and their rows opened, once, when asked for.
+
+    Args:
+        folder: its place.
+        manifest: what is in it.
+        stamps: of its files, all of which are known to be whole.
+    """
 
     floor: float | None = None
     parts: tuple[Part, ...] = ()
 
-    def __init__(self, folder: Path, manifest: Manifest):
+    def __init__(self, folder: Path, manifest: Manifest, stamps: Stamps):
         self.folder = folder
         self.manifest = manifest
+        self._stamps = stamps
         self._streams: dict[str, TokenStream] = {}
+        self._rows: dict[tuple[SplitName, Cut], PackedRows] = {}
         self._tokenizer: Tokenizer | None = None
 
     @property
@@ -138,8 +149,8 @@ class PreparedCorpus:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process opens the folder for itself."""
-        return open_prepared, (self.folder,)
+        """Another process opens the folder for itself; what is whole here it does not hash again."""
+        return _open_as_told, (self.folder, dict(self._stamps.found))
 
     @property
     def name(self) -> str:
@@ -165,11 +176,26 @@ class PreparedCorpus:
         self, split: SplitName, seq_len: int, within_document: bool = True, packing: Packing = "concatenate"
     ) -> PackedRows:
         """The rows of a split; the table of those that are not cut end to end is kept in the folder's ``rows/``."""
-        stream = self.split(split)
-        table = None
-        if packing != "concatenate":
-            table = keep_table(stream, packing, seq_len, self.folder / "rows" / f"{split}-{packing}-{seq_len}")
-        return PackedRows(stream, seq_len, self.tokenizer.end_of_text, within_document, table, packing)
+        cut = Cut(seq_len, within_document, packing)
+        if (split, cut) not in self._rows:
+            stream, table = self.split(split), None
+            if packing != "concatenate":
+                table = keep_table(stream, packing, seq_len, self._stamps, f"{ROWS_FOLDER}/{split}-{packing}-{seq_len}")
+            end_of_text = self.tokenizer.end_of_text
+            self._rows[split, cut] = PackedRows(stream, seq_len, end_of_text, within_document, table, packing)
+        return self._rows[split, cut]
+
+    def check_tables(self) -> int:
+        """Make sure that the row tables kept in the folder are what they were when they were made; their number.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        tables = sorted(path.parent for path in (self.folder / ROWS_FOLDER).glob("*/table.json"))
+        for table in tables:
+            check_table(self._stamps, table.relative_to(self.folder).as_posix())
+        self._stamps.save()
+        return len(tables)
 
     def split(self, name: SplitName) -> TokenStream:
         """The tokens of a split."""
@@ -177,31 +203,60 @@ class PreparedCorpus:
             record: SplitRecord = getattr(self.manifest, name)
             hashes = [self.manifest.files[file].sha256 for file in (*record.shards, f"{name}.starts.npy")]
             fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()
-            self._streams[name] = open_stream(self.folder, name, record.shards, self.manifest.dtype, fingerprint)
+            dtype, n_ids = self.manifest.dtype, self.manifest.n_tokens
+            self._streams[name] = open_stream(self.folder, name, record.shards, dtype, fingerprint, n_ids)
         return self._streams[name]
 
 
-def open_prepared(folder: Path, verify: bool = False) -> PreparedCorpus:
+def open_prepared(
+    folder: Path, verify: bool = False, progress: Callable[[str], None] = lambda message: None
+) -> PreparedCorpus:
     """Open a prepared corpus.
 
     Args:
         folder: one that ``prepare`` made.
         verify: compare the checksum of every file, also of those that have not changed since they were last verified.
+        progress: told when that will take a while.
 
     Raises:
         UserError: the folder is not a whole prepared corpus.
     """
+    return _open(folder, forget=verify, progress=progress)
+
+
+def _open_as_told(folder: Path, told: Mapping[str, Stamp]) -> PreparedCorpus:
+    """Open what another process has found whole."""
+    try:
+        return _open(folder, told)
+    except UserError as error:
+        raise UserError(
+            f"{error}. The run's first process has found it whole: all processes must see one data.prepared_dir, or "
+            "copies of it under one path"
+        ) from error
+
+
+def _open(
+    folder: Path,
+    told: Mapping[str, Stamp] | None = None,
+    forget: bool = False,
+    progress: Callable[[str], None] = lambda message: None,
+) -> PreparedCorpus:
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except OSError as error:
         raise UserError(f"{folder}: not a prepared corpus (its {MANIFEST}: {error.strerror})") from error
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST}: damaged ({error.error_count()} problems); prepare again") from error
-    known = {} if verify else _load_stamps(folder)
-    stamps = {name: _verify(folder / name, record, known.get(name)) for name, record in manifest.files.items()}
-    if stamps != known:
-        save_stamps(folder, stamps)
-    return PreparedCorpus(folder, manifest)
+    stamps = Stamps(folder, told, forget)
+    with ThreadPoolExecutor(THREADS) as pool:
+        known = pool.map(lambda item: _is_known(stamps, *item), manifest.files.items())
+        unknown = dict(item for item, known in zip(manifest.files.items(), known, strict=True) if not known)
+        n_bytes = sum(record.n_bytes for record in unknown.values())
+        if n_bytes >= LONG_BYTES:
+            progress(f"comparing the checksums of {len(unknown):,} files, {n_bytes:,} bytes, in {folder}")
+        list(pool.map(lambda item: _check(stamps, *item), unknown.items()))
+    stamps.save()
+    return PreparedCorpus(folder, manifest, stamps)
 
 
 def find_prepared(folder: Path) -> Path:
@@ -218,35 +273,26 @@ def find_prepared(folder: Path) -> Path:
     return inside[-1].parent
 
 
-def _verify(path: Path, record: FileRecord, known: Sequence[int] | None) -> list[int]:
-    """The stamp of a file that is what it must be."""
+def _is_known(stamps: Stamps, name: str, record: FileRecord) -> bool:
+    """Whether a file is what it must be, by its stamp."""
     try:
-        stamp = stamp_of(path)
-        n_bytes = stamp[0]
-        intact = n_bytes == record.n_bytes and (stamp == known or hash_file(path) == record.sha256)
+        return stamps.knows(name) and stamps.found[name][0] == record.n_bytes
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the corpus again") from error
-    if not intact:
-        wrong = "its checksum" if n_bytes == record.n_bytes else f"{n_bytes} bytes, not {record.n_bytes}: its size"
-        raise UserError(f"{path}: damaged ({wrong} differs from the manifest's); prepare the corpus again")
-    return stamp
+        raise _unreadable(stamps.folder / name, error) from error
 
 
-def stamp_of(path: Path) -> list[int]:
-    """What changes when a file does: its size, the time of its last change and its place on the disk."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
-def save_stamps(folder: Path, stamps: dict[str, list[int]]) -> None:
-    """Remember what the files are like now, when they are known to be whole."""
-    with suppress(OSError), whole_file(folder / VERIFIED) as stream:  # full or read-only disk: it only saves time
-        stream.write(json.dumps(stamps).encode())
-
-
-def _load_stamps(folder: Path) -> dict[str, list[int]]:
+def _check(stamps: Stamps, name: str, record: FileRecord) -> None:
+    """Make sure by its checksum that a file is what it must be."""
+    path = stamps.folder / name
     try:
-        known = json.loads((folder / VERIFIED).read_bytes())
-    except (OSError, ValueError):  # absent or damaged
-        return {}
-    return known if isinstance(known, dict) else {}
+        n_bytes = path.stat().st_size
+        if n_bytes == record.n_bytes and stamps.is_whole(name, record.sha256):
+            return
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    wrong = "its checksum" if n_bytes == record.n_bytes else f"{n_bytes} bytes, not {record.n_bytes}: its size"
+    raise UserError(f"{path}: damaged ({wrong} differs from the manifest's); prepare the corpus again")
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be read ({error.strerror}); prepare the corpus again")

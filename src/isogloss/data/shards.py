@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Int, Integer
 
-from isogloss.config.base import Config
+from isogloss.config.base import Config, UserError
 from isogloss.durable import whole_file
 
 
@@ -79,11 +79,21 @@ class TokenStream:
         shards: arrays of ids, none of them empty.
         document_starts: positions of the documents' first tokens, rising from 0.
         fingerprint: changes when the tokens change.
+        n_ids: every id is below it, as long as what is read is what was written; not looked at if not given.
+        origin: where they lie, for messages.
     """
 
-    def __init__(self, shards: Sequence[np.ndarray], document_starts: Int[np.ndarray, "N"], fingerprint: str):
+    def __init__(
+        self,
+        shards: Sequence[np.ndarray],
+        document_starts: Int[np.ndarray, "N"],
+        fingerprint: str,
+        n_ids: int | None = None,
+        origin: str = "",
+    ):
         self.document_starts = document_starts
         self.fingerprint = fingerprint
+        self._n_ids, self._origin = n_ids, origin
         self._shards = list(shards)
         self._ends = np.cumsum([len(shard) for shard in shards])
 
@@ -95,7 +105,17 @@ class TokenStream:
 
         Raises:
             IndexError: a position is outside the stream.
+            UserError: an id is none of the tokenizer's.
         """
+        tokens = self._take(positions)
+        if self._n_ids is not None and tokens.size and (largest := int(tokens.max())) >= self._n_ids:
+            raise UserError(
+                f"{self._origin}: damaged (it holds the id {largest:,}, and the tokenizer has {self._n_ids:,}); "
+                f"isogloss data inspect {self._origin} --verify names the file"
+            )
+        return tokens
+
+    def _take(self, positions: Int[np.ndarray, "..."]) -> Integer[np.ndarray, "..."]:
         if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
             raise IndexError(f"positions must be in [0, {len(self)}), got {positions.min()} to {positions.max()}")
         if len(self._shards) == 1:
@@ -117,9 +137,11 @@ class TokenStream:
         return self.gather(starts[:, None] + np.arange(length))
 
 
-def open_stream(folder: Path, split: str, shards: Sequence[str], dtype: str, fingerprint: str) -> TokenStream:
+def open_stream(
+    folder: Path, split: str, shards: Sequence[str], dtype: str, fingerprint: str, n_ids: int
+) -> TokenStream:
     """Memory-map the shards of a split, in their order."""
     # asarray: a plain view of the mapped memory, since the memmap class makes every small gather several times slower.
     mapped = [np.asarray(np.memmap(folder / name, dtype=dtype, mode="r")) for name in shards]
     starts = np.asarray(np.load(folder / f"{split}.starts.npy", mmap_mode="r"))
-    return TokenStream(mapped, starts, fingerprint)
+    return TokenStream(mapped, starts, fingerprint, n_ids, str(folder))

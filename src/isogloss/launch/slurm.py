@@ -17,7 +17,7 @@ from pathlib import Path
 import isogloss
 from isogloss.config.base import UserError
 from isogloss.config.load import dump_config
-from isogloss.durable import write_whole
+from isogloss.durable import whole_folder, write_whole
 from isogloss.recipe import Recipe
 from isogloss.train.signals import REQUEUE
 
@@ -116,11 +116,9 @@ def write_slurm(job: SlurmJob) -> None:
     """Write the script, the recipe and the copy of the package; a copy of the same code is kept as it is."""
     job.path.parent.mkdir(parents=True, exist_ok=True)
     if not job.code.exists():
-        aside = job.code.with_name(f".{job.code.name}.aside")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(_package(), aside / "isogloss", ignore=shutil.ignore_patterns("__pycache__"))
-        write_whole(aside / "origin.txt", _origin().encode())
-        aside.rename(job.code)
+        with whole_folder(job.code) as aside:
+            shutil.copytree(_package(), aside / "isogloss", ignore=shutil.ignore_patterns("__pycache__"))
+            (aside / "origin.txt").write_bytes(_origin().encode())
     write_whole(job.recipe[0], job.recipe[1].encode())
     write_whole(job.path, job.script.encode())
 

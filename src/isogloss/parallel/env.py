@@ -6,6 +6,7 @@ on GPUs, beside gloo for what is on the CPU.
 
 import ctypes
 import os
+import pickle
 import re
 import signal
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -166,6 +167,37 @@ def rank_0_first(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
         said = "done"
     finally:
         ranks.store.set(key, said)
+    return result
+
+
+def found_by_rank_0(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
+    """What rank 0 finds, however long it takes, on every rank: the others are told, and do not look for themselves.
+
+    They go on together, or not at all. A collective call.
+
+    Args:
+        ranks: this process.
+        name: of the action, unique within the run.
+        action: finds something that can be pickled; run on rank 0 alone.
+
+    Raises:
+        OtherRankError: another rank has failed, in finding it or in making it of what it was told.
+    """
+    if ranks.store is None:
+        return action()
+    found = rank_0_first(ranks, name, lambda: action() if ranks.first else None)
+    data = from_rank_0(pickle.dumps(found))
+    words = [f"isogloss/{name}/{rank}" for rank in range(ranks.world_size)]
+    said = "failed"
+    try:
+        result = cast(T, found if ranks.first else pickle.loads(data))
+        said = "done"
+    finally:
+        ranks.store.set(words[ranks.rank], said)
+    ranks.store.wait(words, PATIENCE)
+    for rank, word in enumerate(ranks.store.multi_get(words)):
+        if word != b"done":
+            raise OtherRankError(f"rank {rank} failed ({name}); its message says why")
     return result
 
 

@@ -15,7 +15,7 @@ from isogloss.data.rows.packing import PackedRows
 from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.nn.compiler import compiler_found
 from isogloss.optim.groups import create_optimizer
-from isogloss.parallel.env import Ranks, from_rank_0, rank_0_first
+from isogloss.parallel.env import Ranks, found_by_rank_0, from_rank_0
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder, check_changes
@@ -54,11 +54,7 @@ def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ran
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
-    corpus = rank_0_first(
-        ranks,
-        "preparing the corpus",
-        lambda: open_corpus(recipe.data, recipe.tokenizer, display.say, verify=ranks.first),
-    )
+    corpus = found_by_rank_0(ranks, "preparing the corpus", lambda: _find_corpus(recipe, display))
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     sites = [entry.site for entry in planned.plan.values()]
@@ -75,11 +71,27 @@ def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ran
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
     session = _build(recipe, folder, corpus, machine, expected, planned, ranks, axes)
-    _say_rows(session, display)
+    if ranks.first and saved is None:  # looks at every document's beginning: not again at each start
+        _say_waste(session, display)
+    if corpus.floor is not None:
+        display.say(f"  no model can do better than {corpus.floor:.4f} nats a target here")
     resume(session, display)
     if ranks.first:
         _keep_description(session, planned)
     return session
+
+
+def _find_corpus(recipe: Recipe, display: Display) -> Corpus:
+    """The data of the recipe, with the tables of its training rows."""
+    corpus = open_corpus(recipe.data, recipe.tokenizer, display.say)
+    for one in _alone(corpus).values():
+        one.rows("train", *recipe.data.cut())
+    return corpus
+
+
+def _alone(corpus: Corpus) -> dict[str, Corpus]:
+    """By name, the corpora that one is mixed from; itself, without a name, if it is not mixed."""
+    return {part.name: part.corpus for part in corpus.parts} or {"": corpus}
 
 
 def _choose_machine(
@@ -144,14 +156,12 @@ def _build(
     )
 
 
-def _say_rows(session: Session, display: Display) -> None:
-    """What packing costs, source by source, and the lowest loss, where they are known."""
-    corpus, cut = session.corpus, session.recipe.data.cut()
-    for name, one in [(f"{part.name}: ", part.corpus) for part in corpus.parts] or [("", corpus)]:
-        if isinstance(rows := one.rows("train", *cut), PackedRows):
-            display.say(f"  {name}{cut.packing}: {rows.waste()}")
-    if corpus.floor is not None:
-        display.say(f"  no model can do better than {corpus.floor:.4f} nats a target here")
+def _say_waste(session: Session, display: Display) -> None:
+    """What packing costs, source by source, where it is known."""
+    cut = session.recipe.data.cut()
+    for name, corpus in _alone(session.corpus).items():
+        if isinstance(rows := corpus.rows("train", *cut), PackedRows):
+            display.say(f"  {name}{': ' if name else ''}{cut.packing}: {rows.waste()}")
 
 
 def _keep_description(session: Session, planned: PlannedModel) -> None:

@@ -7,7 +7,7 @@ from isogloss.config.base import UserError
 from isogloss.data.prepare import FilesConfig, near_duplicates, prepare
 from isogloss.data.prepare.config import NearDuplicatesConfig
 from isogloss.data.prepare.near_duplicates import bands_of, find_near_duplicates, signer
-from isogloss.data.prepare.spills import Spills, SpillWriter, UnitRecord, key_of
+from isogloss.data.prepare.spills import Spills, SpillWriter, UnitRecord, text_key
 from isogloss.data.tokenizers.config import BytesConfig
 
 CONFIG = NearDuplicatesConfig()
@@ -57,7 +57,7 @@ def test_of_each_group_the_lowest_key_stays(tmp_path):
     originals = [a_text(generator) for _ in range(40)]
     groups = [[" ".join(text), *(" ".join(changed(generator, text, 2)) for _ in range(3))] for text in originals]
     units = [[group[i] for group in groups] for i in range(4)]
-    expected = {key for group in groups for key in sorted(key_of(text.encode()) for text in group)[1:]}
+    expected = {key for group in groups for key in sorted(text_key(text.encode()) for text in group)[1:]}
     assert dropped(spill(tmp_path, *units)) == expected
 
 
@@ -103,7 +103,7 @@ def test_validation_files_come_first(tmp_path):
     texts = [a_text(generator) for _ in range(20)]
     train = [" ".join(text) for text in texts]
     validation = [" ".join(changed(generator, text, 1)) for text in texts]
-    assert dropped(spill(tmp_path, train, validation, validation=1)) == {key_of(text.encode()) for text in train}
+    assert dropped(spill(tmp_path, train, validation, validation=1)) == {text_key(text.encode()) for text in train}
 
 
 def test_chains_are_one_group():

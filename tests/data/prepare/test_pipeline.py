@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from isogloss.config.base import UserError
 from isogloss.data.prepare import FilesConfig, PythonStdlibConfig, pipeline, prepare, training_texts
-from isogloss.data.prepared import BAD_RECORDS, MANIFEST, VERIFIED
+from isogloss.data.prepared import BAD_RECORDS, MANIFEST
+from isogloss.data.stamps import VERIFIED
 from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
 
 BYTES = TypeAdapter(TokenizerConfig).validate_python({"type": "bytes"})

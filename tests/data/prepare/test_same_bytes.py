@@ -37,7 +37,7 @@ def small_steps(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(spills, "RUN_BYTES", 100)
     patch.setattr(spills, "PIECE_BYTES", 64)
     patch.setattr(split_module, "SHARD_BYTES", 200)
-    patch.setattr(split_module, "SCAN_ROWS", 8)
+    patch.setattr(split_module, "SCAN_DOCUMENTS", 8)
 
 
 def write(folder: Path, texts: list[str], n_files: int, compressed: bool) -> Path:
@@ -64,7 +64,7 @@ def test_files_their_order_copies_and_units_do_not_matter(tmp_path_factory, text
             patch.setattr(spills, "RUN_BYTES", data.draw(st.integers(10, 1000)))
             patch.setattr(spills, "PIECE_BYTES", data.draw(st.integers(1, 1000)))
             patch.setattr(split_module, "SHARD_BYTES", 200)
-            patch.setattr(split_module, "SCAN_ROWS", data.draw(st.integers(1, 100)))
+            patch.setattr(split_module, "SCAN_DOCUMENTS", data.draw(st.integers(1, 100)))
             config = FilesConfig(train=(str(folder),), prepared_dir=root / f"prepared-{name}", validation_fraction=0.3)
             corpus = prepare(config, BytesConfig())
         assert corpus.manifest.n_duplicates == len(order) - len(texts)

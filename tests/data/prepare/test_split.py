@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from isogloss.config.base import UserError
 from isogloss.data.prepare import split as split_module
 from isogloss.data.prepare.config import FilesConfig
-from isogloss.data.prepare.spills import KEY, Spills, SpillWriter, UnitRecord, key_of
+from isogloss.data.prepare.spills import KEY, Spills, SpillWriter, UnitRecord, text_key
 from isogloss.data.prepare.split import choose_split
 
 NONE = np.empty(0, KEY)
@@ -45,7 +45,7 @@ def split_texts(spills: Spills, by_file: bool = False, **fields):
 @given(st.lists(st.text("abé\n", max_size=12), min_size=1, max_size=60), st.integers(1, 200), st.integers(0, 60))
 def test_it_splits_without_loss_duplicates_or_leaks(tmp_path_factory, texts, validation_bytes, cut):
     folder = tmp_path_factory.mktemp("spills")
-    distinct = sorted({text for text in texts if text}, key=lambda text: key_of(text.encode()))
+    distinct = sorted({text for text in texts if text}, key=lambda text: text_key(text.encode()))
     total = sum(len(text.encode()) for text in distinct)
     try:
         train, validation = split_texts(spill(folder, texts[:cut], texts[cut:]), validation_bytes=validation_bytes)
@@ -126,8 +126,8 @@ def test_ranges_and_shards_do_not_change_the_order(tmp_path, monkeypatch):
     spills = spill(tmp_path, texts[:100], texts[50:])
     plain = split_texts(spills, validation_bytes=200)
     monkeypatch.setattr(split_module, "SHARD_BYTES", 300)
-    monkeypatch.setattr(split_module, "SCAN_ROWS", 20)
+    monkeypatch.setattr(split_module, "SCAN_DOCUMENTS", 20)
     monkeypatch.setattr("isogloss.data.prepare.spills.PIECE_BYTES", 40)
     assert choose_split(spills, FilesConfig(train=("x",)), False, NONE).n_shards == 16
     assert split_texts(spills, validation_bytes=200) == plain
-    assert plain[1] + plain[0] == sorted(texts, key=lambda text: key_of(text.encode()))
+    assert plain[1] + plain[0] == sorted(texts, key=lambda text: text_key(text.encode()))

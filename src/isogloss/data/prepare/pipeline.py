@@ -284,7 +284,7 @@ def _reuse(folder: Path, config: TextChoice, verify: bool, progress: Say) -> Pre
     if not folder.exists():
         return None
     try:
-        corpus = open_prepared(folder, verify)
+        corpus = open_prepared(folder, verify, progress)
     except UserError as error:
         progress(f"not reused: {error}")
         return None

@@ -34,7 +34,7 @@ RUN_BYTES = 64 << 20
 PIECE_BYTES = 8 << 20
 
 
-def key_of(data: bytes) -> bytes:
+def text_key(data: bytes) -> bytes:
     """The key of a text in UTF-8."""
     return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
 
@@ -87,7 +87,7 @@ class SpillWriter:
 
     def add(self, data: bytes) -> None:
         """Take a document's text."""
-        key = key_of(data)
+        key = text_key(data)
         if key not in self._documents:
             self._documents[key] = data
             self._n_bytes += len(data)
@@ -131,11 +131,11 @@ class Run:
     number: int
     """Of its unit."""
     is_validation: bool
-    row: int
+    n_before: int
     """Documents of the unit before it."""
     start: int
     """Bytes of text of the unit before it."""
-    n_rows: int
+    n_documents: int
 
     @property
     def keys(self) -> np.ndarray:
@@ -145,7 +145,7 @@ class Run:
     @property
     def ends(self) -> Int[np.ndarray, "N"]:
         """Where its documents end, memory-mapped."""
-        return self._column(KEY_BYTES * self.n_rows, np.dtype("<i8"))
+        return self._column(KEY_BYTES * self.n_documents, np.dtype("<i8"))
 
     @property
     def text_file(self) -> Path:
@@ -154,17 +154,17 @@ class Run:
 
     def band(self, band: int, n_bands: int) -> UInt[np.ndarray, "N"]:
         """One band of the documents' signatures, memory-mapped."""
-        offset = 8 * (self.row * n_bands + band * self.n_rows)
+        offset = 8 * (self.n_before * n_bands + band * self.n_documents)
         path = self.folder / f"{self.number:06d}.bands"
-        return np.asarray(np.memmap(path, "<u8", "r", offset, self.n_rows))
+        return np.asarray(np.memmap(path, "<u8", "r", offset, self.n_documents))
 
     def _column(self, offset: int, dtype: np.dtype) -> np.ndarray:
         path = self.folder / f"{self.number:06d}.index"
-        return np.asarray(np.memmap(path, dtype, "r", INDEX_BYTES * self.row + offset, self.n_rows))
+        return np.asarray(np.memmap(path, dtype, "r", INDEX_BYTES * self.n_before + offset, self.n_documents))
 
 
 @dataclass(frozen=True)
-class Rows:
+class SortedDocuments:
     """N different documents in the order of their keys; of equal ones that of a validation file, if there is one."""
 
     keys: np.ndarray
@@ -182,10 +182,10 @@ class Rows:
         """Bytes of each text."""
         return self.end - self.start
 
-    def where(self, chosen: Bool[np.ndarray, "N"]) -> "Rows":
+    def where(self, chosen: Bool[np.ndarray, "N"]) -> "SortedDocuments":
         """Some of them."""
         columns = (self.keys, self.run, self.start, self.end, self.is_validation)
-        return Rows(*(column[chosen] for column in columns))
+        return SortedDocuments(*(column[chosen] for column in columns))
 
 
 class Spills:
@@ -199,24 +199,24 @@ class Spills:
     def __init__(self, folder: Path, records: Sequence[UnitRecord]):
         self.runs: list[Run] = []
         for number, record in enumerate(records):
-            row = start = 0
-            for n_rows, n_bytes in record.runs:
-                self.runs.append(Run(folder, number, record.is_validation, row, start, n_rows))
-                row, start = row + n_rows, start + n_bytes
+            n_before = start = 0
+            for n_documents, n_bytes in record.runs:
+                self.runs.append(Run(folder, number, record.is_validation, n_before, start, n_documents))
+                n_before, start = n_before + n_documents, start + n_bytes
         self.runs.sort(key=lambda run: not run.is_validation)  # so that among equal keys these come first
 
     @property
-    def n_rows(self) -> int:
+    def n_documents(self) -> int:
         """Documents in all runs."""
-        return sum(run.n_rows for run in self.runs)
+        return sum(run.n_documents for run in self.runs)
 
-    def rows(self, part: int, n_parts: int) -> Rows:
+    def sorted_documents(self, part: int, n_parts: int) -> SortedDocuments:
         """The documents of a range of keys."""
         keys, numbers, starts, ends, roles = [np.empty(0, KEY)], [], [], [], []
         for number, run in enumerate(self.runs):
             all_keys, all_ends = run.keys, run.ends
             first = np.searchsorted(all_keys, _bound(part, n_parts)) if part else 0
-            last = np.searchsorted(all_keys, _bound(part + 1, n_parts)) if part + 1 < n_parts else run.n_rows
+            last = np.searchsorted(all_keys, _bound(part + 1, n_parts)) if part + 1 < n_parts else run.n_documents
             if first == last:
                 continue
             keys.append(np.array(all_keys[first:last]))
@@ -234,24 +234,24 @@ class Spills:
             np.concatenate([np.empty(0, dtype), *column])[order]
             for dtype, column in ((np.int64, numbers), (np.int64, starts), (np.int64, ends), (np.bool_, roles))
         ]
-        return Rows(merged[is_first], *columns)
+        return SortedDocuments(merged[is_first], *columns)
 
-    def texts(self, rows: Rows) -> Iterator[list[bytes]]:
+    def texts(self, documents: SortedDocuments) -> Iterator[list[bytes]]:
         """The texts of some documents in their order, several megabytes at a time.
 
         Raises:
             UserError: what is on the disk is not what was written there.
         """
-        keys = rows.keys.tobytes()
-        total = np.cumsum(rows.size)
+        keys = documents.keys.tobytes()
+        total = np.cumsum(documents.size)
         first = 0
-        while first < len(rows):
+        while first < len(documents):
             before = total[first - 1] if first else 0
             last = max(first + 1, int(np.searchsorted(total, before + PIECE_BYTES, side="right")))
-            piece = self._read(rows, first, last)
+            piece = self._read(documents, first, last)
             for i, data in enumerate(piece, first):
-                if key_of(data) != keys[KEY_BYTES * i : KEY_BYTES * (i + 1)]:
-                    text_file = self.runs[rows.run[i]].text_file
+                if text_key(data) != keys[KEY_BYTES * i : KEY_BYTES * (i + 1)]:
+                    text_file = self.runs[documents.run[i]].text_file
                     raise UserError(
                         f"{text_file}: damaged (a text in it is not what was written there); delete "
                         f"{text_file.parent.parent} and run the same command again"
@@ -259,14 +259,14 @@ class Spills:
             yield piece
             first = last
 
-    def _read(self, rows: Rows, first: int, last: int) -> list[bytes]:
+    def _read(self, documents: SortedDocuments, first: int, last: int) -> list[bytes]:
         piece = [b""] * (last - first)
-        for number in np.unique(rows.run[first:last]):
-            mine = np.flatnonzero(rows.run[first:last] == number)
+        for number in np.unique(documents.run[first:last]):
+            mine = np.flatnonzero(documents.run[first:last] == number)
             with self.runs[number].text_file.open("rb") as stream:
                 at = None
                 for i in mine.tolist():
-                    start, end = int(rows.start[first + i]), int(rows.end[first + i])
+                    start, end = int(documents.start[first + i]), int(documents.end[first + i])
                     if at != start:
                         stream.seek(start)
                     piece[i] = stream.read(end - start)

@@ -13,11 +13,11 @@ from jaxtyping import Bool
 
 from isogloss.config.base import UserError
 from isogloss.data.prepare.config import FilesText, TextChoice
-from isogloss.data.prepare.spills import KEY, KEY_BYTES, Rows, Spills
+from isogloss.data.prepare.spills import KEY, KEY_BYTES, SortedDocuments, Spills
 
 SHARD_BYTES = 32 << 20
 MAX_SHARDS = 4096
-SCAN_ROWS = 1 << 18
+SCAN_DOCUMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,21 @@ class Split:
     cut: tuple[bytes, int] | None = None
     dropped: np.ndarray = field(default_factory=lambda: np.empty(0, KEY))
 
-    def documents(self, spills: Spills, part: int, n_parts: int) -> tuple[Rows, Bool[np.ndarray, "N"]]:
+    def documents(self, spills: Spills, part: int, n_parts: int) -> tuple[SortedDocuments, Bool[np.ndarray, "N"]]:
         """The documents in a range of keys, near duplicates left out, and which of them validate."""
-        rows = without(spills.rows(part, n_parts), self.dropped)
+        documents = without(spills.sorted_documents(part, n_parts), self.dropped)
         if self.by_file:
-            return rows, rows.is_validation
-        return rows, (rows.keys < np.bytes_(self.below)) | _among(rows.keys, self.chosen)
+            return documents, documents.is_validation
+        return documents, (documents.keys < np.bytes_(self.below)) | _among(documents.keys, self.chosen)
 
     def pieces(self, spills: Spills, part: int, n_parts: int) -> Iterator[tuple[list[bytes], list[bytes]]]:
         """The texts in a range of keys, several megabytes at a time: those that train and those that validate."""
-        rows, validates = self.documents(spills, part, n_parts)
+        documents, validates = self.documents(spills, part, n_parts)
         at = 0
-        for texts in spills.texts(rows):
+        for texts in spills.texts(documents):
             sides: tuple[list[bytes], list[bytes]] = [], []
-            for data, key, validating in zip(texts, rows.keys[at:].tolist(), validates[at:].tolist(), strict=False):
+            keys = documents.keys[at : at + len(texts)].tolist()
+            for data, key, validating in zip(texts, keys, validates[at : at + len(texts)].tolist(), strict=True):
                 if self.cut is not None and key == self.cut[0]:
                     sides[0].append(data[: self.cut[1]])
                     sides[1].append(data[self.cut[1] :])
@@ -71,17 +72,17 @@ class Split:
         side = split == "validation"
         for part in range(self.n_shards):
             if self.cut is None:  # those of the other side need not be read
-                rows, validates = self.documents(spills, part, self.n_shards)
-                pieces = spills.texts(rows.where(validates == side))
+                documents, validates = self.documents(spills, part, self.n_shards)
+                pieces = spills.texts(documents.where(validates == side))
             else:
                 pieces = (sides[side] for sides in self.pieces(spills, part, self.n_shards))
             for data in (data for piece in pieces for data in piece):
                 yield data.decode()
 
 
-def without(rows: Rows, dropped: np.ndarray) -> Rows:
+def without(documents: SortedDocuments, dropped: np.ndarray) -> SortedDocuments:
     """The documents that are not among some sorted keys."""
-    return rows.where(~_among(rows.keys, dropped)) if len(rows) and len(dropped) else rows
+    return documents.where(~_among(documents.keys, dropped)) if len(documents) and len(dropped) else documents
 
 
 def choose_split(spills: Spills, config: TextChoice, by_file: bool, dropped: np.ndarray) -> Split:
@@ -94,16 +95,16 @@ def choose_split(spills: Spills, config: TextChoice, by_file: bool, dropped: np.
     Raises:
         UserError: there is no text, or too little of it to split.
     """
-    n_parts = max(1, spills.n_rows // SCAN_ROWS)
+    n_parts = max(1, spills.n_documents // SCAN_DOCUMENTS)
 
-    def parts() -> Iterator[Rows]:
-        return (without(spills.rows(part, n_parts), dropped) for part in range(n_parts))
+    def parts() -> Iterator[SortedDocuments]:
+        return (without(spills.sorted_documents(part, n_parts), dropped) for part in range(n_parts))
 
     n_documents = n_bytes = n_chosen = 0
-    for rows in parts():
-        n_documents += len(rows)
-        n_bytes += int(rows.size.sum())
-        n_chosen += int(rows.is_validation.sum())
+    for documents in parts():
+        n_documents += len(documents)
+        n_bytes += int(documents.size.sum())
+        n_chosen += int(documents.is_validation.sum())
     if n_documents == 0:
         raise UserError("the corpus is empty: its files hold no text that is kept")
     n_shards = min(MAX_SHARDS, 1 << max(0, (n_bytes - 1) // SHARD_BYTES).bit_length())
@@ -134,10 +135,10 @@ def choose_split(spills: Spills, config: TextChoice, by_file: bool, dropped: np.
 
 
 def _by_fraction(
-    split: Callable[..., Split], parts: Callable[[], Iterator[Rows]], n_documents: int, fraction: float
+    split: Callable[..., Split], parts: Callable[[], Iterator[SortedDocuments]], n_documents: int, fraction: float
 ) -> Split:
     below = int(fraction * (1 << 64)).to_bytes(8, "big").ljust(KEY_BYTES, b"\0")
-    n_below = sum(int((rows.keys < np.bytes_(below)).sum()) for rows in parts())
+    n_below = sum(int((documents.keys < np.bytes_(below)).sum()) for documents in parts())
     if n_below in (0, n_documents):
         raise UserError(
             f"data.validation_fraction = {fraction} of {n_documents} documents leaves none "
@@ -146,28 +147,28 @@ def _by_fraction(
     return split(below=below)
 
 
-def _first_small(parts: Callable[[], Iterator[Rows]], wanted: int, most: int) -> np.ndarray:
+def _first_small(parts: Callable[[], Iterator[SortedDocuments]], wanted: int, most: int) -> np.ndarray:
     """The keys of the first documents with ``wanted`` bytes; what would take them over ``most`` is passed by."""
     chosen: list[np.ndarray] = [np.empty(0, KEY)]
     n_bytes = 0
-    for rows in parts():
-        for at, size in enumerate(rows.size.tolist()):
+    for documents in parts():
+        for at, size in enumerate(documents.size.tolist()):
             if n_bytes >= wanted:
                 return np.concatenate(chosen)
             if n_bytes + size <= most:
-                chosen.append(rows.keys[at : at + 1])
+                chosen.append(documents.keys[at : at + 1])
                 n_bytes += size
     return np.concatenate(chosen)
 
 
-def _longest(spills: Spills, parts: Callable[[], Iterator[Rows]]) -> tuple[bytes, bytes]:
+def _longest(spills: Spills, parts: Callable[[], Iterator[SortedDocuments]]) -> tuple[bytes, bytes]:
     """Key and text of the longest document, of several the one with the lowest key."""
-    best: Rows | None = None
-    for rows in parts():
-        if len(rows):
-            at = int(np.argmax(rows.size))
-            if best is None or rows.size[at] > best.size[0]:
-                best = rows.where(np.arange(len(rows)) == at)
+    best: SortedDocuments | None = None
+    for documents in parts():
+        if len(documents):
+            at = int(np.argmax(documents.size))
+            if best is None or documents.size[at] > best.size[0]:
+                best = documents.where(np.arange(len(documents)) == at)
     assert best is not None
     return best.keys.tolist()[0], next(spills.texts(best))[0]
 

@@ -13,21 +13,21 @@ The table is kept beside the corpus, as flat files that are mapped into memory::
 """
 
 import json
-import shutil
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
 from jaxtyping import Int, Integer
 
+from isogloss.config.base import UserError
 from isogloss.data.shards import TokenStream
-from isogloss.durable import hash_file, sync, sync_folder
+from isogloss.data.stamps import Stamps
+from isogloss.durable import hash_file, whole_folder
 
 FORMAT = 1
 WINDOW = 1 << 20
@@ -59,68 +59,98 @@ def make_table(
 
 
 def keep_table(
-    stream: TokenStream, packing: Literal["best_fit", "document"], seq_len: int, folder: Path, window: int = WINDOW
+    stream: TokenStream,
+    packing: Literal["best_fit", "document"],
+    seq_len: int,
+    stamps: Stamps,
+    name: str,
+    window: int = WINDOW,
 ) -> RowTable:
-    """The row table of a stream: the one in ``folder`` where it is whole and of this stream, else made and kept there.
+    """The row table of a stream: the one that is kept where it is whole and of this stream, else made and kept there.
 
     Where the folder cannot be written (read-only, full) the table is made in memory.
+
+    Args:
+        stream: what is packed.
+        packing: how.
+        seq_len: T.
+        stamps: of the files of the corpus: a table is hashed only if it has changed since it was whole.
+        name: the table's folder within the corpus.
+        window: documents packed together.
     """
     made_from = {
         "format": FORMAT, "stream": stream.fingerprint, "packing": packing, "seq_len": seq_len, "window": window
     }  # fmt: skip
-    if (table := _open_table(folder, made_from)) is not None:
+    if (table := _open_table(stamps, name, made_from)) is not None:
         return table
+    folder = stamps.folder / name
     try:
         folder.parent.mkdir(exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if (table := _open_table(folder, made_from)) is None:  # nobody else has made it meanwhile
-                _write_table(folder, made_from, _windows(stream, packing, seq_len, window))
-                table = _open_table(folder, made_from)
+            if (table := _open_table(stamps, name, made_from)) is None:  # nobody else has made it meanwhile
+                _write_table(stamps, name, made_from, _windows(stream, packing, seq_len, window))
+                table = _open_table(stamps, name, made_from)
     except OSError:
         table = None
     return make_table(stream, packing, seq_len, window) if table is None else table
 
 
-def _open_table(folder: Path, made_from: dict[str, Any]) -> RowTable | None:
+def check_table(stamps: Stamps, name: str) -> None:
+    """Make sure that a kept table is what it was when it was made.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    damaged = None
+    try:
+        damaged = _damaged_file(stamps, name, json.loads((stamps.folder / name / "table.json").read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        damaged = "table.json"
+    if damaged is not None:
+        raise UserError(
+            f"{stamps.folder / name / damaged}: damaged; delete {stamps.folder / name}, and it is made anew when it is "
+            "asked for"
+        )
+
+
+def _damaged_file(stamps: Stamps, name: str, record: dict[str, Any]) -> str | None:
+    files = {f"{file}.bin": record["sha256"][file] for file in _FILES}
+    return next((file for file, sha256 in files.items() if not stamps.is_whole(f"{name}/{file}", sha256)), None)
+
+
+def _open_table(stamps: Stamps, name: str, made_from: dict[str, Any]) -> RowTable | None:
     """The table of a folder; ``None`` if there is none, or another one, or a damaged one."""
+    folder = stamps.folder / name
     try:
         record = json.loads((folder / "table.json").read_bytes())
-        if record["made_from"] != made_from:
-            return None
-        if any(hash_file(folder / f"{name}.bin") != record["sha256"][name] for name in _FILES):
+        if record["made_from"] != made_from or _damaged_file(stamps, name, record) is not None:
             return None
         arrays = [
-            np.asarray(np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r")) for name, dtype in _FILES.items()
+            np.asarray(np.memmap(folder / f"{file}.bin", dtype=dtype, mode="r")) for file, dtype in _FILES.items()
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    stamps.save()
     return RowTable(*arrays)
 
 
 def _write_table(
-    folder: Path, made_from: dict[str, Any], parts: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    stamps: Stamps,
+    name: str,
+    made_from: dict[str, Any],
+    parts: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")  # of this name under the lock alone
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    """Make a table in its place, its lock being held."""
+    with whole_folder(stamps.folder / name) as aside:
         with ExitStack() as stack:
-            streams = [stack.enter_context((partial / f"{name}.bin").open("wb")) for name in _FILES]
+            streams = [stack.enter_context((aside / f"{file}.bin").open("wb")) for file in _FILES]
             streams[2].write(np.zeros(1, _FILES["first"]).tobytes())
             for part in parts:
                 for stream, array, dtype in zip(streams, part, _FILES.values(), strict=True):
                     stream.write(array.astype(dtype).tobytes())
-            for stream in streams:
-                sync(stream)
-        record = {"made_from": made_from, "sha256": {name: hash_file(partial / f"{name}.bin") for name in _FILES}}
-        with (partial / "table.json").open("wb") as stream:
-            stream.write(json.dumps(record).encode())
-            sync(stream)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        record = {"made_from": made_from, "sha256": {file: hash_file(aside / f"{file}.bin") for file in _FILES}}
+        (aside / "table.json").write_bytes(json.dumps(record).encode())
+    stamps.vouch(f"{name}/{file}.bin" for file in _FILES)
 
 
 def _windows(

@@ -19,19 +19,20 @@ Within a source its rows follow each other in its own order, so each source is v
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from isogloss.config.base import UserError
 from isogloss.data.rows.source import Rows, RowSource, gather_rows
 
 MAX_BLOCK = 4096
 MIN_BLOCKS = 64
+BLOCKS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,13 @@ class Segment:
 
     def weights(self, row: float) -> list[float]:
         """By row, at a row; they need not sum to 1."""
-        rows = [at for at, _ in self.points]
-        return [float(np.interp(row, rows, [w[i] for _, w in self.points])) for i in range(len(self.names))]
+        return self.weights_at(np.array([row], np.float64))[0].tolist()
+
+    def weights_at(self, rows: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N K"]:
+        """By row, at several rows."""
+        points = [at for at, _ in self.points]
+        columns = [np.interp(rows, points, [w[i] for _, w in self.points]) for i in range(len(self.names))]
+        return np.stack(columns, axis=1)
 
     def means_the_same(self, other: "Segment") -> bool:
         """Whether two segments differ in nothing that was asked for."""
@@ -82,6 +88,8 @@ class _Blocks:
         """Of all sources that there have been."""
         self._at = [tuple(counts.get(name, 0) for name in segment.names)]
         self._owed = [0.0] * len(segment.names)
+        self._weights: Iterator[list[float]] = iter(())
+        """Of the blocks to come."""
         self._lock = threading.Lock()  # batches are made ahead by a thread, while shares are asked for
 
     def counts(self, block: int) -> tuple[int, ...]:
@@ -94,7 +102,11 @@ class _Blocks:
     def _append(self) -> None:
         segment, counts = self.segment, self._at[-1]
         size = segment.block
-        weights = segment.weights(segment.start + (len(self._at) - 0.5) * size)
+        weights = next(self._weights, None)
+        if weights is None:  # many at once: one by one they would take most of the time
+            middles = segment.start + (np.arange(len(self._at), len(self._at) + BLOCKS_AT_ONCE) - 0.5) * size
+            self._weights = iter(segment.weights_at(middles).tolist())
+            weights = next(self._weights)
         room = [
             0 if w == 0 else math.inf if cap is None else cap - n
             for w, cap, n in zip(weights, segment.caps, counts, strict=True)
@@ -240,7 +252,7 @@ class MixedRows:
                 here = block == one
                 counts, order, rank = self._block(blocks, int(one))
                 if slot[here].max() >= len(order):
-                    last = segment.start + int(one) * segment.block + len(order)
+                    last = segment.start + sum(counts) - sum(blocks.counts(0)) + len(order)
                     raise UserError(
                         f"the mixture is used up after {last:,} rows: every source has reached its max_epochs or "
                         "max_tokens; raise one of them, or lower train.steps"
@@ -268,7 +280,8 @@ class MixedRows:
             if self._segments:
                 counts = _counts(self._segments[-1], segment.start)
             self._segments.append(_Blocks(segment, counts))
-        if self._n_planned > segments[-1].start:
+        may_end = any(cap is not None for cap in segments[-1].caps)  # otherwise no count need be found beforehand
+        if may_end and self._n_planned > segments[-1].start:
             self.locate(np.array([self._n_planned - 1]))
 
     @staticmethod

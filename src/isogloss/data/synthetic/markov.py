@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
 
-from isogloss.data.counter import Draws, key_of
+from isogloss.data.counter import Draws, stream_key
 from isogloss.data.synthetic.task import OPENING, RESOLUTION, Sample, SyntheticConfig, entropy, lookup, quantised
 
 MAX_CONTEXTS = 1 << 12
@@ -54,7 +54,7 @@ class Markov:
         self.n_tokens = config.n_symbols + 1
         self.n_contexts = config.n_symbols**config.order
         # The legacy generator, whose streams NumPy has promised never to change (NEP 19).
-        random = np.random.RandomState(np.random.MT19937(key_of(f"markov:{config.seed}")))
+        random = np.random.RandomState(np.random.MT19937(stream_key(f"markov:{config.seed}")))
         weights = random.dirichlet(np.full(self.n_symbols, config.concentration), size=self.n_contexts)
         counts = quantised(np.nan_to_num(weights, nan=1 / self.n_symbols))
         self.probabilities: Float[np.ndarray, "C V"] = counts / (1 << RESOLUTION)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from isogloss.data.counter import Draws, key_of
+from isogloss.data.counter import Draws, stream_key
 from isogloss.data.rows.order import permute
 from isogloss.data.synthetic.task import OPENING, Sample, SyntheticConfig
 
@@ -63,7 +63,7 @@ class ModularArithmetic:
         self.n_tokens = self._first_number + config.modulus
         self.min_seq_len = 2 * config.n_operands + 1
         self._n_train = round(config.n_equations * config.train_fraction)
-        self._key = key_of(f"equations:{config.seed}")
+        self._key = stream_key(f"equations:{config.seed}")
 
     def floor(self, seq_len: int) -> float:
         """0: an equation has one result."""

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
 
-from isogloss.data.counter import Draws, key_of
+from isogloss.data.counter import Draws, stream_key
 from isogloss.data.synthetic.task import OPENING, RESOLUTION, Sample, SyntheticConfig, entropy, lookup, quantised
 
 MAX_CHILDREN = 2
@@ -69,7 +69,7 @@ class PCFG:
     def __init__(self, config: PCFGConfig):
         n, n_rules = config.n_nonterminals, config.n_rules
         self.n_tokens = config.n_terminals + 1
-        random = np.random.RandomState(np.random.MT19937(key_of(f"pcfg:{config.seed}")))
+        random = np.random.RandomState(np.random.MT19937(stream_key(f"pcfg:{config.seed}")))
         arity = np.arange(n_rules) % (MAX_CHILDREN + 1)
         probabilities, first = np.empty((n + 1, n_rules)), np.empty((n + 1, n_rules), dtype=np.int64)
         children = np.full((n + 1, n_rules, MAX_CHILDREN), -1)

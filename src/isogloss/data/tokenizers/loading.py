@@ -1,7 +1,6 @@
 """Tokenizers from a config, and from the files they were saved to."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from isogloss.data.tokenizers.config import BPEConfig, BytesConfig, FileConfig, 
 from isogloss.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from isogloss.data.tokenizers.symbols import SymbolsTokenizer, symbol_vocabulary
 from isogloss.data.tokenizers.tiktoken_ranks import is_ranks_line, read_ranks_file
-from isogloss.durable import sync, sync_folder
+from isogloss.durable import whole_folder
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Tokenizer:
@@ -107,17 +106,5 @@ def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    aside = folder.with_name(f".{folder.name}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with whole_folder(folder) as aside:
         tokenizer.save(aside)
-        for file in aside.iterdir():
-            with file.open("rb+") as stream:
-                sync(stream)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        folder.unlink(missing_ok=True)
-        aside.rename(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,96 @@
+"""How ranks open their data: rank 0 looks, the others are told; what any of them fails at stops all of them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import ranks
+from isogloss.config.base import UserError
+from isogloss.data import stamps
+from isogloss.data.prepare import pipeline
+from isogloss.data.prepared import PreparedCorpus
+from isogloss.data.stamps import VERIFIED
+from isogloss.parallel.env import ALONE, OtherRankError, found_by_rank_0, process_group
+from isogloss.recipe import load_recipe
+from isogloss.run.opening import _find_corpus
+from isogloss.run.train import train
+from isogloss.train.display import Display
+
+QUIET = Display(Console(quiet=True))
+
+
+class Fragile:
+    """Breaks on rank 1, when it is made of what rank 0 told."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_fragile, ()
+
+
+def make_fragile() -> Fragile:
+    if os.environ["RANK"] == "1":
+        raise UserError("not mounted here")
+    return Fragile()
+
+
+def fail() -> None:
+    raise UserError("no such file")
+
+
+def open_on_two_ranks(rank: int, n_ranks: int, recipe_file: str, results: str) -> None:
+    looked: list[str] = []
+    open_inputs, hash_file = pipeline.open_inputs, stamps.hash_file
+    pipeline.open_inputs = lambda config: (looked.append("inputs"), open_inputs(config))[1]  # pyright: ignore
+    stamps.hash_file = lambda path: (looked.append(path.name), hash_file(path))[1]  # pyright: ignore
+    recipe = load_recipe(recipe_file, ("data.packing=best_fit",))
+    found: dict[str, Any] = {}
+    with process_group("cpu") as here:
+        corpus = found_by_rank_0(here, "preparing the corpus", lambda: _find_corpus(recipe, QUIET))
+        assert isinstance(corpus, PreparedCorpus)
+        corpus.rows("train", *recipe.data.cut())
+        found |= {"looked": list(looked), "corpus": corpus.name}
+        for name, action in (("fails on 0", fail), ("fails on 1", Fragile)):
+            try:
+                found_by_rank_0(here, name, action)
+            except UserError as error:
+                found[name] = [type(error).__name__, str(error)]
+    Path(results, f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_rank_0_looks_and_the_others_are_told_what_it_found_or_that_one_failed(tiny: Path, tmp_path: Path) -> None:
+    corpus = _find_corpus(load_recipe(str(tiny), ("data.packing=best_fit",)), QUIET)
+    assert isinstance(corpus, PreparedCorpus)
+    (corpus.folder / VERIFIED).unlink()
+    (corpus.folder / VERIFIED).mkdir()  # as on a disk that cannot be written: nobody finds what another has kept
+    processes = ranks.start(open_on_two_ranks, 2, str(tiny), str(tmp_path), launched=True)
+    assert ranks.end(processes, 60) == [0, 0]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert sorted(first["looked"]) == sorted(
+        ["inputs", "start.bin", "length.bin", "first.bin", *(Path(name).name for name in corpus.manifest.files)]
+    )
+    assert second["looked"] == []
+    assert first["corpus"] == second["corpus"] == corpus.name
+    assert first["fails on 0"] == ["UserError", "no such file"]
+    assert second["fails on 0"] == [OtherRankError.__name__, "rank 0 failed (fails on 0); its message says why"]
+    assert second["fails on 1"] == ["UserError", "not mounted here"]
+    assert first["fails on 1"] == [OtherRankError.__name__, "rank 1 failed (fails on 1); its message says why"]
+
+
+def test_a_process_that_is_alone_looks_for_itself() -> None:
+    assert found_by_rank_0(ALONE, "anything", lambda: 3) == 3
+
+
+def test_a_run_hashes_nothing_that_has_not_changed_and_opens_its_rows_once(tiny: Path, monkeypatch) -> None:
+    settings = ("train.steps=3", "watch.validate_every=1", "watch.sample_tokens=0", "data.packing=best_fit")
+    recipe = load_recipe(str(tiny), settings)
+    _find_corpus(recipe, QUIET)
+    hashed: list[str] = []
+    opened: list[str] = []
+    hash_file, split = stamps.hash_file, PreparedCorpus.split
+    monkeypatch.setattr(stamps, "hash_file", lambda path: (hashed.append(path.name), hash_file(path))[1])
+    monkeypatch.setattr(PreparedCorpus, "split", lambda corpus, name: (opened.append(name), split(corpus, name))[1])
+    train(recipe, QUIET)
+    assert hashed == []
+    assert sorted(opened) == ["train", "validation"]
