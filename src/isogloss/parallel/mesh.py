@@ -44,13 +44,18 @@ class ParallelConfig(Config):
     offload: bool = False
     """Keep weights, gradients and optimizer state in the CPU's memory, and step there."""
     timeout: float = Field(default=10.0, gt=0)
-    """Minutes that a step may take before the run ends and says who is behind. Any other exchange between ranks may
-    take half as long again; ranks that wait for what rank 0 does alone are not hurried."""
+    """Minutes that ranks wait for each other, in any phase of the run, without any of them getting on; then the run
+    ends and says who is behind. What compiles may take three times as long; what rank 0 does alone is not hurried."""
 
     @property
     def patience(self) -> timedelta:
         """How long one exchange between ranks may take: the watchdog, which knows who is behind, speaks before."""
-        return timedelta(minutes=1.5 * self.timeout)
+        return timedelta(minutes=4 * self.timeout)
+
+    @property
+    def arrival(self) -> timedelta:
+        """How long ranks that have started wait for the others to start."""
+        return timedelta(minutes=self.timeout)
 
 
 @dataclass(frozen=True)

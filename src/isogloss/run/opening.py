@@ -26,9 +26,12 @@ from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
 from isogloss.train.machine import Machine, compiler_found, find_machine, measure_peak
+from isogloss.train.watchdog import Watchdog
 
 
-def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axes: Axes) -> Session | None:
+def open_session(
+    recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axes: Axes, watchdog: Watchdog
+) -> Session | None:
     """Everything ready for the next step; ``None`` if the run has finished. Collective.
 
     Args:
@@ -37,6 +40,7 @@ def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ran
         display: told of the corpus, the machine and the checkpoint.
         ranks: this process among the others.
         axes: how they are laid out.
+        watchdog: told of each phase.
 
     Raises:
         UserError: the folder, the data, the machine or a checkpoint does not fit the recipe.
@@ -53,19 +57,21 @@ def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ran
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
-    corpus = rank_0_first(
-        ranks,
-        "preparing the corpus",
-        lambda: open_corpus(recipe.data, recipe.tokenizer, display.say, verify=ranks.first),
-    )
+    with watchdog.alone("preparing the corpus"):
+        corpus = rank_0_first(
+            ranks,
+            "preparing the corpus",
+            lambda: open_corpus(recipe.data, recipe.tokenizer, display.say, verify=ranks.first),
+        )
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     sites = [entry.site for entry in planned.plan.values()]
     seq_len = recipe.data.seq_len
     expected = estimate(sites, recipe.flops(planned.model), recipe.train.largest_micro_batch, seq_len)
-    machine = from_rank_0(
-        _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
-    )
+    with watchdog.phase("choosing the machine's part"):
+        machine = from_rank_0(
+            _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
+        )
     assert machine is not None
     peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
     per_step, there_are = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
@@ -73,9 +79,11 @@ def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ran
     display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, read, there_are))
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
-    session = _build(recipe, folder, corpus, machine, expected, planned, ranks, axes)
+    with watchdog.phase("building the model"):
+        session = _build(recipe, folder, corpus, machine, expected, planned, ranks, watchdog, axes)
     _say_rows(session, display)
-    resume(session, display)
+    with watchdog.phase("loading the newest checkpoint"):
+        resume(session, display)
     if ranks.first:
         _keep_description(session, planned)
     return session
@@ -111,6 +119,7 @@ def _build(
     expected: Estimate,
     planned: PlannedModel,
     ranks: Ranks,
+    watchdog: Watchdog,
     axes: Axes,
 ) -> Session:
     layout = Layout(axes, recipe.parallel, machine.device) if ranks.world_size > 1 else None
@@ -138,6 +147,7 @@ def _build(
         expected,
         SpikeGuard(recipe.train.spike),
         ranks,
+        watchdog,
         layout,
     )
 

@@ -9,6 +9,7 @@ from isogloss.config.base import UserError
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
+from isogloss.parallel.env import PATIENCE
 from isogloss.run.session import Session
 from isogloss.train.display import Display
 from isogloss.train.loop import Progress
@@ -41,7 +42,7 @@ def resume(session: Session, display: Display) -> None:
         UserError: there are checkpoints and none is whole, or the newest does not fit the recipe or its data.
     """
     root = session.folder.checkpoints
-    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers())
+    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE))
     if checkpoint is None:
         session.initial = fingerprint(session.model)
         return
