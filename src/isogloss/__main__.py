@@ -1,9 +1,9 @@
-"""``python -m isogloss``, and the command ``isogloss``: hears a scheduler's signals before anything heavy is imported."""
+"""``python -m isogloss``, and the command ``isogloss``: hears a scheduler's signals before anything heavy is there."""
 
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _REQUEUE = 75
 """As of `isogloss.train.signals`, which would have to import PyTorch first."""
@@ -17,11 +17,11 @@ def main() -> None:
     run()
 
 
-def hear_early(words: Sequence[str], environment: "os._Environ[str]") -> None:
+def hear_early(words: Sequence[str], environment: Mapping[str, str]) -> None:
     """For runs: signals that mean "stop, and be started again" do so from now on; there is nothing to save yet.
 
-    Else they would kill a process that has not come to `isogloss.train.signals.leave_at_once`, with 128 + n, after which
-    no scheduler starts it again. Ranks of `isogloss.launch.local` are born with signals held back until this.
+    Else they would kill a process that has not come to `isogloss.train.signals.leave_at_once`, with 128 + n, and no
+    scheduler would start it again. Ranks of `isogloss.launch.local` are born with signals held back until this.
 
     Args:
         words: of the command line, without the program.

@@ -13,6 +13,7 @@ from isogloss.models.decoder import DecoderConfig
 from isogloss.parallel.context import positions_of
 from isogloss.parallel.env import ALONE, Ranks, find_ranks, first_host, process_group, rank_0_first, started_again
 from isogloss.parallel.mesh import Layout, ParallelConfig, check_axes, find_axes
+from isogloss.train.watchdog import COLD
 
 MODEL = DecoderConfig.model_validate(
     {"d_model": 32, "n_layers": 2, "vocab_size": 8, "mixer": {"n_heads": 4, "n_kv_heads": 2}, "ffn": {"type": "swiglu"}}
@@ -93,7 +94,8 @@ def wait_as_asked(rank: int, n_ranks: int) -> None:
     group = Layout(find_axes(config, n_ranks), config, "cpu").context
     assert group is not None
     limit = group._get_backend(torch.device("cpu")).options._timeout  # pyright: ignore[reportAttributeAccessIssue]
-    assert limit.total_seconds() == 180
+    assert limit == config.patience
+    assert limit.total_seconds() > 60 * config.timeout * COLD, "the watchdog, who knows who is behind, speaks before"
 
 
 def test_the_groups_of_a_mesh_wait_as_long_as_they_are_asked_to() -> None:

@@ -199,10 +199,10 @@ def _rendezvous(ranks: Ranks, timeout: timedelta) -> Store:
     try:
         store = tcp(host, int(port), ranks.world_size, ranks.first and not hosted, timeout)
     except (dist.DistStoreError, dist.DistNetworkError) as error:
+        waited, why = timeout.total_seconds(), str(error).partition("\n")[0]
         raise MissingRankError(
-            f"rank {ranks.rank} of {ranks.world_size} has waited {timeout.total_seconds():.0f} s (parallel.timeout) for "
-            f"the others at {host}:{port}: {str(error).partition(chr(10))[0]}. See whether all ranks have been started, "
-            "and reach that address"
+            f"rank {ranks.rank} of {ranks.world_size} has waited {waited:.0f} s (parallel.timeout) for the others at "
+            f"{host}:{port}: {why}. See whether all ranks have been started, and reach that address"
         ) from error
     return PrefixStore(f"attempt{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 

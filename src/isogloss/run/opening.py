@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 
 from isogloss.build import PlannedModel, materialise, plan_model
-from isogloss.checkpoint.layout import has_checkpoints
+from isogloss.checkpoint.layout import checkpoint_folders, has_checkpoints
+from isogloss.checkpoint.room import check_room
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
 from isogloss.data.loader import open_loader
@@ -19,7 +20,7 @@ from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder, check_changes
 from isogloss.run.session import Session
-from isogloss.run.state import resume
+from isogloss.run.state import checkpoint_bytes, resume
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
 from isogloss.train.guard import SpikeGuard
@@ -68,7 +69,7 @@ def open_session(
     sites = [entry.site for entry in planned.plan.values()]
     seq_len = recipe.data.seq_len
     expected = estimate(sites, recipe.flops(planned.model), recipe.train.largest_micro_batch, seq_len)
-    with watchdog.phase("choosing the machine's part"):
+    with watchdog.phase("looking at the machine"):
         machine = from_rank_0(
             _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
         )
@@ -77,6 +78,10 @@ def open_session(
     per_step, there_are = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
     steps, read = recipe.train.steps, recipe.n_tokens
     display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, read, there_are))
+    with watchdog.alone("finding room for checkpoints"):
+        rank_0_first(
+            ranks, "finding room for checkpoints", lambda: _find_room(recipe, folder, expected, ranks, display)
+        )
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
     with watchdog.phase("building the model"):
@@ -109,6 +114,14 @@ def _choose_machine(
         if was != (now := getattr(here, what)):
             display.say(f"note: the run began with {what} {was} and goes on with {now}: not bit for bit the same")
     return here
+
+
+def _find_room(recipe: Recipe, folder: RunFolder, expected: Estimate, ranks: Ranks, display: Display) -> None:
+    """On the first rank; a run that has only to be finished writes no checkpoint."""
+    root, steps = folder.checkpoints, recipe.train.steps
+    if ranks.first and steps not in checkpoint_folders(root):
+        size = sum(checkpoint_bytes(expected.n_parameters, recipe.optim))
+        check_room(root, size, steps, recipe.checkpoint, lambda text: display.say(f"warning: {text}"))
 
 
 def _build(

@@ -4,11 +4,12 @@ import signal
 import time
 
 from isogloss.checkpoint.asynchronous import Saver
+from isogloss.checkpoint.room import short_of_room
 from isogloss.data.prefetch import Prefetcher
 from isogloss.parallel.env import PATIENCE
 from isogloss.run.rewind import rewind
 from isogloss.run.session import Session
-from isogloss.run.state import save
+from isogloss.run.state import checkpoint_bytes, save
 from isogloss.run.watch import Watch
 from isogloss.train.agreement import Found, agree
 from isogloss.train.display import Display
@@ -38,6 +39,7 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
     watchdog, plan = session.watchdog, recipe.train.plan()
     watch = Watch(session, metrics, display)
     pinned = session.machine.device == "cuda"
+    size = sum(checkpoint_bytes(session.estimate.n_parameters, recipe.optim))
     saved_at = time.monotonic()
     hooks = [
         watch.log,
@@ -88,6 +90,8 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
                 due = info.step % recipe.checkpoint.every == 0 or found.late
                 # Not in a row of steps that are not finite: it would push the last good checkpoint out.
                 if info.last or stopping or (due and not info.nonfinite):
+                    if session.ranks.first and (short := short_of_room(session.folder.checkpoints, size)):
+                        display.say(f"warning: {short}; it is tried")
                     with watchdog.phase(f"saving step {info.step}"):
                         save(session, saver)
                     saved_at = time.monotonic()

@@ -162,6 +162,8 @@ class Watchdog:
             if info is None:
                 return
             yield info
+            if info.last and progress.step == info.step:  # else it has gone back
+                return
 
     def _watch(self) -> None:
         while not self._over.wait(self._interval):
@@ -208,7 +210,9 @@ class Watchdog:
         before, now = self._read_twice()
         if not lane.inside or lane.look() <= (limit := lane.limit or self._limit):
             return
-        if (moved := latest_headway(before, now)) is not None and moved < limit:
+        # The thread that trains may wait for the one that writes, but not the other way round.
+        lanes = slice(number, None)
+        if (moved := latest_headway(before[lanes], now[lanes])) is not None and moved < limit:
             self._patient_until[number] = time.monotonic() + (limit - moved)
             return
         self._bark(describe(before[number], now[number], lane.doing, limit, self._world_size))
