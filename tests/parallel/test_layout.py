@@ -12,7 +12,7 @@ from isogloss.config.base import UserError
 from isogloss.models.decoder import DecoderConfig
 from isogloss.parallel.context import positions_of
 from isogloss.parallel.env import ALONE, Ranks, find_ranks, first_host, process_group, rank_0_first, started_again
-from isogloss.parallel.mesh import Layout, ParallelConfig, check_axes, find_axes
+from isogloss.parallel.mesh import Layout, ParallelConfig, Stretch, check_axes, find_axes
 from isogloss.train.watchdog import COLD
 
 MODEL = DecoderConfig.model_validate(
@@ -35,7 +35,7 @@ def test_a_product_that_is_not_the_number_of_ranks_is_refused(given, n_ranks: in
 
 def refused(config: dict, n_ranks: int, seq_len: int = 64, batch_size: int = 8) -> str:
     with pytest.raises(UserError) as error:
-        check_axes(find_axes(ParallelConfig(**config), n_ranks), MODEL, seq_len, batch_size)
+        check_axes(find_axes(ParallelConfig(**config), n_ranks), MODEL, [Stretch(seq_len, batch_size)])
     return str(error.value)
 
 
@@ -44,12 +44,17 @@ def test_every_reason_is_given() -> None:
     text = refused({"tensor": 3, "context": 2}, 12, batch_size=5)
     for reason in ("n_heads (4)", "n_kv_heads (2)", "d_ff (128)", "seq_len (64)", "2 x context x tensor", "batch_size"):
         assert reason in text
-    check_axes(find_axes(ParallelConfig(tensor=2, context=2), 8), MODEL, 64, 8)
+    check_axes(find_axes(ParallelConfig(tensor=2, context=2), 8), MODEL, [Stretch(64, 8)])
 
 
-def test_a_stage_of_a_warm_up_is_named_as_one() -> None:
+def test_every_stretch_is_checked_and_what_they_share_is_said_once() -> None:
+    stretches = [Stretch(2, 3, " while warming up"), Stretch(64, 8)]
     with pytest.raises(UserError, match=r"batch_size \(3 while warming up\).*seq_len \(2 while warming up\)"):
-        check_axes(find_axes(ParallelConfig(context=2), 4), MODEL, 2, 3, " while warming up")
+        check_axes(find_axes(ParallelConfig(context=2), 4), MODEL, stretches)
+    with pytest.raises(UserError) as error:
+        check_axes(find_axes(ParallelConfig(tensor=3), 6), MODEL, stretches)
+    assert str(error.value).count("n_heads") == 1
+    assert "seq_len (64)" in str(error.value)
 
 
 def test_ranks_know_whether_they_are_started_again() -> None:

@@ -31,9 +31,10 @@ def launch_local(
     from isogloss.recipe import load_recipe
 
     name, overrides = split_words(arguments)
-    load_recipe(name, overrides)  # what is wrong in it is said once, before any rank starts
+    recipe = load_recipe(name, overrides)  # what is wrong in it is said once, before any rank starts
     launch = LocalLaunch([name, *overrides], ranks or torch.cuda.device_count() or 2, threads, max_restarts, fresh)
     check_local(launch)
+    recipe.axes(launch.ranks)
     if dry_run:
         print(launch.describe())
         return
