@@ -39,7 +39,10 @@ def test_a_rank_that_never_wrote_is_behind() -> None:
 def test_else_those_that_have_entered_the_fewest_phases_are() -> None:
     saving = beat(1, 7, 2, "saving step 120")
     now = {0: beat(0, 8, 2), 1: saving, 2: beat(2, 8, 2)}
-    assert "rank 1 is still saving step 120" in describe({}, now, "training step 121", 60.0, 3)
+    writing = {1: beat(1, 3, 2, "writing the checkpoint of step 110"), 2: AT_REST}
+    text = describe({}, now, "training step 121", 60.0, 3, writing)
+    assert "rank 1 is still saving step 120" in text
+    assert text.splitlines()[-1].startswith("  rank 1 has been writing the checkpoint of step 110 for 9 s")
     assert "all ranks are in it" in describe({}, {0: beat(0, 8), 1: beat(1, 8)}, "leaving", 60.0, 2)
 
 

@@ -15,10 +15,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 from torch.distributed.distributed_c10d import PrefixStore
@@ -215,7 +216,8 @@ class Watchdog:
         if (moved := latest_headway(before[lanes], now[lanes])) is not None and moved < limit:
             self._patient_until[number] = time.monotonic() + (limit - moved)
             return
-        self._bark(describe(before[number], now[number], lane.doing, limit, self._world_size))
+        beside = now[SAVER - number]
+        self._bark(describe(before[number], now[number], lane.doing, limit, self._world_size, beside))
 
     def _listen_to_rank_0(self) -> None:
         """While it works alone it is not hurried; but a process that is stopped would be waited for for days."""
@@ -267,8 +269,24 @@ def latest_headway(before: Sequence[dict[int, Beat]], now: Sequence[dict[int, Be
     return min(alive, default=None)
 
 
-def describe(before: dict[int, Beat], now: dict[int, Beat], doing: str, limit: float, world_size: int) -> str:
-    """The report of a hang, from what ranks had written before and what they have written since."""
+def describe(
+    before: dict[int, Beat],
+    now: dict[int, Beat],
+    doing: str,
+    limit: float,
+    world_size: int,
+    beside: Mapping[int, Beat] = MappingProxyType({}),
+) -> str:
+    """The report of a hang.
+
+    Args:
+        before: what ranks had written of the thread that waits.
+        now: what they have written since.
+        doing: the phase it waits in.
+        limit: seconds that are up.
+        world_size: how many ranks there are.
+        beside: what they have written of their other thread.
+    """
     silent = [
         rank
         for rank in range(world_size)
@@ -283,7 +301,8 @@ def describe(before: dict[int, Beat], now: dict[int, Beat], doing: str, limit: f
         how = "gives no sign of life" if silent else f"is still {now[behind[0]].doing}"
         why = f"rank {names} {how}"
     first = sorted(now.values(), key=lambda beat: (beat.rank not in behind, beat.rank))[:_SHOWN]
-    lines = [f"  {beat}" for beat in first]
+    busy = [beside[beat.rank] for beat in first if beat.rank in beside and beside[beat.rank].still is not None]
+    lines = [f"  {beat}" for beat in (*first, *busy)]
     if (more := len(now) - len(first)) > 0:
         lines.append(f"  and {more} more")
     return "\n".join([f"{doing} has stood still for {limit:.0f} s: {why}", *lines])

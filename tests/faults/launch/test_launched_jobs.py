@@ -7,11 +7,8 @@ at moments drawn anew (``make faults``: 100); by default a few are made once.
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +17,19 @@ import pytest
 from isogloss.train.metrics import read_metrics
 from isogloss.train.signals import REQUEUE
 from isogloss.train.watchdog import HUNG
+from launched import ENDLESS
 
 N = int(os.environ.get("ISOGLOSS_FAULTS", "0"))
 TIMES = range(max(N // 10, 1))
 campaign = pytest.mark.skipif(N == 0, reason="a longer campaign: make faults")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
-ENDLESS = ["train.steps=100000", "checkpoint.every=100000", "watch.validate_every=100000", "watch.sample_every=100000"]
 # What a job does without one of its guards; run before anything else in each of its processes.
 UNGUARDED = {
     "agreement": "import isogloss.train.agreement as m; m.agree = lambda found: found",
     "death with the parent": "import isogloss.parallel.env as m; m._die_with_parent = lambda: None",
-    "watchdog": "import isogloss.train.watchdog as m; m.Watchdog.over = lambda self, steps, progress: steps",
+    "watchdog": "import isogloss.train.watchdog as m; m.Watchdog.__enter__ = lambda self: self\n"
+    "m.Watchdog.__exit__ = lambda self, *error: None",
     "first error": "import contextlib, isogloss.train.first_error as m\n"
     "m.first_error = lambda ranks: contextlib.nullcontext()",
 }
@@ -49,90 +47,6 @@ RAISING = BROKEN.format(what="raise RuntimeError('a cosmic ray')")
 POISONING = BROKEN.format(
     what="kernel = model.loss_kernel; model.loss_kernel = lambda *a: tuple(part * float('nan') for part in kernel(*a))"
 )
-
-
-@dataclass
-class Job:
-    """A launched run: its launcher, its ranks' process ids, what it printed."""
-
-    launcher: subprocess.Popen[bytes]
-    log: Path
-    folder: Path
-    ranks: list[int] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def step(self) -> int:
-        return max((r["step"] for r in read_metrics(self.folder / "metrics.jsonl")), default=0)
-
-    def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + 120
-        while self.step() < step:
-            assert self.launcher.poll() is None, self.text
-            assert time.monotonic() < deadline, self.text
-            time.sleep(0.02)
-        children = Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children")
-        self.ranks = [int(pid) for pid in children.read_text().split()]
-        assert len(self.ranks) == 2
-
-    def wait(self, seconds: float = 120) -> int:
-        """Until the launcher has ended; its exit code."""
-        return self.launcher.wait(seconds)
-
-    def orphans(self, seconds: float = 10) -> list[int]:
-        """The ranks that still run after so long."""
-        deadline = time.monotonic() + seconds
-        while (left := [pid for pid in self.ranks if _runs(pid)]) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return left
-
-
-def obey_signals() -> None:
-    """Children inherit what is ignored, such as Ctrl-C in the background of a shell."""
-    for number in (signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-@pytest.fixture
-def launch(tiny: Path) -> Iterator[Callable[..., Job]]:
-    """``launch(name, *overrides, options=(), code="")``; what is left of the jobs is killed at the end."""
-    jobs: list[Job] = []
-
-    def start(name: str, *overrides: str, options: tuple[str, ...] = (), code: str = "") -> Job:
-        paths = [*sys.path]
-        if code:
-            patches = tiny.parent / f"patches{len(jobs)}"
-            patches.mkdir()
-            (patches / "sitecustomize.py").write_text(code)
-            paths = [str(patches), *paths]
-        log = tiny.parent / f"{len(jobs)}.log"
-        words = [str(tiny), f"name={name}", "watch.log_every=1", "parallel.timeout=1", *overrides]
-        with log.open("wb") as output:
-            launcher = subprocess.Popen(
-                [sys.executable, "-m", "isogloss", "launch", "local", "--ranks", "2", *options, *words],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=obey_signals,
-            )
-        jobs.append(Job(launcher, log, tiny.parent / "runs" / name))
-        return jobs[-1]
-
-    yield start
-    for job in jobs:
-        for pid in [job.launcher.pid, *job.ranks]:
-            if _runs(pid):
-                os.kill(pid, signal.SIGKILL)
-        job.launcher.wait()
 
 
 def final(folder: Path) -> dict[str, Any]:
@@ -279,7 +193,7 @@ def test_a_rank_that_is_stopped_is_named_within_the_timeout(launch, time_: int) 
     assert job.wait() == HUNG, job.text
     assert time.monotonic() - began < 6 + 30  # the limit, the report, and the seconds a stopped process is given
     assert f"rank {victim} gives no sign of life" in job.text
-    assert job.text.count("takes longer than") == 1
+    assert job.text.count("has stood still for") == 1
     assert job.orphans() == []
 
 
