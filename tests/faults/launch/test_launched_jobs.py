@@ -6,7 +6,9 @@ at moments drawn anew (``make faults``: 100); by default a few are made once.
 
 import os
 import random
+import re
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -112,6 +114,37 @@ def test_a_signal_to_any_of_them_saves(launch, number: signal.Signals, to: str, 
     assert job.text.count("saved; the same command") == 1
     assert len(list((job.folder / "checkpoints").glob("step-*"))) == 1
     assert job.orphans() == []
+
+
+@campaign
+@pytest.mark.parametrize("time_", TIMES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_before_the_first_step_asks_for_another_start(launch, number: signal.Signals, time_: int) -> None:
+    job = launch("early", *ENDLESS)
+    time.sleep(random.uniform(0.15, 3))  # an interpreter needs a while to come to our first line
+    os.kill(job.launcher.pid, number)
+    assert job.wait() == REQUEUE, job.text
+    assert "Traceback" not in job.text
+
+
+@campaign
+def test_a_second_launch_is_refused_and_the_first_goes_on(launch) -> None:
+    first = launch("shared", *ENDLESS[:1], *ENDLESS[2:], "checkpoint.every=5")
+    first.wait_for_step(3)
+    second = launch("shared", *ENDLESS[:1], *ENDLESS[2:], "checkpoint.every=5")
+    assert second.wait() == 2, second.text
+    named = re.search(r"in use by process (\d+) on " + re.escape(socket.gethostname()), second.text)
+    assert named is not None, second.text
+    assert int(named[1]) in first.ranks
+    assert second.text.count("in use by") == 1
+    step = first.step()
+    first.wait_for_step(step + 5)
+    for pid in first.ranks:
+        os.kill(pid, signal.SIGKILL)
+    first.wait()
+    third = launch("shared", *ENDLESS[:1], *ENDLESS[2:], "checkpoint.every=5")
+    third.wait_for_step(first.step() + 1)
+    assert "resuming after step" in third.text
 
 
 @campaign
