@@ -16,6 +16,7 @@ OPENING = [
     "preparing the corpus",
     "looking at the machine",
     "finding room for checkpoints",
+    "packing rows",
     "building the model",
     "loading the newest checkpoint",
 ]

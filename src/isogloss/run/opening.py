@@ -10,7 +10,7 @@ from isogloss.checkpoint.layout import checkpoint_folders, has_checkpoints
 from isogloss.checkpoint.room import check_room
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
-from isogloss.data.loader import open_loader
+from isogloss.data.loader import Loader, open_loader
 from isogloss.data.opening import open_corpus
 from isogloss.data.rows.packing import PackedRows
 from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
@@ -84,8 +84,10 @@ def open_session(
         )
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
+    with watchdog.alone("packing rows"):
+        loader = rank_0_first(ranks, "packing rows", lambda: _open_loader(recipe, corpus))
     with watchdog.phase("building the model"):
-        session = _build(recipe, folder, corpus, machine, expected, planned, ranks, watchdog, axes)
+        session = _build(recipe, folder, corpus, machine, expected, planned, loader, ranks, watchdog, axes)
     _say_rows(session, display)
     with watchdog.phase("loading the newest checkpoint"):
         resume(session, display)
@@ -124,6 +126,10 @@ def _find_room(recipe: Recipe, folder: RunFolder, expected: Estimate, ranks: Ran
         check_room(root, size, steps, recipe.checkpoint, lambda text: display.say(f"warning: {text}"))
 
 
+def _open_loader(recipe: Recipe, corpus: Corpus) -> Loader:
+    return open_loader(corpus, recipe.data.cut(), recipe.train.plan(), recipe.seed, recipe.train.steps)
+
+
 def _build(
     recipe: Recipe,
     folder: RunFolder,
@@ -131,6 +137,7 @@ def _build(
     machine: Machine,
     expected: Estimate,
     planned: PlannedModel,
+    loader: Loader,
     ranks: Ranks,
     watchdog: Watchdog,
     axes: Axes,
@@ -145,7 +152,6 @@ def _build(
         layout=layout,
         precision=machine.precision,
     )
-    loader = open_loader(corpus, recipe.data.cut(), recipe.train.plan(), recipe.seed, recipe.train.steps)
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
     return Session(
         recipe,
