@@ -101,6 +101,7 @@ def test_a_fresh_run_is_set_aside_by_the_ranks() -> None:
         (signal.SIGTERM, False, -signal.SIGTERM, 75),
         (signal.SIGTERM, True, -9, 143),
         (signal.SIGINT, False, -signal.SIGINT, 130),
+        (signal.SIGINT, False, 130, 130),
         (signal.SIGHUP, False, -signal.SIGHUP, 129),
         (signal.SIGTERM, False, 2, 2),  # it could not save, and has said why
         (signal.SIGTERM, False, 70, 70),

@@ -100,7 +100,8 @@ def launch_local(launch: LocalLaunch) -> int:
         if result.is_failed():
             failure = agent.first(result.failures)
             # What a rank failed at while it saved counts more than what it was asked.
-            if failure.exitcode in _EARLY or (agent.asked and failure.exitcode in (-agent.asked, -signal.SIGKILL)):
+            obeyed = (-agent.asked, 128 + agent.asked, -signal.SIGKILL) if agent.asked else ()
+            if failure.exitcode in (*_EARLY, *obeyed):
                 return agent.ended()
             if failure.exitcode != _MENDABLE:  # that rank has said why
                 _say(_describe(failure) + "; the others have been ended")
