@@ -167,7 +167,8 @@ class Watchdog:
                 return
 
     def _watch(self) -> None:
-        while not self._over.wait(self._interval):
+        over = False
+        while not over:  # at once the first time: a rank that stops right away has been heard of
             overdue = next((number for number, lane in enumerate(self._lanes) if self._is_overdue(lane)), None)
             try:
                 self._write()
@@ -179,6 +180,7 @@ class Watchdog:
                     lane = self._lanes[overdue]
                     self._say(f"{lane.doing} has stood still for {lane.look():.0f} s, and the store is gone")
                     self._end(HUNG)
+            over = self._over.wait(self._interval)
 
     def _is_overdue(self, lane: _Lane) -> bool:
         still = lane.look()  # of every lane, each time: it notes the headway
