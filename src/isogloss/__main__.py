@@ -1,5 +1,42 @@
-"""``python -m isogloss``."""
+"""``python -m isogloss``, and the command ``isogloss``: hears a scheduler's signals before anything heavy is there."""
 
-from isogloss.cli import main
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
 
-main()
+_REQUEUE = 75
+"""As of `isogloss.train.signals`, which would have to import PyTorch first."""
+
+
+def main() -> None:
+    """Run the command line."""
+    hear_early(sys.argv[1:], os.environ)
+    from isogloss.cli import main as run
+
+    run()
+
+
+def hear_early(words: Sequence[str], environment: Mapping[str, str]) -> None:
+    """For runs: signals that mean "stop, and be started again" do so from now on; there is nothing to save yet.
+
+    Else they would kill a process that has not come to `isogloss.train.signals.leave_at_once`, with 128 + n, and no
+    scheduler would start it again. Ranks of `isogloss.launch.local` are born with signals held back until this.
+
+    Args:
+        words: of the command line, without the program.
+        environment: tells whether this is a rank of several, which SIGTERM means the same to.
+    """
+    launching = list(words[:2]) == ["launch", "local"]
+    if sys.platform == "win32" or not (launching or list(words[:1]) == ["train"]):
+        return
+    many = launching or any(environment.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    for number in (signal.SIGUSR1, signal.SIGUSR2, *([signal.SIGTERM] if many else [])):
+        if signal.getsignal(number) == signal.SIG_DFL:  # what is ignored stays so
+            signal.signal(number, lambda number, frame: os._exit(_REQUEUE))
+    held = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+
+
+if __name__ == "__main__":
+    main()

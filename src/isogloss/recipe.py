@@ -17,7 +17,7 @@ from isogloss.init.schemes import LinguaConfig, SchemeConfig
 from isogloss.models.protocol import LanguageModel
 from isogloss.models.registry import ModelConfig
 from isogloss.optim.groups import AdamWConfig
-from isogloss.parallel.mesh import Axes, ParallelConfig, check_axes, find_axes
+from isogloss.parallel.mesh import Axes, ParallelConfig, Stretch, check_axes, find_axes
 from isogloss.train.loop import TrainConfig
 from isogloss.train.trackers import TrackersConfig
 from isogloss.train.watch import WatchConfig
@@ -106,11 +106,14 @@ class Recipe(Config):
             UserError: they cannot; every reason is listed.
         """
         axes, plan = find_axes(self.parallel, n_ranks), self.train.plan()
-        first = 1
-        for n_steps, n_rows, divisor in plan.pieces(0, self.train.steps):
+        spike, first, stretches = self.train.spike, 1, list[Stretch]()
+        # A run that goes back passes over batches, at most all of them each time.
+        last = self.train.steps * (1 if spike is None else 1 + spike.max_rewinds)
+        for n_steps, n_rows, divisor in plan.pieces(0, last):
             when = f" while warming up, from step {first} on" if (n_rows, divisor) != (plan.batch_size, 1) else ""
-            check_axes(axes, self.model, self.data.seq_len // divisor, n_rows, when)
+            stretches.append(Stretch(self.data.seq_len // divisor, n_rows, when))
             first += n_steps
+        check_axes(axes, self.model, stretches)
         return axes
 
     def with_vocabulary(self, n_tokens: int) -> "Recipe":

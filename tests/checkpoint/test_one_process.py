@@ -65,11 +65,15 @@ def test_retention(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [10, 20, 23, 24]
 
 
-def test_order_is_by_step_not_by_time(tmp_path: Path) -> None:
-    for step in (1, 2):
+@pytest.mark.parametrize("times", [(2e9, 1e9, 0), (1e9, 1e9, 1e9)], ids=["the clock went back", "all equal"])
+def test_order_is_by_step_not_by_time(tmp_path: Path, times: tuple[float, ...]) -> None:
+    for step, moment in enumerate(times, 8):
         save(tmp_path, step)
-    os.utime(tmp_path / "step-0000000001", (2e9, 2e9))
-    assert newest(tmp_path)[0] == 2
+        for path in (*tmp_path.rglob("*"), tmp_path):
+            os.utime(path, (moment, moment))
+    assert newest(tmp_path)[0] == 10
+    save(tmp_path, 11)
+    assert steps_in(tmp_path) == [10, 11], "the oldest steps go"
 
 
 @pytest.mark.parametrize("name", FILES)

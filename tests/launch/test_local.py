@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
@@ -12,7 +14,8 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from isogloss.config.base import UserError
 from isogloss.launch import local as module
-from isogloss.launch.local import LocalLaunch, _Agent, _has_failed, check_local
+from isogloss.launch.local import LocalLaunch, _Agent, _has_failed, check_local, launch_local
+from isogloss.train.signals import OUTCOME
 
 
 @pytest.fixture
@@ -93,6 +96,73 @@ def test_what_the_user_must_mend_is_not_tried_again(tmp_path, monkeypatch, capfd
 
 def test_a_fresh_run_is_set_aside_by_the_ranks() -> None:
     assert LocalLaunch(["tiny"], 2, fresh=True).command[-2:] == ["--fresh", "tiny"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "again", "code", "ends"),
+    [
+        (0, False, 1, 1),
+        (0, False, -9, 137),
+        (0, False, 75, 75),  # a rank was asked itself
+        (signal.SIGUSR1, False, -signal.SIGUSR1, 75),
+        (signal.SIGTERM, False, -signal.SIGTERM, 75),
+        (signal.SIGTERM, True, -9, 143),
+        (signal.SIGINT, False, -signal.SIGINT, 130),
+        (signal.SIGINT, False, 130, 130),
+        (signal.SIGHUP, False, -signal.SIGHUP, 129),
+        (signal.SIGTERM, False, 2, 2),  # it could not save, and has said why
+        (signal.SIGTERM, False, 70, 70),
+    ],
+)
+def test_its_exit_code(monkeypatch, asked: int, again: bool, code: int, ends: int) -> None:
+    def run(self: _Agent) -> RunResult:
+        self.asked, self._again = asked, again
+        return RunResult(state=WorkerState.FAILED, failures={0: failure(0, code)})
+
+    monkeypatch.setattr(_Agent, "run", run)
+    for name in ("OMP_NUM_THREADS", OUTCOME):
+        monkeypatch.setenv(name, "")
+    assert launch_local(LocalLaunch(["tiny"], 2)) == ends
+
+
+def signalled_while_started(tmp_path: Path, monkeypatch) -> tuple[_Agent, list[tuple[int, int]]]:
+    """The agent after a SIGUSR1 that came while it started ranks, and what it sent to whom."""
+    sent = list[tuple[int, int]]()
+
+    def start(self: LocalElasticAgent, group: object) -> dict[int, int]:
+        signal.raise_signal(signal.SIGUSR1)
+        return {0: 100, 1: 101}
+
+    monkeypatch.setattr(LocalElasticAgent, "_start_workers", start)
+    monkeypatch.setattr(module.os, "kill", lambda pid, number: sent.append((pid, number)))
+    agent = _Agent(LocalLaunch(["tiny"], 2), str(tmp_path))
+    with agent.signals_forwarded():
+        agent._start_workers(agent._worker_group)
+    return agent, sent
+
+
+def test_a_signal_while_ranks_are_started_reaches_them(tmp_path, monkeypatch) -> None:
+    _, sent = signalled_while_started(tmp_path, monkeypatch)
+    assert sent == [(100, signal.SIGUSR1), (101, signal.SIGUSR1)]
+
+
+def test_control_unless_it_is_held_back_they_never_hear_of_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_held_back", nullcontext)
+    _, sent = signalled_while_started(tmp_path, monkeypatch)
+    assert sent == []
+
+
+def test_between_two_attempts_a_schedulers_signal_is_kept(tmp_path, monkeypatch) -> None:
+    agent = _Agent(LocalLaunch(["tiny"], 2, max_restarts=3), str(tmp_path))
+    agent._pids = [100, 101]
+    failed = RunResult(state=WorkerState.FAILED, failures={0: failure(0, 1)})
+    monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", lambda self, group: failed)
+    agent._monitor_workers(agent._worker_group)
+    with agent.signals_forwarded():
+        signal.raise_signal(signal.SIGUSR1)
+    with pytest.raises(SignalException):
+        agent._start_workers(agent._worker_group)
+    assert agent.ended() == 75
 
 
 def test_a_schedulers_signal_before_the_ranks_are_started_is_kept(tmp_path, monkeypatch) -> None:

@@ -49,7 +49,7 @@ def slurm(tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.fixture
 def recipe(tiny: Path) -> Recipe:
-    return load_recipe(str(tiny))
+    return load_recipe(str(tiny), ["train.batch_size=48"])
 
 
 def test_what_is_asked_of_sbatch(recipe: Recipe) -> None:
@@ -122,6 +122,11 @@ def test_without_sbatch_it_says_so(recipe: Recipe, monkeypatch, tmp_path: Path) 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="--dry-run prints the script"):
         submit(plan_slurm(recipe, LAUNCH))
+
+
+def test_ranks_that_cannot_share_the_run(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match=r"batch_size \(48\) is not a multiple of the 64 ranks"):
+        plan_slurm(recipe, SlurmLaunch(8, 8, minutes=60))
 
 
 def test_a_limit_that_leaves_no_time(recipe: Recipe) -> None:

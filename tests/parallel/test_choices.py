@@ -24,11 +24,10 @@ def asked(monkeypatch):
     def of(precision: str = "fp32", tied_head: bool = False, n_layers: int = 2, **choices) -> list[tuple[str, dict]]:
         calls: list[tuple[str, dict]] = []
 
-        def record(unit, **options) -> None:
+        def record(unit, **options) -> SimpleNamespace:
             members = unit if isinstance(unit, list) else [unit]
             calls.append((" ".join(type(member).__name__ for member in members), options))
-            # What FSDP2 adds to the class of a unit.
-            vars(members[0])["set_unshard_in_backward"] = lambda needed: options.update(in_backward=needed)
+            return SimpleNamespace(set_unshard_in_backward=lambda needed: options.update(in_backward=needed))
 
         monkeypatch.setattr(module, "fully_shard", record)
         monkeypatch.setattr(module, "register_fsdp_forward_method", lambda model, name: calls.append((name, {})))

@@ -21,7 +21,8 @@ from isogloss.parallel.env import (
     rank_0_first,
     started_again,
 )
-from isogloss.parallel.mesh import Layout, ParallelConfig, check_axes, find_axes
+from isogloss.parallel.mesh import Layout, ParallelConfig, Stretch, check_axes, find_axes
+from isogloss.train.watchdog import COLD
 
 MODEL = DecoderConfig.model_validate(
     {"d_model": 32, "n_layers": 2, "vocab_size": 8, "mixer": {"n_heads": 4, "n_kv_heads": 2}, "ffn": {"type": "swiglu"}}
@@ -43,7 +44,7 @@ def test_a_product_that_is_not_the_number_of_ranks_is_refused(given, n_ranks: in
 
 def refused(config: dict, n_ranks: int, seq_len: int = 64, batch_size: int = 8) -> str:
     with pytest.raises(UserError) as error:
-        check_axes(find_axes(ParallelConfig(**config), n_ranks), MODEL, seq_len, batch_size)
+        check_axes(find_axes(ParallelConfig(**config), n_ranks), MODEL, [Stretch(seq_len, batch_size)])
     return str(error.value)
 
 
@@ -52,12 +53,17 @@ def test_every_reason_is_given() -> None:
     text = refused({"tensor": 3, "context": 2}, 12, batch_size=5)
     for reason in ("n_heads (4)", "n_kv_heads (2)", "d_ff (128)", "seq_len (64)", "2 x context x tensor", "batch_size"):
         assert reason in text
-    check_axes(find_axes(ParallelConfig(tensor=2, context=2), 8), MODEL, 64, 8)
+    check_axes(find_axes(ParallelConfig(tensor=2, context=2), 8), MODEL, [Stretch(64, 8)])
 
 
-def test_a_stage_of_a_warm_up_is_named_as_one() -> None:
+def test_every_stretch_is_checked_and_what_they_share_is_said_once() -> None:
+    stretches = [Stretch(2, 3, " while warming up"), Stretch(64, 8)]
     with pytest.raises(UserError, match=r"batch_size \(3 while warming up\).*seq_len \(2 while warming up\)"):
-        check_axes(find_axes(ParallelConfig(context=2), 4), MODEL, 2, 3, " while warming up")
+        check_axes(find_axes(ParallelConfig(context=2), 4), MODEL, stretches)
+    with pytest.raises(UserError) as error:
+        check_axes(find_axes(ParallelConfig(tensor=3), 6), MODEL, stretches)
+    assert str(error.value).count("n_heads") == 1
+    assert "seq_len (64)" in str(error.value)
 
 
 def test_each_rank_has_the_gpu_of_its_number_or_the_one_that_slurm_gives_it() -> None:
@@ -112,7 +118,8 @@ def wait_as_asked(rank: int, n_ranks: int) -> None:
     group = Layout(find_axes(config, n_ranks), config, "cpu").context
     assert group is not None
     limit = group._get_backend(torch.device("cpu")).options._timeout  # pyright: ignore[reportAttributeAccessIssue]
-    assert limit.total_seconds() == 180
+    assert limit == config.patience
+    assert limit.total_seconds() > 60 * config.timeout * COLD, "the watchdog, who knows who is behind, speaks before"
 
 
 def test_the_groups_of_a_mesh_wait_as_long_as_they_are_asked_to() -> None:

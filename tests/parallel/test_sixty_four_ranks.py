@@ -11,7 +11,7 @@ from isogloss.build import materialise, plan_model
 from isogloss.init.apply import local_part
 from isogloss.models.protocol import Batch
 from isogloss.optim.groups import create_optimizer
-from isogloss.parallel.mesh import Layout, check_axes, find_axes
+from isogloss.parallel.mesh import Layout, Stretch, check_axes, find_axes
 from isogloss.recipe import load_recipe
 from isogloss.run.estimate import estimate_recipe, with_planned_vocabulary
 from isogloss.train.step import train_step
@@ -43,7 +43,7 @@ def group() -> Iterator[None]:
 def test_a_rank_of_64_makes_its_first_step(parallel: list[str]) -> None:
     recipe = with_planned_vocabulary(load_recipe("stdlib-small", [*RECIPE, *parallel]))
     axes = find_axes(recipe.parallel, 64)
-    check_axes(axes, recipe.model, recipe.data.seq_len, recipe.train.batch_size)
+    check_axes(axes, recipe.model, [Stretch(recipe.data.seq_len, recipe.train.batch_size)])
     layout = Layout(axes, recipe.parallel, "cpu")
     planned = plan_model(recipe.model, recipe.init)
     model = materialise(planned, seed=0, device=torch.device("cpu"), layout=layout, precision="fp32")

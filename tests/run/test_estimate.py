@@ -124,3 +124,23 @@ def test_warm_ups_read_less() -> None:
     assert warmed.tokens / whole.tokens == warmed.flops / whole.flops == (4 * 2 + 6 * 8) / 80
     with pytest.raises(UserError, match="2 while warming up, from step 1 on"):
         estimate_recipe(small(*settings, "train.batch_size_warmup=[{until: 4, batch_size: 2}]"), 4)
+
+
+STAGES = "train.batch_size=8", "train.batch_size_warmup=[{until: 3, batch_size: 6}]"
+
+
+def test_every_stage_of_a_warm_up_must_be_shared_out(tiny, call) -> None:
+    """By whatever looks at the recipe for so many ranks, before anything is started."""
+    for words in (["estimate", tiny, "--gpus", "4"], *(["launch", to, tiny, "--dry-run"] for to in ("local", "slurm"))):
+        ranks = {"local": ["--ranks", "4"], "slurm": ["--gpus-per-node", "4"]}.get(str(words[1]), [])
+        code, _, error = call(*words, *ranks, *STAGES)
+        assert code == 2, words
+        assert "train.batch_size (6 while warming up, from step 1 on) is not a multiple of the 4 ranks" in error
+        assert call(*words, *ranks, STAGES[0])[0] == 0, "the control: without the stage"
+
+
+def test_a_stage_that_only_a_rewind_comes_to_is_one_too(tiny) -> None:
+    longer = ["train.batch_size=6", "train.batch_size_warmup=[{until: 15, batch_size: 8}]"]
+    assert load_recipe(str(tiny), longer).axes(4).shard == 4, "ten steps never leave the stage"
+    with pytest.raises(UserError, match=r"train\.batch_size \(6\)"):
+        load_recipe(str(tiny), [*longer, "train.spike={}"]).axes(4)

@@ -1,6 +1,13 @@
 """Which changes of a recipe a folder's run may go on with, and which make it another run."""
 
+import json
+import os
 import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -8,6 +15,7 @@ import pytest
 from isogloss.config.base import UserError
 from isogloss.config.describe import leaf_paths
 from isogloss.recipe import Recipe, load_recipe
+from isogloss.run import folder as module
 from isogloss.run.folder import CHANGEABLE, RunFolder, check_changes
 
 
@@ -80,6 +88,58 @@ def test_all_that_stands_in_the_way_is_named(tiny: Path) -> None:
 def test_what_may_change_is_a_setting(prefix: str) -> None:
     paths = [re.sub(r"\[\w+\]", "", path) for path in leaf_paths(Recipe)]
     assert any(path == prefix or path.startswith(prefix.rstrip(".") + ".") for path in paths)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[tuple[RunFolder, int]]:
+    """A folder that another process holds, and that process."""
+    folder = RunFolder(tmp_path / "runs/a")
+    reader, writer = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            with folder.locked():
+                os.write(writer, b".")
+                time.sleep(60)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 1) == b"."
+    yield folder, pid
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("clock", [0.0, 4e9])
+def test_a_folder_is_held_by_whom_it_names_and_by_nobody_once_that_is_dead(holder, monkeypatch, clock: float) -> None:
+    """Whatever the clock and the files' times say."""
+    folder, pid = holder
+    monkeypatch.setattr(time, "time", lambda: clock)
+    for path in folder.path.iterdir():
+        os.utime(path, (1e9, 1e9))
+    with pytest.raises(UserError, match=f"in use by process {pid} on {socket.gethostname()};"), folder.locked():
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert (folder.path / "holder.json").exists(), "stale, and not asked"
+    with folder.locked():
+        assert json.loads((folder.path / "holder.json").read_text())["pid"] == os.getpid()
+    assert not (folder.path / "holder.json").exists()
+
+
+def test_control_without_the_lock_a_folder_is_held_twice(holder, monkeypatch) -> None:
+    folder, _ = holder
+    monkeypatch.setattr(module.FileLock, "acquire", lambda self, timeout: None)
+    with folder.locked():
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"pid": 3}'])
+def test_a_holder_that_says_nothing_is_another_process(holder, text: str) -> None:
+    folder, _ = holder
+    (folder.path / "holder.json").write_text(text)
+    with pytest.raises(UserError, match="in use by another process;"), folder.locked():
+        pass
 
 
 def test_a_former_run_is_set_aside_whole(tmp_path: Path, tiny: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_costs_one_interval(tiny: Path) -> None:
 
 
 def test_two_processes_cannot_train_into_one_folder(tiny: Path) -> None:
-    with RunFolder(tiny.parent / "runs/tiny").locked(), pytest.raises(UserError, match="in use by another process"):
+    with RunFolder(tiny.parent / "runs/tiny").locked(), pytest.raises(UserError, match=r"in use by process \d+ on "):
         run(tiny)
 
 
@@ -182,7 +182,7 @@ def test_killed_at_random_moments(tiny: Path, kind: str) -> None:
     complete(tiny, "name=whole", *settings)
     folder = tiny.parent / "runs/killed"
     generator = random.Random(time.time_ns())
-    for step in sorted(generator.sample(range(1, 110), times)):
+    for step in sorted(generator.sample(range(8, 112), times)):
         kill_after(tiny, folder, step, generator.uniform(0, 0.05), "name=killed", *settings)
     assert "resuming after step" in complete(tiny, "name=killed", *settings)
     assert final(tiny.parent / "runs/whole") == final(folder)

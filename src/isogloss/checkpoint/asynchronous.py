@@ -8,7 +8,9 @@ flight leaves a temporary folder that the next run sweeps: the checkpoint before
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,11 +33,20 @@ class Saver:
         root: the folder that holds the run's checkpoints.
         config: when they are written, how, and which are kept.
         reached: hears of each point of the protocol; from another thread if asynchronous.
+        patience: how long a rank waits for the others' files, as of `join_peers`.
+        watched: a context around what the thread does, told what that is: whoever watches the run has the place.
     """
 
-    def __init__(self, root: Path, config: CheckpointConfig, reached: Reached = unheard) -> None:
-        self._root, self._config, self._reached = root, config, reached
-        self._peers, self._between_steps = join_peers(), join_peers()
+    def __init__(
+        self,
+        root: Path,
+        config: CheckpointConfig,
+        reached: Reached = unheard,
+        patience: timedelta | None = None,
+        watched: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> None:
+        self._root, self._config, self._reached, self._watched = root, config, reached, watched
+        self._peers, self._between_steps = join_peers(patience), join_peers(patience)
         self._copies: dict[tuple[str, str], Tensor] = {}
         self._plan: SharedPlan | None = None
         self._thread: threading.Thread | None = None
@@ -89,7 +100,8 @@ class Saver:
 
     def _write(self, draft: Draft, own: list[OwnPiece], state: str) -> None:
         try:
-            write(draft, own, state, self._config, self._peers, self._reached)
+            with self._watched(f"writing the checkpoint of step {draft.step}"):
+                write(draft, own, state, self._config, self._peers, self._reached)
         except BaseException as failure:  # raised where the run can hear it
             self._failure = failure
 

@@ -37,6 +37,7 @@ from isogloss.checkpoint.storage import Shape, open_tensors
 from isogloss.config.base import UserError
 from isogloss.config.problems import did_you_mean
 from isogloss.durable import hash_file
+from isogloss.headway import advance
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Checkpoint:
                     for read in reads:
                         if read.file == file:
                             read.target.copy_(source.read(read.key, read.offsets, read.lengths))
+                            advance()
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """All of one part in the memory of this process, on the CPU."""

@@ -7,6 +7,7 @@ the training's group a background thread's messages would be taken for the train
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -73,10 +74,15 @@ class Peers:
 ALONE = Peers()
 
 
-def join_peers() -> Peers:
-    """All ranks, with messages of their own; this process alone where there is no process group. Collective."""
+def join_peers(patience: timedelta | None = None) -> Peers:
+    """All ranks, with messages of their own; this process alone where there is no process group. Collective.
+
+    Args:
+        patience: how long one of them waits for the others in any exchange; PyTorch's own limit, half an hour, if not
+            given.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return ALONE
-    group = dist.new_group(backend="gloo")
+    group = dist.new_group(backend="gloo", timeout=patience)
     assert isinstance(group, dist.ProcessGroup)  # of all ranks, so of this one
     return Peers(group)

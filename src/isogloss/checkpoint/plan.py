@@ -48,6 +48,12 @@ class SharedPlan:
     local: list[list[Any]]
     items: list[WriteItem]
 
+    @property
+    def n_bytes(self) -> int:
+        """Of all tensors, over all ranks."""
+        tensors = [tensor for part in self.parts.values() for tensor in part.values()]
+        return sum(math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize for tensor in tensors)
+
 
 def plan_save(parts: Parts, peers: Peers, former: SharedPlan | None = None) -> SharedPlan:
     """Agree on who writes what. Collective; nothing is copied: the own pieces are views of live tensors.

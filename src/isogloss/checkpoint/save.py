@@ -39,6 +39,7 @@ from isogloss.checkpoint.load import load_checkpoint
 from isogloss.checkpoint.peers import ALONE, Peers
 from isogloss.checkpoint.plan import OwnPiece, Parts, SharedPlan, plan_save
 from isogloss.checkpoint.retention import delete, rotate, sweep
+from isogloss.checkpoint.room import free_bytes
 from isogloss.checkpoint.storage import file_order, write_bytes, write_tensors
 from isogloss.config.base import UserError
 from isogloss.durable import DISK_FULL, hash_file, sync_folder
@@ -124,7 +125,7 @@ def prepare(
         else:
             return None
     name = ""
-    with peers.together(SaveFailedError), _explained(root, 0):
+    with peers.together(SaveFailedError), _explained(root, None):
         if peers.rank == 0:
             root.mkdir(parents=True, exist_ok=True)
             sweep(root)
@@ -151,8 +152,7 @@ def write(
     Raises:
         SaveFailedError: a rank failed; nothing of it is visible.
     """
-    own = list(own)
-    size = sum(piece.tensor.nbytes for piece in own)
+    own, size = list(own), draft.plan.n_bytes
     written: dict[str, FileFacts] = {}
     try:
         with peers.together(SaveFailedError), _explained(draft.root, size):
@@ -213,7 +213,7 @@ def _commit(draft: Draft, files: dict[str, FileFacts], state: str, reached: Reac
 
 
 @contextmanager
-def _explained(root: Path, size: int) -> Iterator[None]:
+def _explained(root: Path, size: int | None) -> Iterator[None]:
     try:
         yield
     except CorruptCheckpointError as error:
@@ -222,9 +222,11 @@ def _explained(root: Path, size: int) -> Iterator[None]:
         raise SaveFailedError(_explain(error, root, size)) from error
 
 
-def _explain(error: OSError, root: Path, size: int) -> str:
+def _explain(error: OSError, root: Path, size: int | None) -> str:
     if error.errno in DISK_FULL:
-        why = f"the disk is full; a checkpoint needs {size / 2**20:.1f} MiB. Free some space"
+        free = free_bytes(root)
+        known = "" if free is None else f", {free:,} bytes are free"
+        why = f"the disk is full{known}{'' if size is None else f', a checkpoint needs {size:,}'}. Free some space"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         why = "the folder cannot be written. Change its permissions, or choose another with runs_dir="
     else:

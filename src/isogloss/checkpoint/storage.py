@@ -19,6 +19,7 @@ from torch import Tensor
 
 from isogloss.checkpoint.layout import DTYPE_NAMES, DTYPES, CorruptCheckpointError, FileFacts
 from isogloss.durable import sync
+from isogloss.headway import advance
 
 _AT_ONCE = 1 << 24  # bytes
 
@@ -79,6 +80,7 @@ def write_tensors(
             assert (tensor.dtype, list(tensor.shape)) == (dtype, list(shape)), key
             for data in _in_pieces(tensor):
                 hashed.write(data.numpy())
+                advance()
         sync(stream)
     assert hashed.size == 8 + len(text) + place
     return hashed.facts()

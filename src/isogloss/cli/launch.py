@@ -35,6 +35,7 @@ def launch_local(
     n_gpus = 0 if recipe.train.device == "cpu" else torch.cuda.device_count()
     launch = LocalLaunch([name, *overrides], ranks or n_gpus or 2, threads, max_restarts, fresh)
     check_local(launch, n_gpus)
+    recipe.axes(launch.ranks)
     if dry_run:
         print(launch.describe())
         return

@@ -17,6 +17,7 @@ from isogloss.data.loader import sequential_batches
 from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream
 from isogloss.data.tokenizers.base import Tokenizer, well_formed
+from isogloss.headway import advance
 from isogloss.models.inference import check_vocabulary, inference
 from isogloss.models.protocol import Batch, LanguageModel
 from isogloss.parallel.context import share_of
@@ -80,6 +81,7 @@ def evaluate_batches(
             mine = share_of(batch, layout)
             n_targets += mine.n_targets()
             nll += model.loss(mine.to(device)).nll
+            advance()
         if layout is not None:
             layout.sum_over_targets(nll)
             n_targets = int(layout.sum_over_targets(torch.tensor(n_targets, device=device)))

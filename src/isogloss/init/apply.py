@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from isogloss.headway import advance
 from isogloss.init.plan import Entry
 from isogloss.init.rng import Uniforms, stream_key
 from isogloss.init.rules import Constant, Normal, Uniform
@@ -76,6 +77,7 @@ def _fill_random(tensor: Tensor, rule: Normal | Uniform, seed: int, name: str, o
             block = matrix[i : i + n_rows, j : j + n_columns]
             rows, columns = (top + i, top + i + block.shape[0]), (left + j, left + j + block.shape[1])
             block.copy_(_quantile(rule, uniforms.block(key, rows, columns)))
+            advance()
 
 
 def _quantile(rule: Normal | Uniform, u: Tensor) -> Tensor:

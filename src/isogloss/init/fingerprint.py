@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from isogloss.headway import advance
 from isogloss.init.apply import from_all_ranks, local_part
 from isogloss.init.rng import finalise, stream_key
 from isogloss.nn.roles import declared_tensors
@@ -97,6 +98,7 @@ def _sums(local: Tensor, offset: tuple[int, ...]) -> Int[Tensor, "2"]:
             row_keys = torch.stack([_keys(dim, row + offset[dim]) for dim, row in enumerate(rows)]).prod(0)
             for k in range(2):
                 sums[k] += (row_keys[k] * (block * column_keys[k]).sum(1)).sum()
+            advance()
     return sums
 
 

@@ -42,6 +42,7 @@ _MENDABLE = 2
 # A scheduler's signal found the rank before its first step, or before it listened: there was nothing to save.
 _EARLY = (REQUEUE, -signal.SIGUSR1, -signal.SIGUSR2)
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FINAL = (signal.SIGINT, signal.SIGHUP)  # someone at a terminal; the others come from schedulers
 _FORWARDED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -95,14 +96,13 @@ def launch_local(launch: LocalLaunch) -> int:
             try:
                 result: RunResult = agent.run()  # pyright: ignore
             except SignalException as ended:
-                return 128 + ended.sigval if ended.sigval in _ENDING else REQUEUE
+                return agent.ended() if agent.asked else 128 + ended.sigval
         if result.is_failed():
             failure = agent.first(result.failures)
-            if agent.asked:
-                return 128 + agent.asked
-            if failure.exitcode in _EARLY:
-                _say("asked to end before the first step; the same command begins again")
-                return REQUEUE
+            # What a rank failed at while it saved counts more than what it was asked.
+            obeyed = (-agent.asked, 128 + agent.asked, -signal.SIGKILL) if agent.asked else ()
+            if failure.exitcode in (*_EARLY, *obeyed):
+                return agent.ended()
             if failure.exitcode != _MENDABLE:  # that rank has said why
                 _say(_describe(failure) + "; the others have been ended")
             return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
@@ -132,7 +132,7 @@ class _Agent(LocalElasticAgent):
             local_addr="localhost",
         )
         super().__init__(spec, DefaultLogsSpecs(log_dir=folder), shutdown_timeout=_GRACE)
-        self.asked, self._since = 0, 0.0
+        self.asked, self._since, self._again = 0, 0.0, False
         self._pids: list[int] = []
         self._gone: set[int] = set()  # those that failed by themselves, before the agent ended the others
         # Its own handlers raise in the middle of what it does; only SIGQUIT is left to them.
@@ -151,13 +151,20 @@ class _Agent(LocalElasticAgent):
             for number in heard:
                 signal.signal(number, former[number])
 
+    def ended(self) -> int:
+        """The exit code after a signal that found ranks with nothing to save, or that came twice."""
+        if self._again or self.asked in _FINAL:
+            return 128 + self.asked
+        _say("asked to end with nothing left to save; the same command goes on")
+        return REQUEUE
+
     def _forward(self, number: int, frame: FrameType | None) -> None:
         if number in _ENDING:
-            if self.asked and time.monotonic() - self._since < ECHO:
+            if self.asked in _ENDING and time.monotonic() - self._since < ECHO:
                 return
-            again = bool(self.asked)
-            self.asked, self._since = self.asked or number, time.monotonic()
-            if again or not self._pids:
+            self._again = self.asked in _ENDING
+            self.asked, self._since = self.asked if self._again else number, time.monotonic()
+            if self._again:
                 number = signal.SIGKILL
         elif not self._pids:  # no rank has been started; none is to be
             self.asked = self.asked or number
@@ -173,8 +180,9 @@ class _Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:  # pyright: ignore
         if self.asked:  # not again for someone who wants it ended
             raise SignalException("asked to end", signal.Signals(self.asked))
-        pids: dict[int, Any] = super()._start_workers(worker_group)  # pyright: ignore
-        self._pids, self._gone = list(pids.values()), set()
+        with _held_back():  # the ranks are born so too, and hear when they can answer (`isogloss.__main__`)
+            pids: dict[int, Any] = super()._start_workers(worker_group)  # pyright: ignore
+            self._pids, self._gone = list(pids.values()), set()
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:  # pyright: ignore
@@ -191,6 +199,7 @@ class _Agent(LocalElasticAgent):
         if result.is_failed() and self._remaining_restarts > 0 and not self.asked:
             restart = worker_group.spec.max_restarts - self._remaining_restarts + 1
             text = _describe(self.first(result.failures))
+            self._pids = []  # until they have been started, whoever asks them to end must be kept
             _say(f"{text}; all ranks start again ({restart} of {worker_group.spec.max_restarts})")
         return result
 
@@ -232,6 +241,19 @@ def _has_failed(pid: int) -> bool:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return ended is not None and ended.si_status != 0
     return False
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Signals that come meanwhile are delivered at the end."""
+    if sys.platform == "win32":
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _n_cores() -> int:

@@ -89,8 +89,9 @@ def plan_slurm(recipe: Recipe, launch: SlurmLaunch) -> SlurmJob:
     """The job for a recipe; writes nothing.
 
     Raises:
-        UserError: the time limit leaves nothing to train in.
+        UserError: the time limit leaves nothing to train in, or so many ranks cannot share the run.
     """
+    recipe.axes(launch.nodes * (launch.gpus_per_node or 1))
     if launch.minutes <= 2 * launch.lead:
         raise UserError(
             f"--time of {launch.minutes} minutes leaves no time to train: ranks are asked to save {launch.lead:g} "

@@ -26,7 +26,8 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
 """How long a collective call waits for the other ranks."""
 PATIENCE = timedelta(days=7)
-"""How long ranks wait for what rank 0 does alone, such as preparing a corpus."""
+"""How long ranks wait where the watchdog alone decides: for what rank 0 does alone, such as preparing a corpus, and for
+each other's files of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,15 @@ class OtherRankError(UserError):
     """Another rank has failed, and tells why."""
 
 
+class MissingRankError(UserError):
+    """Some ranks have not come; started again, all may."""
+
+    exit_code = 70
+    """That of `isogloss.train.watchdog`: a rank that waited in vain."""
+
+
 @contextmanager
-def process_group(device: str, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
+def process_group(device: str, timeout: timedelta = TIMEOUT, arrival: timedelta = TIMEOUT) -> Iterator[Ranks]:
     """The process group of the run while it lasts; nothing for a process that is alone.
 
     At a clean end the ranks wait for each other and leave together. After an error the group is left as it is: to
@@ -116,6 +124,10 @@ def process_group(device: str, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     Args:
         device: ``cpu`` or ``cuda``.
         timeout: how long a collective call waits for the other ranks.
+        arrival: how long this rank waits for the others to start.
+
+    Raises:
+        MissingRankError: they have not.
     """
     ranks = find_ranks()
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -126,7 +138,8 @@ def process_group(device: str, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     bound = find_gpu(ranks, torch.cuda.device_count()) if device == "cuda" else None
     if bound is not None:
         torch.cuda.set_device(bound)
-    store = _rendezvous(ranks, timeout)
+    store = _rendezvous(ranks, arrival)
+    store.set_timeout(timeout)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
         store=store,
@@ -135,8 +148,9 @@ def process_group(device: str, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
         timeout=timeout,
         device_id=bound,
     )
-    yield Ranks(ranks.rank, ranks.local_rank, ranks.world_size, store)
-    dist.barrier()
+    ranks = Ranks(ranks.rank, ranks.local_rank, ranks.world_size, store)
+    yield ranks
+    wait_for_all(ranks)
     dist.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -201,6 +215,12 @@ def found_by_rank_0(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
     return result
 
 
+def wait_for_all(ranks: Ranks) -> None:
+    """Go on when all ranks have come here. A collective call."""
+    if ranks.store is not None:
+        dist.barrier()
+
+
 def from_rank_0(value: T) -> T:
     """What rank 0 says, on every rank; the value itself for a process that is alone. A collective call."""
     if not dist.is_initialized():
@@ -229,7 +249,14 @@ def _rendezvous(ranks: Ranks, timeout: timedelta) -> Store:
         )
     hosted = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     tcp = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
-    store = tcp(host, int(port), ranks.world_size, ranks.first and not hosted, timeout)
+    try:
+        store = tcp(host, int(port), ranks.world_size, ranks.first and not hosted, timeout)
+    except (dist.DistStoreError, dist.DistNetworkError) as error:
+        waited, why = timeout.total_seconds(), str(error).partition("\n")[0]
+        raise MissingRankError(
+            f"rank {ranks.rank} of {ranks.world_size} has waited {waited:.0f} s (parallel.timeout) for the others at "
+            f"{host}:{port}: {why}. See whether all ranks have been started, and reach that address"
+        ) from error
     return PrefixStore(f"attempt{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 

@@ -6,6 +6,7 @@ Gradients are *summed* over ranks: the step has divided by the count of targets 
 """
 
 import torch
+from torch import nn
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -46,13 +47,15 @@ def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
     layers = model.blocks()
     n_units = count_units(len(layers), sum(map(_n_weights, layers)), config.unit)
     for unit in range(n_units):
-        members = list(layers[unit * len(layers) // n_units : (unit + 1) * len(layers) // n_units])
+        members: list[nn.Module] = list(layers[unit * len(layers) // n_units : (unit + 1) * len(layers) // n_units])
         again = reshard and unit < n_units - 1
         fully_shard(members, mesh=mesh, mp_policy=blocks, reshard_after_forward=again, offload_policy=offload)
     # Otherwise it is with the rest: a small one, and a tied one, which is needed from the first to the last.
     if model.head is not None and _n_weights(model.embedding) >= config.unit:
-        fully_shard(model.embedding, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard, offload_policy=offload)
-        model.embedding.set_unshard_in_backward(False)
+        embedding = fully_shard(
+            model.embedding, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard, offload_policy=offload
+        )
+        embedding.set_unshard_in_backward(False)
     fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=False, offload_policy=offload)
     register_fsdp_forward_method(model, "loss")
     for module in model.modules():
@@ -61,12 +64,12 @@ def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-def _n_weights(module: torch.nn.Module) -> int:
+def _n_weights(module: nn.Module) -> int:
     """Of this tensor rank."""
     return sum(local_part(parameter)[0].numel() for parameter in module.parameters())
 
 
-def reduce_gradients(model: torch.nn.Module, now: bool) -> None:
+def reduce_gradients(model: nn.Module, now: bool) -> None:
     """Whether the next backward pass also reduces over ranks: only that of a step's last micro-batch has to."""
     assert isinstance(model, FSDPModule)
     model.set_requires_gradient_sync(now)

@@ -9,6 +9,7 @@ Rows are shared out over replicate x shard; weights are split over shard x conte
 ``shard=1`` FSDP2 over the copies does what DDP does, and its gradients, clipping and checkpoints are those of the rest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -47,13 +48,18 @@ class ParallelConfig(Config):
     offload: bool = False
     """Keep weights, gradients and optimizer state in the CPU's memory, and step there."""
     timeout: float = Field(default=10.0, gt=0)
-    """Minutes that a step may take before the run ends and says who is behind. Any other exchange between ranks may
-    take half as long again; ranks that wait for what rank 0 does alone are not hurried."""
+    """Minutes that ranks wait for each other, in any phase of the run, without any of them getting on; then the run
+    ends and says who is behind. What compiles may take three times as long; what rank 0 does alone is not hurried."""
 
     @property
     def patience(self) -> timedelta:
         """How long one exchange between ranks may take: the watchdog, which knows who is behind, speaks before."""
-        return timedelta(minutes=1.5 * self.timeout)
+        return timedelta(minutes=4 * self.timeout)
+
+    @property
+    def arrival(self) -> timedelta:
+        """How long ranks that have started wait for the others to start."""
+        return timedelta(minutes=self.timeout)
 
 
 @dataclass(frozen=True)
@@ -92,19 +98,39 @@ def find_axes(config: ParallelConfig, n_ranks: int) -> Axes:
     return axes
 
 
-def check_axes(axes: Axes, model: ModelConfig, seq_len: int, batch_size: int, when: str = "") -> None:
-    """Whether a model and its batches can be shared out over the axes.
+@dataclass(frozen=True)
+class Stretch:
+    """Steps that are alike.
+
+    Args:
+        seq_len: T.
+        batch_size: rows, over all ranks.
+        when: said of both where they are not those of the whole run.
+    """
+
+    seq_len: int
+    batch_size: int
+    when: str = ""
+
+
+def check_axes(axes: Axes, model: ModelConfig, stretches: Sequence[Stretch]) -> None:
+    """Whether a model and its batches, those of every stage of a warm-up, can be shared out over the axes.
 
     Args:
         axes: of the run.
         model: its heads and widths.
-        seq_len: T.
-        batch_size: rows, over all ranks.
-        when: said of T and of the rows where they are not those of the whole run.
+        stretches: all that its steps read.
 
     Raises:
         UserError: they cannot; every reason is listed.
     """
+    problems = [problem for stretch in stretches for problem in _misfits(axes, model, stretch)]
+    if problems:
+        raise UserError("the run cannot be shared out: " + "; ".join(dict.fromkeys(problems)))
+
+
+def _misfits(axes: Axes, model: ModelConfig, stretch: Stretch) -> list[str]:
+    seq_len, batch_size, when = stretch.seq_len, stretch.batch_size, stretch.when
     problems = []
     if batch_size % axes.data:
         problems.append(
@@ -125,8 +151,7 @@ def check_axes(axes: Axes, model: ModelConfig, seq_len: int, batch_size: int, wh
     if seq_len % pieces:
         why = "2 x context x tensor" if axes.context > 1 else "tensor"
         problems.append(f"data.seq_len ({seq_len}{when}) is not a multiple of {pieces} ({why} ranks that share a row)")
-    if problems:
-        raise UserError("the run cannot be shared out: " + "; ".join(problems))
+    return problems
 
 
 class Layout:

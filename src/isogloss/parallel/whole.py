@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from isogloss.headway import advance
 from isogloss.nn.roles import declared_tensors
 
 
@@ -24,4 +25,5 @@ def whole_tensors(model: nn.Module, keep: bool) -> dict[str, Tensor]:
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if keep:
             found[site.name] = whole.detach().cpu()
+        advance()
     return found

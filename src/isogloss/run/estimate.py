@@ -27,6 +27,7 @@ from isogloss.parallel.fsdp import count_units
 from isogloss.parallel.mesh import Axes
 from isogloss.parallel.recompute import recompute_blocks
 from isogloss.recipe import Recipe
+from isogloss.run.state import checkpoint_bytes
 from isogloss.train.display import duration
 from isogloss.train.estimate import parameters_by_part
 from isogloss.train.gpus import Gpu
@@ -109,7 +110,7 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
     axes = recipe.axes(n_ranks)
     planned = plan_model(recipe.model, recipe.init)
     parameters = parameters_by_part(entry.site for entry in planned.plan.values())
-    n_parameters = float(sum(parameters.values()))
+    model_bytes, optimizer_bytes = checkpoint_bytes(sum(parameters.values()), recipe.optim)
     return RunEstimate(
         axes,
         parameters,
@@ -118,8 +119,8 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         recipe.train.steps,
         _memory(recipe, axes, planned.plan),
         _traffic(recipe, axes, planned.plan),
-        4 * n_parameters,
-        (4 if recipe.optim.moments == "bf16" else 8) * n_parameters,
+        model_bytes,
+        optimizer_bytes,
     )
 
 

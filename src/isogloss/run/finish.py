@@ -22,9 +22,10 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
     found, by_source = validate(session)
     record_validation(session, metrics, display, found, by_source)
     record_samples(session, metrics, display, progress.step)
-    if session.ranks.first:
-        _write_summary(session, found, by_source)
-    summary = from_rank_0(folder.summary() if session.ranks.first else None)
+    with session.watchdog.phase("writing the summary"):
+        if session.ranks.first:
+            _write_summary(session, found, by_source)
+        summary = from_rank_0(folder.summary() if session.ranks.first else None)
     assert summary is not None
     return summary
 

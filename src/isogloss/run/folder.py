@@ -7,6 +7,8 @@ tokenizer/        the tokenizer                summary.json    results, once fin
 """
 
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +49,9 @@ CHANGEABLE = (
 )
 
 
+_LOCK, _HOLDER = "lock", "holder.json"
+
+
 class RunFolder:
     """The paths of a run, and its small files."""
 
@@ -65,6 +70,8 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder; the system lets go of it even when the process is killed.
 
+        The lock is the file system's; ``holder.json`` beside it only says whose it is, and is not asked.
+
         Raises:
             UserError: another process holds it, or it cannot be written.
         """
@@ -74,17 +81,26 @@ class RunFolder:
             raise UserError(f"{error.filename} is a file where a folder is needed; move it, or set runs_dir") from None
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} cannot be made; set runs_dir to a folder that can hold runs") from None
-        lock = FileLock(self.path / "lock")
+        lock = FileLock(self.path / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"{self.path} is in use by another process; wait for it, or give this run another name (name=...)"
+                f"{self.path} is in use by {self._holder()}; wait for it, or give this run another name (name=...)"
             ) from None
         try:
+            self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
+            (self.path / _HOLDER).unlink(missing_ok=True)
             lock.release()
+
+    def _holder(self) -> str:
+        try:
+            found = json.loads((self.path / _HOLDER).read_text())
+            return f"process {found['pid']} on {found['host']}"
+        except (OSError, ValueError, TypeError, KeyError):  # it has come or gone this moment
+            return "another process"
 
     def saved_recipe(self) -> Recipe | None:
         """The recipe that the folder was begun with, or last gone on with."""
@@ -132,11 +148,12 @@ class RunFolder:
 
     def set_aside(self, say: Callable[[str], None]) -> None:
         """Rename the folder, so that a fresh run can begin in its place; nothing is deleted."""
-        if not self.path.is_dir() or all(entry.name == "lock" for entry in self.path.iterdir()):
+        if not self.path.is_dir() or all(entry.name in (_LOCK, _HOLDER) for entry in self.path.iterdir()):
             return
         number = next(n for n in range(1, 10_000) if not self.path.with_name(f"{self.path.name}.{n}").exists())
         old = self.path.with_name(f"{self.path.name}.{number}")
         self.path.rename(old)
+        (old / _HOLDER).unlink(missing_ok=True)  # nobody holds it any more
         say(f"the former run is kept in {old}")
 
 

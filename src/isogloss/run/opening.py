@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 
 from isogloss.build import PlannedModel, materialise, plan_model
-from isogloss.checkpoint.layout import has_checkpoints
+from isogloss.checkpoint.layout import checkpoint_folders, has_checkpoints
+from isogloss.checkpoint.room import check_room
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
 from isogloss.data.loader import open_loader
@@ -15,21 +16,24 @@ from isogloss.data.rows.packing import PackedRows
 from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.nn.compiler import compiler_found
 from isogloss.optim.groups import create_optimizer
-from isogloss.parallel.env import Ranks, found_by_rank_0, from_rank_0
+from isogloss.parallel.env import Ranks, found_by_rank_0, from_rank_0, rank_0_first
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder, check_changes
 from isogloss.run.session import Session
-from isogloss.run.state import resume
+from isogloss.run.state import checkpoint_bytes, resume
 from isogloss.train.display import Display, banner
 from isogloss.train.estimate import Estimate, estimate
 from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
 from isogloss.train.machine import Machine, find_machine, measure_peak
+from isogloss.train.watchdog import Watchdog
 
 
-def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axes: Axes) -> Session | None:
+def open_session(
+    recipe: Recipe, folder: RunFolder, display: Display, ranks: Ranks, axes: Axes, watchdog: Watchdog
+) -> Session | None:
     """Everything ready for the next step; ``None`` if the run has finished. Collective.
 
     Args:
@@ -38,6 +42,7 @@ def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ran
         display: told of the corpus, the machine and the checkpoint.
         ranks: this process among the others.
         axes: how they are laid out.
+        watchdog: told of each phase.
 
     Raises:
         UserError: the folder, the data, the machine or a checkpoint does not fit the recipe.
@@ -54,28 +59,37 @@ def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ran
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
-    corpus = found_by_rank_0(ranks, "preparing the corpus", lambda: _find_corpus(recipe, display))
+    with watchdog.alone("preparing the corpus"):
+        corpus = found_by_rank_0(ranks, "preparing the corpus", lambda: _find_corpus(recipe, display))
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     sites = [entry.site for entry in planned.plan.values()]
     seq_len = recipe.data.seq_len
     expected = estimate(sites, recipe.flops(planned.model), recipe.train.largest_micro_batch, seq_len)
-    machine = from_rank_0(
-        _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
-    )
+    with watchdog.phase("looking at the machine"):
+        machine = from_rank_0(
+            _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
+        )
     assert machine is not None
     peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
     per_step, there_are = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
     steps, read = recipe.train.steps, recipe.n_tokens
     display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, read, there_are))
+    with watchdog.alone("finding room for checkpoints"):
+        rank_0_first(
+            ranks, "finding room for checkpoints", lambda: _find_room(recipe, folder, expected, ranks, display)
+        )
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
-    session = _build(recipe, folder, corpus, machine, expected, planned, ranks, axes)
-    if ranks.first and saved is None:  # looks at every document's beginning: not again at each start
-        _say_waste(session, display)
+    with watchdog.phase("building the model"):
+        session = _build(recipe, folder, corpus, machine, expected, planned, ranks, watchdog, axes)
+    if saved is None:  # looks at every document's beginning: not again at each start
+        with watchdog.alone("counting what packing wastes"):
+            rank_0_first(ranks, "counting what packing wastes", lambda: _say_waste(session, display))
     if corpus.floor is not None:
         display.say(f"  no model can do better than {corpus.floor:.4f} nats a target here")
-    resume(session, display)
+    with watchdog.phase("loading the newest checkpoint"):
+        resume(session, display)
     if ranks.first:
         _keep_description(session, planned)
     return session
@@ -117,6 +131,14 @@ def _choose_machine(
     return here
 
 
+def _find_room(recipe: Recipe, folder: RunFolder, expected: Estimate, ranks: Ranks, display: Display) -> None:
+    """On the first rank; a run that has only to be finished writes no checkpoint."""
+    root, steps = folder.checkpoints, recipe.train.steps
+    if ranks.first and steps not in checkpoint_folders(root):
+        size = sum(checkpoint_bytes(expected.n_parameters, recipe.optim))
+        check_room(root, size, steps, recipe.checkpoint, lambda text: display.say(f"warning: {text}"))
+
+
 def _build(
     recipe: Recipe,
     folder: RunFolder,
@@ -125,6 +147,7 @@ def _build(
     expected: Estimate,
     planned: PlannedModel,
     ranks: Ranks,
+    watchdog: Watchdog,
     axes: Axes,
 ) -> Session:
     layout = Layout(axes, recipe.parallel, machine.device) if ranks.world_size > 1 else None
@@ -137,7 +160,6 @@ def _build(
         layout=layout,
         precision=machine.precision,
     )
-    loader = open_loader(corpus, recipe.data.cut(), recipe.train.plan(), recipe.seed, recipe.train.steps)
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
     return Session(
         recipe,
@@ -146,18 +168,21 @@ def _build(
         machine,
         model,
         optimizer,
-        loader,
+        open_loader(corpus, recipe.data.cut(), recipe.train.plan(), recipe.seed, recipe.train.steps),
         Progress(),
         Window(),
         expected,
         SpikeGuard(recipe.train.spike),
         ranks,
+        watchdog,
         layout,
     )
 
 
 def _say_waste(session: Session, display: Display) -> None:
-    """What packing costs, source by source, where it is known."""
+    """What packing costs, source by source, where it is known. On the first rank."""
+    if not session.ranks.first:
+        return
     cut = session.recipe.data.cut()
     for name, corpus in _alone(session.corpus).items():
         if isinstance(rows := corpus.rows("train", *cut), PackedRows):

@@ -2,6 +2,7 @@
 
 from isogloss.checkpoint.load import newest_checkpoint
 from isogloss.checkpoint.peers import join_peers
+from isogloss.parallel.env import PATIENCE
 from isogloss.run.session import Session
 from isogloss.run.state import restore
 from isogloss.train.display import Display
@@ -25,7 +26,7 @@ def rewind(session: Session, spike: StepInfo, metrics: Metrics, display: Display
     assert config is not None
     what = f"the loss spiked to {spike.loss:.3f}, above {session.guard.threshold():.3f}"
     root = session.folder.checkpoints
-    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers())
+    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE))
     if checkpoint is None or progress.rewinds >= config.max_rewinds:
         why = "there is no checkpoint yet" if checkpoint is None else f"the run has gone back {progress.rewinds} times"
         raise DivergedError(

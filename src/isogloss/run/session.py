@@ -17,6 +17,7 @@ from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
 from isogloss.train.machine import Machine
+from isogloss.train.watchdog import Watchdog
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Session:
     estimate: Estimate
     guard: SpikeGuard
     ranks: Ranks
+    watchdog: Watchdog
     layout: Layout | None
     initial: dict[str, str] | None = None
 

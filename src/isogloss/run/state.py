@@ -8,10 +8,17 @@ from isogloss.checkpoint.peers import join_peers
 from isogloss.config.base import UserError
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
+from isogloss.optim.groups import AdamWConfig
 from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
+from isogloss.parallel.env import PATIENCE
 from isogloss.run.session import Session
 from isogloss.train.display import Display
 from isogloss.train.loop import Progress
+
+
+def checkpoint_bytes(n_parameters: int, optim: AdamWConfig) -> tuple[int, int]:
+    """Of a checkpoint's model, and of its optimizer's state."""
+    return 4 * n_parameters, (4 if optim.moments == "bf16" else 8) * n_parameters
 
 
 def save(session: Session, saver: Saver) -> None:
@@ -41,7 +48,7 @@ def resume(session: Session, display: Display) -> None:
         UserError: there are checkpoints and none is whole, or the newest does not fit the recipe or its data.
     """
     root = session.folder.checkpoints
-    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers())
+    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE))
     if checkpoint is None:
         session.initial = fingerprint(session.model)
         return

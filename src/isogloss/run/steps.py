@@ -4,10 +4,12 @@ import signal
 import time
 
 from isogloss.checkpoint.asynchronous import Saver
+from isogloss.checkpoint.room import short_of_room
 from isogloss.data.prefetch import Prefetcher
+from isogloss.parallel.env import PATIENCE
 from isogloss.run.rewind import rewind
 from isogloss.run.session import Session
-from isogloss.run.state import save
+from isogloss.run.state import checkpoint_bytes, save
 from isogloss.run.watch import Watch
 from isogloss.train.agreement import Found, agree
 from isogloss.train.display import Display
@@ -15,7 +17,6 @@ from isogloss.train.hooks import every
 from isogloss.train.loop import training_steps
 from isogloss.train.metrics import Metrics
 from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
-from isogloss.train.watchdog import Watchdog
 
 
 def run_steps(session: Session, metrics: Metrics, display: Display, until: float | None) -> None:
@@ -35,22 +36,28 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
     recipe, progress = session.recipe, session.progress
     if progress.step == recipe.train.steps:
         return
+    watchdog, plan = session.watchdog, recipe.train.plan()
     watch = Watch(session, metrics, display)
     pinned = session.machine.device == "cuda"
+    size = sum(checkpoint_bytes(session.estimate.n_parameters, recipe.optim))
     saved_at = time.monotonic()
     hooks = [
         watch.log,
         every(recipe.watch.validate_every, watch.validate, at_end=False),
         every(recipe.watch.sample_every, watch.sample, at_end=False),
     ]
+
+    def shape() -> tuple[int, int]:  # of the next batch
+        at = progress.step + progress.passed_over
+        return plan.size(at), plan.divisor(at)
+
     display.start(progress.step, recipe.train.steps)
     if progress.step and session.machine.compiled:
         display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
     try:
         with (
             Prefetcher(session.batches, last_step=recipe.train.steps + progress.passed_over, pinned=pinned) as ahead,
-            Saver(session.folder.checkpoints, recipe.checkpoint) as saver,
-            Watchdog(session.ranks, 60 * recipe.parallel.timeout) as watchdog,
+            Saver(session.folder.checkpoints, recipe.checkpoint, patience=PATIENCE, watched=watchdog.phase) as saver,
             stop_requests(until, loud=session.ranks.first) as request,
         ):
             steps = training_steps(
@@ -64,16 +71,17 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
                 session.machine.compiled,
                 session.layout,
             )
-            for info in watchdog.over(steps, progress):
-                saver.poll()
+            for info in watchdog.over(steps, progress, shape):
                 asked = request.asked or (signal.SIGPIPE if display.lost else 0)
                 late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
                 spiked = session.guard.spikes(info.loss, bool(info.nonfinite))
-                with watchdog.step(info.step):
+                with watchdog.phase(f"agreeing on what follows step {info.step}"):
+                    saver.poll()
                     found = agree(Found(asked, late, spiked))
                 if found.spiked:
-                    saver.finish()
-                    rewind(session, info, metrics, display)
+                    with watchdog.phase(f"going back before the spike at step {info.step}"):
+                        saver.finish()
+                        rewind(session, info, metrics, display)
                     ahead.last_step = recipe.train.steps + progress.passed_over
                     continue
                 for hook in hooks:
@@ -82,10 +90,15 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
                 due = info.step % recipe.checkpoint.every == 0 or found.late
                 # Not in a row of steps that are not finite: it would push the last good checkpoint out.
                 if info.last or stopping or (due and not info.nonfinite):
-                    save(session, saver)
+                    if session.ranks.first and (short := short_of_room(session.folder.checkpoints, size)):
+                        display.say(f"warning: {short}; it is tried")
+                    with watchdog.phase(f"saving step {info.step}"):
+                        save(session, saver)
                     saved_at = time.monotonic()
+                if stopping or info.last:
+                    with watchdog.phase(f"waiting for the checkpoint of step {info.step}"):
+                        saver.finish()
                 if stopping:
-                    saver.finish()
                     why = " (train.max_minutes)" if found.asked == TIME_LIMIT else ""
                     display.say(f"stopped after step {info.step}{why}, saved; the same command goes on from there")
                     raise Interrupted(found.asked, session.ranks.world_size > 1)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from isogloss.parallel.env import Ranks, process_group, rank_0_first, started_again
+from isogloss.parallel.env import Ranks, find_ranks, process_group, rank_0_first, started_again, wait_for_all
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder
@@ -23,6 +23,7 @@ from isogloss.train.first_error import first_error
 from isogloss.train.metrics import Metrics
 from isogloss.train.signals import Interrupted, leave_at_once
 from isogloss.train.trackers import create_trackers
+from isogloss.train.watchdog import Watchdog
 
 
 def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str, Any]:
@@ -39,15 +40,29 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
     """
     limit = recipe.train.max_minutes
     until = None if limit is None else time.monotonic() + 60 * limit
-    with leave_at_once(), process_group(_device(recipe), recipe.parallel.patience) as ranks, first_error(ranks):
+    parallel = recipe.parallel
+    with (
+        leave_at_once(many=find_ranks().world_size > 1),
+        process_group(_device(recipe), parallel.patience, parallel.arrival) as ranks,
+        first_error(ranks),
+        Watchdog(ranks, 60 * parallel.timeout) as watchdog,
+    ):
+        ended: Interrupted | None = None
+        summary: dict[str, Any] = {}
         try:
-            return _train(recipe, display, fresh, ranks, until)
+            summary = _train(recipe, display, fresh, ranks, watchdog, until)
         except Interrupted as asked:  # on all ranks at the same step: they leave together
             ended = asked
-    raise ended
+        with watchdog.phase("leaving"):
+            wait_for_all(ranks)
+    if ended is not None:
+        raise ended
+    return summary
 
 
-def _train(recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, until: float | None) -> dict[str, Any]:
+def _train(
+    recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, watchdog: Watchdog, until: float | None
+) -> dict[str, Any]:
     with ExitStack() as stack:
         axes = recipe.axes(ranks.world_size)
         folder = RunFolder(recipe.folder)
@@ -61,8 +76,9 @@ def _train(recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, until: f
             if ranks.first:
                 stack.enter_context(folder.locked())
 
-        rank_0_first(ranks, "taking the run's folder", take)
-        session = open_session(recipe, folder, display, ranks, axes)
+        with watchdog.alone("taking the run's folder"):
+            rank_0_first(ranks, "taking the run's folder", take)
+        session = open_session(recipe, folder, display, ranks, axes, watchdog)
         if session is None:
             summary = folder.summary()
             assert summary is not None

@@ -102,15 +102,16 @@ def validate(session: Session, n_rows: int | None = None) -> tuple[Evaluation, d
     layout = session.layout
     n_data = 1 if layout is None else layout.axes.data
     size = n_data * (recipe.train.micro_batch_size or max(1, recipe.train.batch_size // n_data))
-    return evaluate_corpus(
-        session.model,
-        session.corpus,
-        recipe.data.cut(),
-        size,
-        precision=session.machine.precision,
-        n_rows=n_rows,
-        layout=layout,
-    )
+    with session.watchdog.phase(f"validating after step {session.progress.step}", "validation"):
+        return evaluate_corpus(
+            session.model,
+            session.corpus,
+            recipe.data.cut(),
+            size,
+            precision=session.machine.precision,
+            n_rows=n_rows,
+            layout=layout,
+        )
 
 
 def record_validation(
@@ -130,13 +131,15 @@ def record_samples(session: Session, metrics: Metrics, display: Display, step: i
     """Write and show a sample for each prompt. Collective: the others wait for rank 0, but not within a step."""
     if session.recipe.watch.sample_tokens == 0:
         return
-    model = _writer(session)
+    with session.watchdog.phase(f"putting the model together for samples of step {step}"):
+        model = _writer(session)
 
     def write() -> None:
         if model is not None:
             _write_samples(session, model, metrics, display, step)
 
-    rank_0_first(session.ranks, f"samples of step {step} after {session.progress.rewinds} rewinds", write)
+    with session.watchdog.alone(f"writing samples of step {step}"):
+        rank_0_first(session.ranks, f"samples of step {step} after {session.progress.rewinds} rewinds", write)
 
 
 def _write_samples(session: Session, model: Decoder, metrics: Metrics, display: Display, step: int) -> None:

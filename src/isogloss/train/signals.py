@@ -64,13 +64,17 @@ class StopRequest:
 
 
 @contextmanager
-def leave_at_once() -> Iterator[None]:
+def leave_at_once(many: bool = False) -> Iterator[None]:
     """Within it, SIGUSR1 and SIGUSR2 end the process with ``REQUEUE``: before the first step, and after the last one.
 
     There is nothing to save then that is not on the disk, but a scheduler is still to start the run again.
+
+    Args:
+        many: whether this is one rank of several; SIGTERM means the same to it.
     """
-    former = {number: signal.getsignal(number) for number in _USER}
-    heard = [number for number in _USER if former[number] == signal.SIG_DFL]
+    numbers = (*_USER, signal.SIGTERM) if many else _USER
+    former = {number: signal.getsignal(number) for number in numbers}
+    heard = [number for number in numbers if former[number] == signal.SIG_DFL]
     for number in heard:
         signal.signal(number, lambda number, frame: os._exit(REQUEUE))
     try:

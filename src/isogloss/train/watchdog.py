@@ -1,9 +1,13 @@
-"""Ends a rank that waits too long, and says which rank it waits for.
+"""Ends a rank that waits too long, and says which rank it waits for, in which phase of the run.
 
 A collective that hangs says nothing of why: one rank has stopped, and all others wait for it. Each rank's thread writes
-into the job's store, every second or so, the step that its rank is in, for how long, and the line it executes. When
-a step takes longer than the limit, the first rank to notice reads what all have written, twice: a rank that wrote
-nothing between is stopped or gone; else those in the lowest step are behind.
+into the job's store, every second or so, what its rank is doing, for how long, and the line it executes: once for the
+main thread, once for the one that writes checkpoints in the background. A rank whose phase has stood still for the
+limit reads what all have written, twice. Where any rank has entered a phase or made headway within the limit
+(`isogloss.headway`), it is slow, and waited for. Else the first rank to notice says who is behind: a rank that wrote
+nothing between the two readings is stopped or gone; else those that have entered the fewest phases are.
+
+Where ranks wait for what rank 0 does alone there is no limit: it must only go on giving signs of life.
 """
 
 import json
@@ -11,50 +15,86 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 from torch.distributed.distributed_c10d import PrefixStore
 
+from isogloss.headway import headway
 from isogloss.parallel.env import Ranks
 from isogloss.train.loop import Progress, StepInfo
 
 HUNG = 70
 """EX_SOFTWARE of sysexits.h: the exit code of a rank that waited in vain."""
+COLD = 3
+"""So many times the limit has what may compile: the first two phases of a shape, for a run's first step is eager."""
+_COLD_PHASES = 2
 _SHOWN = 16
+MAIN, SAVER = 0, 1
+"""The threads of a rank that others wait for: the one that trains, and the one that writes checkpoints."""
 
 
 @dataclass(frozen=True)
 class Beat:
-    """What a rank last wrote of itself.
+    """What a rank last wrote of one of its threads.
 
     Args:
         rank: its number.
-        step: the step it is in, from 1.
-        seconds: for how long.
-        where: the innermost line of ours or of PyTorch's that its main thread executes.
-        pulse: how many times it has written.
+        doing: the phase it is in, such as ``training step 7``, or what came before.
+        place: how many phases it has entered; all ranks enter the same, in the same order.
+        seconds: for how long, headway or not.
+        still: for how long without headway; ``None`` between phases.
+        where: the innermost line that the thread executes.
+        pulse: how many times the rank has written.
     """
 
     rank: int
-    step: int
+    doing: str
+    place: int
     seconds: float
+    still: float | None
     where: str
     pulse: int
 
     def __str__(self) -> str:
-        return f"rank {self.rank} is in step {self.step} for {self.seconds:.0f} s, at {self.where}"
+        return f"rank {self.rank} has been {self.doing} for {self.seconds:.0f} s, at {self.where}"
+
+
+@dataclass
+class _Lane:
+    """One thread's way through the phases."""
+
+    thread: int
+    doing: str
+    place: int = 0
+    since: float = field(default_factory=time.monotonic)
+    moved: float = field(default_factory=time.monotonic)
+    made: int = 0
+    limit: float | None = None
+    inside: bool = False
+
+    def enter(self, doing: str, limit: float | None) -> None:
+        self.thread, self.doing, self.place = threading.get_ident(), doing, self.place + 1
+        self.since = self.moved = time.monotonic()
+        self.made, self.limit, self.inside = headway(self.thread), limit, True
+
+    def look(self) -> float:
+        """Seconds without headway."""
+        if (made := headway(self.thread)) != self.made:
+            self.made, self.moved = made, time.monotonic()
+        return time.monotonic() - self.moved
 
 
 class Watchdog:
-    """One rank's: ``with Watchdog(...) as watchdog: ... with watchdog.step(n): ...``: nothing in a process alone.
+    """One rank's: ``with Watchdog(...) as watchdog: ... with watchdog.phase("saving"): ...``. A process alone has none.
 
     Args:
         ranks: this process among the others.
-        limit: seconds that a step may take.
+        limit: seconds that ranks may wait for each other without any of them making headway.
         end: what ends the process.
     """
 
@@ -63,13 +103,18 @@ class Watchdog:
         self._store = None if ranks.store is None else PrefixStore("watchdog", ranks.store.clone())  # pyright: ignore
         self._rank, self._world_size, self._limit, self._end = ranks.rank, ranks.world_size, limit, end
         self._interval = min(2.0, limit / 8)
-        self._main = threading.get_ident()
-        self._step, self._since, self._in_step, self._pulse = 0, time.monotonic(), False, 0
+        self._main, self._pulse = threading.get_ident(), 0
+        self._lanes = [_Lane(self._main, "beginning"), _Lane(self._main, "at no checkpoint")]
+        self._seen: dict[Hashable, int] = {}
+        self._first, self._first_beat = -1, time.monotonic()  # the last pulse of rank 0, and when it was new
+        self._patient_until = [0.0, 0.0]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
         if self._store is not None:
+            # The launcher's store may hang too: then it is gone for us.
+            self._store.set_timeout(timedelta(seconds=max(self._limit, 1.0)))
             self._thread.start()
         return self
 
@@ -80,85 +125,189 @@ class Watchdog:
             self._thread.join(2 * self._interval)
 
     @contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        """A step, which may not take longer than the limit."""
-        self._step, self._since, self._in_step = number, time.monotonic(), True
+    def phase(self, doing: str, shape: Hashable = None) -> Iterator[None]:
+        """A stretch in which ranks wait for each other. Every rank enters it.
+
+        Args:
+            doing: for a person, after "has been": ``validating after step 7``.
+            shape: of what is computed, where that may have to be compiled.
+        """
+        seen = _COLD_PHASES if shape is None else self._seen.get(shape, 0)
+        self._seen[shape] = seen + 1
+        with self._inside(doing, self._limit * (COLD if seen < _COLD_PHASES else 1)):
+            yield
+
+    @contextmanager
+    def alone(self, doing: str) -> Iterator[None]:
+        """A stretch in which all wait for rank 0, as long as it takes: it must only be alive. Every rank enters it."""
+        self._first_beat = time.monotonic()
+        with self._inside(doing, None):
+            yield
+
+    @contextmanager
+    def _inside(self, doing: str, limit: float | None) -> Iterator[None]:
+        lane = self._lanes[MAIN if threading.get_ident() == self._main else SAVER]
+        lane.enter(doing, limit)
         try:
             yield
         finally:
-            self._in_step = False
+            lane.inside, lane.doing, lane.since = False, f"at work after {doing}", time.monotonic()
 
-    def over(self, steps: Iterator[StepInfo], progress: Progress) -> Iterator[StepInfo]:
-        """The steps of the loop, each watched; what is done between them is not."""
+    def over(
+        self, steps: Iterator[StepInfo], progress: Progress, shape: Callable[[], Hashable] = lambda: None
+    ) -> Iterator[StepInfo]:
+        """The steps of the loop, each watched; ``shape`` says what the next one has in common with others alike."""
         while True:
-            with self.step(progress.step + 1):
+            with self.phase(f"training step {progress.step + 1}", ("step", shape())):
                 info = next(steps, None)
             if info is None:
                 return
             yield info
+            if info.last and progress.step == info.step:  # else it has gone back
+                return
 
     def _watch(self) -> None:
-        while not self._over.wait(self._interval):
+        over = False
+        while not over:  # at once the first time: a rank that stops right away has been heard of
+            overdue = next((number for number, lane in enumerate(self._lanes) if self._is_overdue(lane)), None)
             try:
                 self._write()
-                if self._in_step and time.monotonic() - self._since > self._limit:
-                    self._bark()
+                if overdue is not None:
+                    self._look_around(overdue)
+                self._listen_to_rank_0()
             except RuntimeError:  # the store has gone with the launcher: whoever started this ends it
-                if self._in_step and time.monotonic() - self._since > self._limit:
-                    self._say(f"step {self._step} takes longer than {self._limit:.0f} s, and the store is gone")
+                if overdue is not None:
+                    lane = self._lanes[overdue]
+                    self._say(f"{lane.doing} has stood still for {lane.look():.0f} s, and the store is gone")
                     self._end(HUNG)
+            over = self._over.wait(self._interval)
+
+    def _is_overdue(self, lane: _Lane) -> bool:
+        still = lane.look()  # of every lane, each time: it notes the headway
+        return lane.inside and lane.limit is not None and still > lane.limit
 
     def _write(self) -> None:
         assert self._store is not None
         self._pulse += 1
-        seconds = time.monotonic() - self._since
-        beat = Beat(self._rank, self._step, round(seconds, 1), _where(self._main), self._pulse)
-        self._store.set(f"beat/{self._rank}", json.dumps(asdict(beat)))
+        now = time.monotonic()
+        beats = [
+            Beat(
+                self._rank,
+                lane.doing,
+                lane.place,
+                round(now - lane.since, 1),
+                # Alone at work counts as headway, as long as there are signs of life.
+                (round(lane.look(), 1) if lane.limit is not None else 0.0) if lane.inside else None,
+                _where(lane.thread),
+                self._pulse,
+            )
+            for lane in self._lanes
+        ]
+        self._store.set(f"beat/{self._rank}", json.dumps([asdict(beat) for beat in beats]))
 
-    def _bark(self) -> None:
+    def _look_around(self, number: int) -> None:
+        """This rank's lane is overdue: is any rank at work, or do all stand still?"""
+        lane = self._lanes[number]
+        if time.monotonic() < self._patient_until[number]:
+            return
+        before, now = self._read_twice()
+        if not lane.inside or lane.look() <= (limit := lane.limit or self._limit):
+            return
+        # The thread that trains may wait for the one that writes, but not the other way round.
+        lanes = slice(number, None)
+        if (moved := latest_headway(before[lanes], now[lanes])) is not None and moved < limit:
+            self._patient_until[number] = time.monotonic() + (limit - moved)
+            return
+        beside = now[SAVER - number]
+        self._bark(describe(before[number], now[number], lane.doing, limit, self._world_size, beside))
+
+    def _listen_to_rank_0(self) -> None:
+        """While it works alone it is not hurried; but a process that is stopped would be waited for for days."""
+        lane = self._lanes[MAIN]
+        if not lane.inside or lane.limit is not None or self._rank == 0:
+            return
+        found = self._read([0])[MAIN]
+        if 0 in found and found[0].pulse != self._first:
+            self._first, self._first_beat = found[0].pulse, time.monotonic()
+        elif time.monotonic() - self._first_beat > self._limit:
+            before, now = self._read_twice()
+            self._bark(describe(before[MAIN], now[MAIN], lane.doing, self._limit, self._world_size))
+
+    def _bark(self, text: str) -> None:
         assert self._store is not None
         reporter = self._store.compare_set("reporter", "", str(self._rank)).decode()
         if reporter == str(self._rank):
-            self._say(self.report())
+            self._say(text)
             self._store.set("reported", "1")
         else:  # the one who reports must not be ended in the middle of its sentence
             self._store.wait(["reported"], timedelta(seconds=6 * self._interval + 10))
         self._end(HUNG)
 
-    def report(self) -> str:
-        """Who is behind, and where each rank stands."""
-        before = self._read()
+    def _read_twice(self) -> tuple[list[dict[int, Beat]], list[dict[int, Beat]]]:
+        before = self._read(range(self._world_size))
         time.sleep(2.5 * self._interval)
         self._write()
-        return describe(before, self._read(), self._limit, self._world_size)
+        return before, self._read(range(self._world_size))
 
-    def _read(self) -> dict[int, Beat]:
+    def _read(self, ranks: Sequence[int]) -> list[dict[int, Beat]]:
+        """By thread, what each of some ranks has written last."""
         assert self._store is not None
-        keys = [f"beat/{rank}" for rank in range(self._world_size)]
-        present = [key for key in keys if self._store.check([key])]
-        return {beat.rank: beat for key in present for beat in [Beat(**json.loads(self._store.get(key)))]}
+        present = [rank for rank in ranks if self._store.check([f"beat/{rank}"])]
+        written = {rank: json.loads(self._store.get(f"beat/{rank}")) for rank in present}
+        return [{rank: Beat(**beats[number]) for rank, beats in written.items()} for number in (MAIN, SAVER)]
 
     def _say(self, text: str) -> None:
         print(f"isogloss: {text}", file=sys.stderr, flush=True)
 
 
-def describe(before: dict[int, Beat], now: dict[int, Beat], limit: float, world_size: int) -> str:
-    """The report of a hang, from what ranks had written before and what they have written since."""
-    silent = [rank for rank in range(world_size) if rank not in now or before.get(rank) == now[rank]]
-    lowest = min((beat.step for beat in now.values()), default=0)
-    behind = silent or [rank for rank, beat in now.items() if beat.step == lowest]
-    step = max((beat.step for beat in now.values()), default=0)
+def latest_headway(before: Sequence[dict[int, Beat]], now: Sequence[dict[int, Beat]]) -> float | None:
+    """Seconds since any rank, in any of its threads, has last made headway; those that write no more do not count."""
+    alive = [
+        beat.still
+        for earlier, later in zip(before, now, strict=True)
+        for rank, beat in later.items()
+        if beat.still is not None and (rank not in earlier or earlier[rank].pulse != beat.pulse)
+    ]
+    return min(alive, default=None)
+
+
+def describe(
+    before: dict[int, Beat],
+    now: dict[int, Beat],
+    doing: str,
+    limit: float,
+    world_size: int,
+    beside: Mapping[int, Beat] = MappingProxyType({}),
+) -> str:
+    """The report of a hang.
+
+    Args:
+        before: what ranks had written of the thread that waits.
+        now: what they have written since.
+        doing: the phase it waits in.
+        limit: seconds that are up.
+        world_size: how many ranks there are.
+        beside: what they have written of their other thread.
+    """
+    silent = [
+        rank
+        for rank in range(world_size)
+        if rank not in now or (rank in before and before[rank].pulse == now[rank].pulse)
+    ]
+    lowest = min((beat.place for beat in now.values()), default=0)
+    behind = silent or [rank for rank, beat in now.items() if beat.place == lowest]
     if len(behind) == world_size:
         why = "all ranks are in it"
     else:
         names = ", ".join(str(rank) for rank in behind[:_SHOWN])
-        how = "gives no sign of life" if silent else f"is still in step {lowest}"
+        how = "gives no sign of life" if silent else f"is still {now[behind[0]].doing}"
         why = f"rank {names} {how}"
     first = sorted(now.values(), key=lambda beat: (beat.rank not in behind, beat.rank))[:_SHOWN]
-    lines = [f"  {beat}" for beat in first]
+    busy = [beside[beat.rank] for beat in first if beat.rank in beside and beside[beat.rank].still is not None]
+    lines = [f"  {beat}" for beat in (*first, *busy)]
     if (more := len(now) - len(first)) > 0:
         lines.append(f"  and {more} more")
-    return "\n".join([f"step {step} takes longer than {limit:.0f} s: {why}", *lines])
+    return "\n".join([f"{doing} has stood still for {limit:.0f} s: {why}", *lines])
 
 
 def _where(thread: int) -> str:

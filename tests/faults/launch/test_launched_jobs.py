@@ -6,12 +6,11 @@ at moments drawn anew (``make faults``: 100); by default a few are made once.
 
 import os
 import random
+import re
 import signal
-import subprocess
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,19 @@ import pytest
 from isogloss.train.metrics import read_metrics
 from isogloss.train.signals import REQUEUE
 from isogloss.train.watchdog import HUNG
+from launched import ENDLESS
 
 N = int(os.environ.get("ISOGLOSS_FAULTS", "0"))
 TIMES = range(max(N // 10, 1))
 campaign = pytest.mark.skipif(N == 0, reason="a longer campaign: make faults")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
-ENDLESS = ["train.steps=100000", "checkpoint.every=100000", "watch.validate_every=100000", "watch.sample_every=100000"]
 # What a job does without one of its guards; run before anything else in each of its processes.
 UNGUARDED = {
     "agreement": "import isogloss.train.agreement as m; m.agree = lambda found: found",
     "death with the parent": "import isogloss.parallel.env as m; m._die_with_parent = lambda: None",
-    "watchdog": "import isogloss.train.watchdog as m; m.Watchdog.over = lambda self, steps, progress: steps",
+    "watchdog": "import isogloss.train.watchdog as m; m.Watchdog.__enter__ = lambda self: self\n"
+    "m.Watchdog.__exit__ = lambda self, *error: None",
     "first error": "import contextlib, isogloss.train.first_error as m\n"
     "m.first_error = lambda ranks: contextlib.nullcontext()",
 }
@@ -49,90 +49,6 @@ RAISING = BROKEN.format(what="raise RuntimeError('a cosmic ray')")
 POISONING = BROKEN.format(
     what="kernel = model.loss_kernel; model.loss_kernel = lambda *a: tuple(part * float('nan') for part in kernel(*a))"
 )
-
-
-@dataclass
-class Job:
-    """A launched run: its launcher, its ranks' process ids, what it printed."""
-
-    launcher: subprocess.Popen[bytes]
-    log: Path
-    folder: Path
-    ranks: list[int] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def step(self) -> int:
-        return max((r["step"] for r in read_metrics(self.folder / "metrics.jsonl")), default=0)
-
-    def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + 120
-        while self.step() < step:
-            assert self.launcher.poll() is None, self.text
-            assert time.monotonic() < deadline, self.text
-            time.sleep(0.02)
-        children = Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children")
-        self.ranks = [int(pid) for pid in children.read_text().split()]
-        assert len(self.ranks) == 2
-
-    def wait(self, seconds: float = 120) -> int:
-        """Until the launcher has ended; its exit code."""
-        return self.launcher.wait(seconds)
-
-    def orphans(self, seconds: float = 10) -> list[int]:
-        """The ranks that still run after so long."""
-        deadline = time.monotonic() + seconds
-        while (left := [pid for pid in self.ranks if _runs(pid)]) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return left
-
-
-def obey_signals() -> None:
-    """Children inherit what is ignored, such as Ctrl-C in the background of a shell."""
-    for number in (signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-@pytest.fixture
-def launch(tiny: Path) -> Iterator[Callable[..., Job]]:
-    """``launch(name, *overrides, options=(), code="")``; what is left of the jobs is killed at the end."""
-    jobs: list[Job] = []
-
-    def start(name: str, *overrides: str, options: tuple[str, ...] = (), code: str = "") -> Job:
-        paths = [*sys.path]
-        if code:
-            patches = tiny.parent / f"patches{len(jobs)}"
-            patches.mkdir()
-            (patches / "sitecustomize.py").write_text(code)
-            paths = [str(patches), *paths]
-        log = tiny.parent / f"{len(jobs)}.log"
-        words = [str(tiny), f"name={name}", "watch.log_every=1", "parallel.timeout=1", *overrides]
-        with log.open("wb") as output:
-            launcher = subprocess.Popen(
-                [sys.executable, "-m", "isogloss", "launch", "local", "--ranks", "2", *options, *words],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=obey_signals,
-            )
-        jobs.append(Job(launcher, log, tiny.parent / "runs" / name))
-        return jobs[-1]
-
-    yield start
-    for job in jobs:
-        for pid in [job.launcher.pid, *job.ranks]:
-            if _runs(pid):
-                os.kill(pid, signal.SIGKILL)
-        job.launcher.wait()
 
 
 def final(folder: Path) -> dict[str, Any]:
@@ -198,6 +114,37 @@ def test_a_signal_to_any_of_them_saves(launch, number: signal.Signals, to: str, 
     assert job.text.count("saved; the same command") == 1
     assert len(list((job.folder / "checkpoints").glob("step-*"))) == 1
     assert job.orphans() == []
+
+
+@campaign
+@pytest.mark.parametrize("time_", TIMES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_before_the_first_step_asks_for_another_start(launch, number: signal.Signals, time_: int) -> None:
+    job = launch("early", *ENDLESS)
+    time.sleep(random.uniform(0.15, 3))  # an interpreter needs a while to come to our first line
+    os.kill(job.launcher.pid, number)
+    assert job.wait() == REQUEUE, job.text
+    assert "Traceback" not in job.text
+
+
+@campaign
+def test_a_second_launch_is_refused_and_the_first_goes_on(launch) -> None:
+    first = launch("shared", *ENDLESS[:1], *ENDLESS[2:], "checkpoint.every=5")
+    first.wait_for_step(3)
+    second = launch("shared", *ENDLESS[:1], *ENDLESS[2:], "checkpoint.every=5")
+    assert second.wait() == 2, second.text
+    named = re.search(r"in use by process (\d+) on " + re.escape(socket.gethostname()), second.text)
+    assert named is not None, second.text
+    assert int(named[1]) in first.ranks
+    assert second.text.count("in use by") == 1
+    step = first.step()
+    first.wait_for_step(step + 5)
+    for pid in first.ranks:
+        os.kill(pid, signal.SIGKILL)
+    first.wait()
+    third = launch("shared", *ENDLESS[:1], *ENDLESS[2:], "checkpoint.every=5")
+    third.wait_for_step(first.step() + 1)
+    assert "resuming after step" in third.text
 
 
 @campaign
@@ -279,7 +226,7 @@ def test_a_rank_that_is_stopped_is_named_within_the_timeout(launch, time_: int) 
     assert job.wait() == HUNG, job.text
     assert time.monotonic() - began < 6 + 30  # the limit, the report, and the seconds a stopped process is given
     assert f"rank {victim} gives no sign of life" in job.text
-    assert job.text.count("takes longer than") == 1
+    assert job.text.count("has stood still for") == 1
     assert job.orphans() == []
 
 

@@ -28,6 +28,7 @@ from isogloss.config.base import UserError
 from isogloss.data.shards import TokenStream
 from isogloss.data.stamps import Stamps
 from isogloss.durable import hash_file, whole_folder
+from isogloss.headway import advance
 
 FORMAT = 1
 WINDOW = 1 << 20
@@ -177,6 +178,7 @@ def _windows(
         sizes = np.concatenate([np.ones(len(full), np.int64), np.bincount(row_of_tail, minlength=n_rows)])
         row_ends = n_pieces + np.cumsum(sizes)
         n_pieces += int(sizes.sum())
+        advance()
         yield (
             np.concatenate([full, tails[order]]),
             np.concatenate([np.full(len(full), seq_len), rest[order]]),

@@ -1,0 +1,53 @@
+"""Signals that come before anything is imported: a scheduler's are answered from the first line on."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from isogloss.train.signals import REQUEUE
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+TORCHRUN, SRUN, ALONE = {"WORLD_SIZE": "2"}, {"SLURM_STEP_NUM_TASKS": "2"}, {"WORLD_SIZE": "1"}
+
+
+def ended(number: int, words: list[str], environment: dict[str, str], before: str = "") -> int:
+    """How a process ends that gets a signal right after it has begun to listen."""
+    code = f"import signal\nfrom isogloss.__main__ import hear_early\n{before}\n"
+    code += f"hear_early({words}, {environment})\nsignal.raise_signal({number})"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "environment", "code"),
+    [
+        (signal.SIGUSR1, ["train"], {}, REQUEUE),
+        (signal.SIGUSR2, ["launch", "local", "my.yaml"], {}, REQUEUE),
+        (signal.SIGTERM, ["launch", "local"], {}, REQUEUE),
+        (signal.SIGTERM, ["train", "my.yaml"], TORCHRUN, REQUEUE),
+        (signal.SIGTERM, ["train"], SRUN, REQUEUE),
+        (signal.SIGTERM, ["train"], ALONE, -signal.SIGTERM),
+        (signal.SIGUSR1, ["config", "show"], TORCHRUN, -signal.SIGUSR1),  # the control: not heard, it kills
+    ],
+)
+def test_a_schedulers_signal_asks_for_another_start(number: int, words: list[str], environment, code: int) -> None:
+    assert ended(number, words, environment) == code
+
+
+def test_what_is_ignored_stays_so() -> None:
+    assert ended(signal.SIGUSR1, ["train"], {}, "signal.signal(signal.SIGUSR1, signal.SIG_IGN)") == 0
+
+
+def test_what_was_held_back_until_then_is_heard() -> None:
+    held = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM])\n"
+    held += "signal.raise_signal(signal.SIGUSR1)"
+    assert ended(signal.SIGTERM, ["train"], {}, held) == REQUEUE
+    assert ended(signal.SIGTERM, ["train"], {}, held.partition("\n")[0]) == -signal.SIGTERM
+
+
+def test_nothing_heavy_is_imported_before() -> None:
+    code = "import sys; before = set(sys.modules); import isogloss.__main__; print(*sorted(set(sys.modules) - before))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "isogloss.__main__" in found
+    assert not {"typer", "click", "isogloss.cli", "logging", "pathlib", "torch"} & set(found)
