@@ -19,9 +19,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from isogloss.build import plan_model
+from isogloss.config.base import UserError
 from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.plan import Entry
+from isogloss.models.decoder import Decoder
 from isogloss.nn.roles import Role
+from isogloss.parallel.float8 import projections
 from isogloss.parallel.mesh import Axes
 from isogloss.parallel.recompute import recompute_blocks
 from isogloss.recipe import Recipe
@@ -55,6 +58,7 @@ class RunEstimate:
         axes: how its ranks are laid out.
         parameters: by part.
         flops: operations of the whole run.
+        float8_flops: those of them that are in float8.
         tokens: that all steps read, over all ranks.
         steps: of the run.
         memory: of one rank.
@@ -66,6 +70,7 @@ class RunEstimate:
     axes: Axes
     parameters: dict[str, int]
     flops: float
+    float8_flops: float
     tokens: int
     steps: int
     memory: Memory
@@ -79,8 +84,17 @@ class RunEstimate:
         return sum(self.parameters.values())
 
     def step_seconds(self, gpu: Gpu, share: float) -> float:
-        """Of one step, at a share of the peak; the mean, where steps differ."""
-        return self.flops / self.steps / (self.axes.size * gpu.peak * share)
+        """Of one step, at a share of the peaks; the mean, where steps differ.
+
+        Raises:
+            UserError: it is to multiply in float8, which the GPU does not.
+        """
+        seconds = (self.flops - self.float8_flops) / gpu.peak
+        if self.float8_flops:
+            if not gpu.has_float8:
+                raise UserError("this kind of GPU does not multiply in float8; take another, or set train.float8='off'")
+            seconds += self.float8_flops / gpu.float8_peak
+        return seconds / self.steps / (self.axes.size * share)
 
     def fits(self, gpu: Gpu) -> bool:
         """Whether a rank's memory holds it."""
@@ -105,6 +119,7 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
     """
     recipe = with_planned_vocabulary(recipe)
     axes = recipe.axes(n_ranks)
+    recipe.check_float8(axes)
     planned = plan_model(recipe.model, recipe.init)
     parameters = parameters_by_part(entry.site for entry in planned.plan.values())
     n_parameters = float(sum(parameters.values()))
@@ -112,6 +127,7 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         axes,
         parameters,
         recipe.flops(planned.model),
+        0.0 if recipe.train.float8 == "off" else _flops_of_projections(recipe, planned.model),
         recipe.n_tokens,
         recipe.train.steps,
         _memory(recipe, axes, planned.plan),
@@ -119,6 +135,11 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         4 * n_parameters,
         (4 if recipe.optim.moments == "bf16" else 8) * n_parameters,
     )
+
+
+def _flops_of_projections(recipe: Recipe, model: Decoder) -> float:
+    """Six for each weight and token: a product forward, and two backward."""
+    return 6.0 * sum(projection.weight.numel() for _, projection in projections(model)) * recipe.n_tokens
 
 
 def estimate_rows(found: RunEstimate, gpu: Gpu, share: float, network: float) -> list[tuple[str, str]]:
@@ -144,9 +165,10 @@ def estimate_rows(found: RunEstimate, gpu: Gpu, share: float, network: float) ->
     rows.append(("  CUDA, NCCL, gaps", f"about {UNSEEN / 2**30:.1f} GiB"))
     left = (gpu.memory - UNSEEN - found.memory.total) / 2**30
     fits = f"yes, {left:.1f} GiB are left" if found.fits(gpu) else f"no, by {-left:.1f} GiB"
+    peaks = f"{gpu.peak / 1e12:,.0f}" + (f" (float8 {gpu.float8_peak / 1e12:,.0f})" if found.float8_flops else "")
     rows += [
         (f"fits into {gpu.memory / 1e9:.0f} GB", fits),
-        (f"a step at {share:.0%} of {gpu.peak / 1e12:,.0f} Tflop/s", _short(seconds)),
+        (f"a step at {share:.0%} of {peaks} Tflop/s", _short(seconds)),
         ("the run", duration(seconds * found.steps)),
     ]
     for axis, size in found.traffic.items():

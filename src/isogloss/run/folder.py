@@ -29,6 +29,7 @@ CHANGEABLE = (
     "train.recompute",
     "train.device",
     "train.precision",
+    "train.float8",
     "train.compile",
     "train.max_skipped",
     "train.max_minutes",

@@ -71,6 +71,9 @@ def open_session(recipe: Recipe, folder: RunFolder, display: Display, ranks: Ran
     per_step, there_are = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
     steps, read = recipe.train.steps, recipe.n_tokens
     display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, read, there_are))
+    if recipe.train.float8 != "off":
+        emulated = ", emulated: slow, to study its numerics" if machine.device == "cpu" else ""
+        display.say(f"  projections in float8, {recipe.train.float8} scales{emulated}")
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
     session = _build(recipe, folder, corpus, machine, expected, planned, ranks, axes)
@@ -86,7 +89,7 @@ def _choose_machine(
 ) -> Machine:
     """The decisions that the run began with, as long as they can be kept; they change the last bits."""
     former = folder.saved_machine()
-    redecide = any(c.startswith(("train.device", "train.precision", "train.compile")) for c in changes)
+    redecide = any(c.startswith(("train.device", "train.precision", "train.float8", "train.compile")) for c in changes)
     if former is None or redecide:
         return replace(find_machine(recipe.train, expected.flops / n_ranks), ranks=n_ranks)
     kept = recipe.train.model_copy(
@@ -122,6 +125,7 @@ def _build(
         recompute=recipe.train.recompute,
         layout=layout,
         precision=machine.precision,
+        float8=recipe.train.float8,
     )
     loader = open_loader(corpus, recipe.data.cut(), recipe.train.plan(), recipe.seed, recipe.train.steps)
     optimizer = create_optimizer(model, recipe.optim, planned.plan)

@@ -50,6 +50,7 @@ def train(recipe: Recipe, display: Display, *, fresh: bool = False) -> dict[str,
 def _train(recipe: Recipe, display: Display, fresh: bool, ranks: Ranks, until: float | None) -> dict[str, Any]:
     with ExitStack() as stack:
         axes = recipe.axes(ranks.world_size)
+        recipe.check_float8(axes, _device(recipe))
         folder = RunFolder(recipe.folder)
         if not ranks.first:  # the first rank alone shows and writes
             display = Display(Console(quiet=True))
