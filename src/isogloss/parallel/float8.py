@@ -1,10 +1,10 @@
 """Products in 8 bits: the blocks' projections, both operands scaled and rounded on the way into each product.
 
-``y = (q(s_x x) q(s_W W)^T) / (s_x s_W)`` with s the largest number of the format over the largest magnitude, and the same
+``y = (q(s_x x) q(s_W W)^T) / (s_x s_W)``, s the largest number of the format over the largest magnitude, and likewise
 for both products of the backward pass (Micikevicius et al. 2022, FP8 formats for deep learning):
 
 tensorwise  one s for an operand; activations and weights in e4m3, gradients in e5m2
-rowwise     an s for each row of the left operand and each column of the right, rounded down to a power of 2; all in e4m3
+rowwise     one for each row of the left operand and column of the right, rounded down to a power of 2; all in e4m3
 
 torchao multiplies. Weights, their names, initial values and checkpoints are those of a model in bf16: only what a
 projection calls for its product changes, and only where gradients are wanted. What is evaluated, observed or generated
