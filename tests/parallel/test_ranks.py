@@ -51,8 +51,8 @@ MIXTURES = [name for name, case in CASES.items() if case.model or case.parallel.
 MIXTURES += ["copies x tensor 2x2", "context 4", "FSDP x context 2x2", "FSDP 4, bf16, gathered in fp32"]
 CHOSEN = [name for name in CASES if name not in MIXTURES or "ISOGLOSS_FAULTS" in os.environ]
 CPU = torch.device("cpu")
-# Two draws of float8's errors, as tests/parallel/test_float8.py bounds one: of the logits 0.06 of their deviation, about
-# 1, over the root of 90 targets; of gradients 0.15, which adds the square of that to the square of their norm.
+# Two draws of float8's errors, as tests/parallel/test_float8.py bounds one: of logits 0.06 of their deviation, about 1,
+# over the root of 90 targets; of gradients 0.15, which adds the square of that to the square of their norm.
 FIRST_LOSS_FLOAT8, FIRST_NORM_FLOAT8 = 3 * 2**0.5 * 0.06 / 90**0.5, 0.15**2
 FSDP_2, CONTEXT_2, HSDP = CASES["FSDP 2"], CASES["context 2"], CASES["HSDP 2x2"]
 

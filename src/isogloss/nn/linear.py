@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from isogloss.nn.roles import Declared, Role, declare
@@ -17,7 +18,7 @@ class Linear(nn.Linear):
         # What multiplies input and weight where gradients are wanted (`isogloss.parallel.float8`).
         self.product: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
         """Apply to the last dim."""
         if self.product is None or not torch.is_grad_enabled():
             return super().forward(input)

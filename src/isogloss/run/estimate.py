@@ -24,7 +24,7 @@ from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.plan import Entry
 from isogloss.models.decoder import Decoder
 from isogloss.nn.roles import Role
-from isogloss.parallel.float8 import projections
+from isogloss.parallel.float8 import Float8, projections
 from isogloss.parallel.mesh import Axes
 from isogloss.parallel.recompute import recompute_blocks
 from isogloss.recipe import Recipe
@@ -58,7 +58,8 @@ class RunEstimate:
         axes: how its ranks are laid out.
         parameters: by part.
         flops: operations of the whole run.
-        float8_flops: those of them that are in float8.
+        float8: how float8 is scaled, or off.
+        float8_flops: those of the operations that are in it.
         tokens: that all steps read, over all ranks.
         steps: of the run.
         memory: of one rank.
@@ -70,6 +71,7 @@ class RunEstimate:
     axes: Axes
     parameters: dict[str, int]
     flops: float
+    float8: Float8
     float8_flops: float
     tokens: int
     steps: int
@@ -87,12 +89,15 @@ class RunEstimate:
         """Of one step, at a share of the peaks; the mean, where steps differ.
 
         Raises:
-            UserError: it is to multiply in float8, which the GPU does not.
+            UserError: it is to multiply in float8 as the GPU does not.
         """
         seconds = (self.flops - self.float8_flops) / gpu.peak
-        if self.float8_flops:
-            if not gpu.has_float8:
-                raise UserError("this kind of GPU does not multiply in float8; take another, or set train.float8='off'")
+        if self.float8 != "off":
+            if self.float8 not in gpu.float8:
+                raise UserError(
+                    f"train.float8 is {self.float8}, and this kind of GPU multiplies in float8 with "
+                    f"{' and '.join(gpu.float8) or 'no'} scales; take another, or set train.float8='off'"
+                )
             seconds += self.float8_flops / gpu.float8_peak
         return seconds / self.steps / (self.axes.size * share)
 
@@ -127,6 +132,7 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         axes,
         parameters,
         recipe.flops(planned.model),
+        recipe.train.float8,
         0.0 if recipe.train.float8 == "off" else _flops_of_projections(recipe, planned.model),
         recipe.n_tokens,
         recipe.train.steps,
