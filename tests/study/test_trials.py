@@ -86,7 +86,7 @@ def test_trials_multiply_in_float8_where_asked(tiny: Path) -> None:
     assert on["loss"] != off["loss"]
     assert on_sizes["stream"] != off_sizes["stream"]
     assert on_sizes["branch"] == off_sizes["branch"], "what is observed before any step is as it was"
-    with pytest.raises(UserError, match="train.float8 is rowwise"):
+    with pytest.raises(UserError, match=r"train\.float8 is rowwise"):
         open_study(load_recipe(str(tiny), ["train.float8=rowwise"]), tiny, 1, Display(Console(quiet=True)))
 
 

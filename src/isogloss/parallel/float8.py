@@ -148,8 +148,9 @@ def _product(scaling: Float8, device: str) -> Callable[[Tensor, Tensor], Tensor]
 
 
 _OF_NO_CONCERN = {
-    # Kernels built for other GPUs and formats, none of which float8 training calls: it calls PyTorch's own.
+    # Kernels for other GPUs and formats, none of which float8 training calls: it calls PyTorch's own.
     "torchao": ("Failed to load ", "Skipping import of cpp extensions"),
+    "torchao.kernel.intmm": ("Warning: Detected no triton",),
     # From PyTorch to torchao's authors.
     "torch.utils._pytree": ("<enum 'KernelPreference'>",),
 }
