@@ -169,13 +169,21 @@ def gpus() -> str:
         [
             f"`{name}`",
             f"{gpu.peak / 1e12:g}",
+            f"{gpu.float8_peak / 1e12:g}, {' and '.join(gpu.float8)}" if gpu.float8 else "none",
             f"{gpu.memory / 1e9:g}",
             f"{gpu.bandwidth / 1e9:,g}",
             f"{gpu.link / 1e9:g}",
         ]
         for name, gpu in GPUS.items()
     ]
-    heading = ["GPU", "bf16 peak, dense, Tflop/s", "memory, GB", "its bandwidth, GB/s", "link, one way, GB/s"]
+    heading = [
+        "GPU",
+        "bf16 peak, dense, Tflop/s",
+        "float8, scales",
+        "memory, GB",
+        "its bandwidth, GB/s",
+        "link, one way, GB/s",
+    ]
     return _markdown(heading, rows)
 
 

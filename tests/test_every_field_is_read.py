@@ -231,6 +231,7 @@ VARIATIONS = {
     "train.recompute": Vary("train.recompute=full"),
     "train.device": Vary("train.device=cuda"),
     "train.precision": Vary("train.precision=bf16"),
+    "train.float8": Vary("train.float8=rowwise", ["train.precision=bf16", "data.seq_len=32", "model.ffn.d_ff=32"]),
     "train.compile": Vary("train.compile='on'"),
     "train.max_skipped": Vary("train.max_skipped=2", ["optim.lr=1e30", "optim.clip=.inf"]),
     "train.max_minutes": Vary("train.max_minutes=1e-9"),

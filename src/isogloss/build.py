@@ -10,6 +10,7 @@ from isogloss.init.scheme import Scheme
 from isogloss.models.decoder import Decoder
 from isogloss.models.registry import ModelConfig, create_model
 from isogloss.parallel.context import share_rows
+from isogloss.parallel.float8 import Float8, multiply_in_float8
 from isogloss.parallel.fsdp import shard_weights
 from isogloss.parallel.mesh import Layout
 from isogloss.parallel.recompute import Recompute, recompute_blocks
@@ -47,6 +48,7 @@ def materialise(
     recompute: Recompute = "none",
     layout: Layout | None = None,
     precision: str = "fp32",
+    float8: Float8 = "off",
 ) -> Decoder:
     """Give a planned model its memory and its first weights, float32.
 
@@ -58,9 +60,11 @@ def materialise(
         recompute: what a block computes again in the backward pass.
         layout: the ranks that share the model; each gets its part of the very same weights.
         precision: of the products, which weights may be gathered in.
+        float8: how the operands of projections are scaled, where those multiply in float8.
     """
     model = planned.model
     assert all(p.is_meta for p in model.parameters()), "planned models are materialised once"
+    multiply_in_float8(model, float8, device)
     if layout is not None:
         if layout.tensor is not None:
             split_layers(model, layout.tensor)

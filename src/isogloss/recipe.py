@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from isogloss.build import plan_model
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.config.base import Config, UserError
 from isogloss.config.load import load_config
@@ -17,6 +18,7 @@ from isogloss.init.schemes import LinguaConfig, SchemeConfig
 from isogloss.models.protocol import LanguageModel
 from isogloss.models.registry import ModelConfig
 from isogloss.optim.groups import AdamWConfig
+from isogloss.parallel.float8 import check_float8
 from isogloss.parallel.mesh import Axes, ParallelConfig, Stretch, check_axes, find_axes
 from isogloss.train.loop import TrainConfig
 from isogloss.train.trackers import TrackersConfig
@@ -115,6 +117,27 @@ class Recipe(Config):
             first += n_steps
         check_axes(axes, self.model, stretches)
         return axes
+
+    def check_float8(self, axes: Axes, device: str | None = None) -> None:
+        """Whether projections can be multiplied in float8, where the recipe asks for it.
+
+        Args:
+            axes: of the run.
+            device: where it is to run here, ``cpu`` or ``cuda``; ``None`` if not here.
+
+        Raises:
+            UserError: they cannot; every reason is listed.
+        """
+        if self.train.float8 != "off":
+            any_vocabulary = self.model.model_copy(update={"vocab_size": self.model.vocab_size or 1})
+            check_float8(
+                self.train.float8,
+                plan_model(any_vocabulary, self.init).model,
+                precision=self.train.precision,
+                n_positions=self.data.seq_len // axes.context,
+                n_tensor=axes.tensor,
+                device=device,
+            )
 
     def with_vocabulary(self, n_tokens: int) -> "Recipe":
         """The recipe with the model's vocabulary settled for a tokenizer of ``n_tokens`` ids.

@@ -79,6 +79,19 @@ def test_it_trains_in_bf16_as_a_cpu_in_fp32(tiny: Path, device: str, within_docu
         assert losses(tiny, "tiny", kind) == pytest.approx(losses(tiny, "cpu", kind), rel=0.02)
 
 
+@pytest.mark.parametrize("scaling", ["tensorwise", "rowwise"])
+def test_projections_in_float8_are_near_a_cpus(tiny: Path, scaling: str) -> None:
+    """The GPU's own products beside emulated ones: they differ in how sums are rounded."""
+    needed = (8, 9) if scaling == "tensorwise" else (9, 0)
+    if torch.cuda.get_device_capability() < needed:
+        pytest.skip(f"needs compute capability {needed}")
+    settings = ["train.steps=3", "train.precision=bf16", f"train.float8={scaling}"]
+    settings += ["data.seq_len=32", "model.ffn.d_ff=64"]
+    run(tiny, "train.device=cuda", *settings)
+    run(tiny, "train.device=cpu", "name=cpu", *settings)
+    assert losses(tiny, "tiny") == pytest.approx(losses(tiny, "cpu"), rel=0.02)
+
+
 def ordered(values: torch.Tensor) -> torch.Tensor:
     """Integers that count float32 numbers in their order, so that neighbours differ by 1."""
     bits = values.cpu().view(torch.int32).long()

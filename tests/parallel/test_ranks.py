@@ -5,6 +5,7 @@ and each test looks at its part. All of `equality.CASES` only where ISOGLOSS_FAU
 """
 
 import json
+import logging
 import os
 from collections import Counter
 from contextlib import nullcontext
@@ -38,12 +39,13 @@ from isogloss.optim.groups import AdamWConfig, create_optimizer
 from isogloss.parallel.context import RankBatches
 from isogloss.parallel.env import process_group
 from isogloss.parallel.loss import VocabularyLoss
+from isogloss.parallel.mesh import Layout
 from isogloss.parallel.whole import whole_tensors
 from isogloss.recipe import load_recipe
 from isogloss.run.train import train as train_run
 from isogloss.train.display import Display
 from isogloss.train.metrics import read_metrics
-from isogloss.train.step import train_step
+from isogloss.train.step import StepResult, train_step
 
 MIXTURES = [
     name
@@ -53,6 +55,9 @@ MIXTURES = [
 MIXTURES += ["copies x tensor 2x2", "context 4", "FSDP x context 2x2", "FSDP 4, bf16, gathered in fp32"]
 CHOSEN = [name for name in CASES if name not in MIXTURES or "ISOGLOSS_FAULTS" in os.environ]
 CPU = torch.device("cpu")
+# Two draws of float8's errors, as tests/parallel/test_float8.py bounds one: of logits 0.06 of their deviation, about 1,
+# over the root of 90 targets; of gradients 0.15, which adds the square of that to the square of their norm.
+FIRST_LOSS_FLOAT8, FIRST_NORM_FLOAT8 = 3 * 2**0.5 * 0.06 / 90**0.5, 0.15**2
 FSDP_2, CONTEXT_2, HSDP = CASES["FSDP 2"], CASES["context 2"], CASES["HSDP 2x2"]
 
 
@@ -213,6 +218,31 @@ def duplicated_shards() -> dict[str, Any]:
     }
 
 
+def in_float8() -> dict[str, Any]:
+    """The first step's differences from one process, by strategy and scales; and what importing torchao has to say."""
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).addHandler(listener)
+    found: dict[str, Any] = {}
+    for name, case in (("fsdp", FSDP_2), ("tensor", CASES["tensor 2"])):
+        for scaling in ("off", "tensorwise", "rowwise"):
+            alone, split = (_float8_step(scaling, layout) for layout in (None, make_layout(case)))
+            off = abs(split[1].loss - alone[1].loss), abs(split[1].grad_norm / alone[1].grad_norm - 1)
+            found[f"{name} {scaling}"] = (split[0] == alone[0], *off)
+    return found | {"said": said}
+
+
+def _float8_step(scaling: Any, layout: Layout | None) -> tuple[dict[str, str], StepResult]:
+    planned = plan_model(CONFIG, LinguaConfig())
+    model = materialise(planned, seed=0, device=CPU, layout=layout, precision="bf16", float8=scaling)
+    start, optimizer = fingerprint(model), create_optimizer(model, AdamWConfig(), planned.plan)
+    rows = equality.Rows() if layout is None else RankBatches(equality.Rows(), layout)
+    options: Any = {"micro_batch_size": 8, "clip": 1.0, "precision": "bf16", "layout": layout}
+    return start, train_step(model, optimizer, rows.batch(0), **options)
+
+
 ON_FOUR = (copies_counted_twice, vocabulary_losses)
 ON_TWO = (
     own_counts,
@@ -222,6 +252,7 @@ ON_TWO = (
     poisoned,
     transfers,
     duplicated_shards,
+    in_float8,
 )
 RUN = ("train.steps=6", "optim.schedule.type=constant", "watch.validate_every=4", "checkpoint.every=4")
 
@@ -347,6 +378,30 @@ def test_duplicate_shards_are_seen(found) -> None:
     name, got = "layers.0.ffn.up_proj.weight", found["duplicated_shards 2"]
     assert got["differ"] == [name]
     assert [name, "shards"] in got["found"]
+
+
+@pytest.mark.parametrize("case", ["fsdp off", "fsdp rowwise", "tensor off"])
+def test_scales_of_rows_are_those_of_one_process(found, case: str) -> None:
+    """A row is on one rank, whole, so in its forward pass the same bits are rounded."""
+    same_start, first_loss, _ = found["in_float8 2"][case]
+    assert same_start
+    assert first_loss <= equality.FIRST_LOSS_BF16
+
+
+@pytest.mark.parametrize("case", ["fsdp tensorwise", "tensor tensorwise", "tensor rowwise"])
+def test_other_scales_are_near(found, case: str) -> None:
+    """Scales are of a rank's own activations and gradients, or a rank's product is rounded before the sum over ranks.
+
+    Each of the two is then off by what float8 makes of it (tests/parallel/test_float8.py).
+    """
+    same_start, first_loss, first_norm = found["in_float8 2"][case]
+    assert same_start
+    assert first_loss <= FIRST_LOSS_FLOAT8
+    assert first_norm <= FIRST_NORM_FLOAT8
+
+
+def test_importing_torchao_is_not_heard(found) -> None:
+    assert found["in_float8 2"]["said"] == []
 
 
 def test_a_run_on_two_ranks_is_the_run_of_one(found, folder: Path) -> None:

@@ -86,6 +86,22 @@ def test_an_8b_model_on_64_gpus() -> None:
     assert found.traffic == {"shard": pytest.approx(expected)}
 
 
+def test_projections_in_float8_take_half_the_time() -> None:
+    plain = estimate_recipe(load_recipe("stdlib-small", LARGE), 64)
+    found = estimate_recipe(load_recipe("stdlib-small", [*LARGE, "train.float8=rowwise"]), 64)
+    in_blocks = plain.n_parameters - 2 * 128256 * 4096 - 65 * 4096  # all but the embedding, the head and the norms
+    assert found.float8_flops == pytest.approx(6 * in_blocks * found.tokens)
+    h100, share = GPUS["h100"], 0.4
+    saved = plain.step_seconds(h100, share) - found.step_seconds(h100, share)
+    assert saved == pytest.approx(0.5 * found.float8_flops / found.steps / (64 * h100.peak * share))
+    assert "a step at 40% of 989 (float8 1,978) Tflop/s" in dict(estimate_rows(found, h100, share, 50e9))
+    for name, scales in (("a100", "no"), ("l40s", "tensorwise")):
+        with pytest.raises(UserError, match=f"multiplies in float8 with {scales} scales"):
+            found.step_seconds(GPUS[name], share)
+    with pytest.raises(UserError, match="up_proj maps 4096 numbers to 14330"):
+        estimate_recipe(load_recipe("stdlib-small", [*LARGE, "train.float8=rowwise", "model.ffn.d_ff=14330"]), 64)
+
+
 def test_each_means_saves_what_it_should() -> None:
     def total(*overrides: str, n_ranks: int = 64) -> float:
         return estimate_recipe(load_recipe("stdlib-small", [*LARGE, *overrides]), n_ranks).memory.total

@@ -19,6 +19,7 @@ from isogloss.data.prepared import open_prepared
 from isogloss.recipe import Recipe, load_recipe
 from isogloss.study import trials as module
 from isogloss.study.compare import Arm, Comparison, comparison_rows
+from isogloss.study.coordinates import coordinate_trial
 from isogloss.study.training import training_trial
 from isogloss.study.trials import Study, Trial, open_study
 from isogloss.train.display import Display
@@ -72,6 +73,21 @@ def test_what_is_not_finite_is_null(study: Study) -> None:
 def test_equal_trials_run_once(study: Study) -> None:
     assert [r["seed"] for r in study.run(count, trials_of(study, 1, 1, 0))] == [1, 1, 0]
     assert marks(study) == 2
+
+
+def test_trials_multiply_in_float8_where_asked(tiny: Path) -> None:
+    even = ["train.precision=bf16", "data.seq_len=32", "model.ffn.d_ff=32", "train.steps=3"]
+    found: dict[str, list[dict]] = {}
+    for float8 in ("off", "rowwise"):
+        recipe = load_recipe(str(tiny), [*even, f"train.float8='{float8}'"])
+        study = open_study(recipe, tiny.parent / "studies", 1, Display(Console(quiet=True)))
+        found[float8] = [training_trial(study.recipe, study.corpus), coordinate_trial(study.recipe, study.corpus)]
+    (off, off_sizes), (on, on_sizes) = found.values()
+    assert on["loss"] != off["loss"]
+    assert on_sizes["stream"] != off_sizes["stream"]
+    assert on_sizes["branch"] == off_sizes["branch"], "what is observed before any step is as it was"
+    with pytest.raises(UserError, match=r"train\.float8 is rowwise"):
+        open_study(load_recipe(str(tiny), ["train.float8=rowwise"]), tiny, 1, Display(Console(quiet=True)))
 
 
 def test_what_decides_a_trial_is_in_its_name(study: Study, monkeypatch) -> None:

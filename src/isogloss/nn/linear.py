@@ -1,6 +1,10 @@
 """Linear map and embedding that declare their role and leave their weights to the initialisation plan."""
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from isogloss.nn.roles import Declared, Role, declare
 
@@ -11,6 +15,14 @@ class Linear(nn.Linear):
     def __init__(self, d_in: int, d_out: int, role: Role) -> None:
         super().__init__(d_in, d_out, bias=False)
         declare(self, weight=Declared(role, fan_in=d_in, fan_out=d_out))
+        # What multiplies input and weight where gradients are wanted (`isogloss.parallel.float8`).
+        self.product: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def forward(self, input: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
+        """Apply to the last dim."""
+        if self.product is None or not torch.is_grad_enabled():
+            return super().forward(input)
+        return self.product(input, self.weight)
 
     def reset_parameters(self) -> None:
         """Nothing: the plan fills the weight (`isogloss.init`), once, after sharding."""

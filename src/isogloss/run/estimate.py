@@ -20,9 +20,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from isogloss.build import plan_model
+from isogloss.config.base import UserError
 from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.plan import Entry
+from isogloss.models.decoder import Decoder
 from isogloss.nn.roles import Role
+from isogloss.parallel.float8 import Float8, projections
 from isogloss.parallel.fsdp import count_units
 from isogloss.parallel.mesh import Axes
 from isogloss.parallel.recompute import recompute_blocks
@@ -58,6 +61,8 @@ class RunEstimate:
         axes: how its ranks are laid out.
         parameters: by part.
         flops: operations of the whole run.
+        float8: how float8 is scaled, or off.
+        float8_flops: those of the operations that are in it.
         tokens: that all steps read, over all ranks.
         steps: of the run.
         memory: of one rank.
@@ -69,6 +74,8 @@ class RunEstimate:
     axes: Axes
     parameters: dict[str, int]
     flops: float
+    float8: Float8
+    float8_flops: float
     tokens: int
     steps: int
     memory: Memory
@@ -82,8 +89,20 @@ class RunEstimate:
         return sum(self.parameters.values())
 
     def step_seconds(self, gpu: Gpu, share: float) -> float:
-        """Of one step, at a share of the peak; the mean, where steps differ."""
-        return self.flops / self.steps / (self.axes.size * gpu.peak * share)
+        """Of one step, at a share of the peaks; the mean, where steps differ.
+
+        Raises:
+            UserError: it is to multiply in float8 as the GPU does not.
+        """
+        seconds = (self.flops - self.float8_flops) / gpu.peak
+        if self.float8 != "off":
+            if self.float8 not in gpu.float8:
+                raise UserError(
+                    f"train.float8 is {self.float8}, and this kind of GPU multiplies in float8 with "
+                    f"{' and '.join(gpu.float8) or 'no'} scales; take another, or set train.float8='off'"
+                )
+            seconds += self.float8_flops / gpu.float8_peak
+        return seconds / self.steps / (self.axes.size * share)
 
     def fits(self, gpu: Gpu) -> bool:
         """Whether a rank's memory holds it."""
@@ -108,6 +127,7 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
     """
     recipe = with_planned_vocabulary(recipe)
     axes = recipe.axes(n_ranks)
+    recipe.check_float8(axes)
     planned = plan_model(recipe.model, recipe.init)
     parameters = parameters_by_part(entry.site for entry in planned.plan.values())
     model_bytes, optimizer_bytes = checkpoint_bytes(sum(parameters.values()), recipe.optim)
@@ -115,6 +135,8 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         axes,
         parameters,
         recipe.flops(planned.model),
+        recipe.train.float8,
+        0.0 if recipe.train.float8 == "off" else _flops_of_projections(recipe, planned.model),
         recipe.n_tokens,
         recipe.train.steps,
         _memory(recipe, axes, planned.plan),
@@ -122,6 +144,11 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         model_bytes,
         optimizer_bytes,
     )
+
+
+def _flops_of_projections(recipe: Recipe, model: Decoder) -> float:
+    """Six for each weight and token: a product forward, and two backward."""
+    return 6.0 * sum(projection.weight.numel() for _, projection in projections(model)) * recipe.n_tokens
 
 
 def estimate_rows(found: RunEstimate, gpu: Gpu, share: float, network: float) -> list[tuple[str, str]]:
@@ -147,9 +174,10 @@ def estimate_rows(found: RunEstimate, gpu: Gpu, share: float, network: float) ->
     rows.append(("  CUDA, NCCL, gaps", f"about {UNSEEN / 2**30:.1f} GiB"))
     left = (gpu.memory - UNSEEN - found.memory.total) / 2**30
     fits = f"yes, {left:.1f} GiB are left" if found.fits(gpu) else f"no, by {-left:.1f} GiB"
+    peaks = f"{gpu.peak / 1e12:,.0f}" + (f" (float8 {gpu.float8_peak / 1e12:,.0f})" if found.float8_flops else "")
     rows += [
         (f"fits into {gpu.memory / 1e9:.0f} GB", fits),
-        (f"a step at {share:.0%} of {gpu.peak / 1e12:,.0f} Tflop/s", _short(seconds)),
+        (f"a step at {share:.0%} of {peaks} Tflop/s", _short(seconds)),
         ("the run", duration(seconds * found.steps)),
     ]
     for axis, size in found.traffic.items():

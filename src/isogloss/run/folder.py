@@ -31,6 +31,7 @@ CHANGEABLE = (
     "train.recompute",
     "train.device",
     "train.precision",
+    "train.float8",
     "train.compile",
     "train.max_skipped",
     "train.max_minutes",

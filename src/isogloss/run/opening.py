@@ -75,6 +75,9 @@ def open_session(
     per_step, there_are = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
     steps, read = recipe.train.steps, recipe.n_tokens
     display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, read, there_are))
+    if recipe.train.float8 != "off":
+        emulated = ", emulated: slow, to study its numerics" if machine.device == "cpu" else ""
+        display.say(f"  projections in float8, {recipe.train.float8} scales{emulated}")
     with watchdog.alone("finding room for checkpoints"):
         rank_0_first(
             ranks, "finding room for checkpoints", lambda: _find_room(recipe, folder, expected, ranks, display)
@@ -113,7 +116,7 @@ def _choose_machine(
 ) -> Machine:
     """The decisions that the run began with, as long as they can be kept; they change the last bits."""
     former = folder.saved_machine()
-    redecide = any(c.startswith(("train.device", "train.precision", "train.compile")) for c in changes)
+    redecide = any(c.startswith(("train.device", "train.precision", "train.float8", "train.compile")) for c in changes)
     if former is None or redecide:
         return replace(find_machine(recipe.train, expected.flops / n_ranks), ranks=n_ranks)
     device = former.device if torch.cuda.is_available() else "cpu"
@@ -159,6 +162,7 @@ def _build(
         recompute=recipe.train.recompute,
         layout=layout,
         precision=machine.precision,
+        float8=recipe.train.float8,
     )
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
     return Session(

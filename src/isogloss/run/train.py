@@ -65,6 +65,7 @@ def _train(
 ) -> dict[str, Any]:
     with ExitStack() as stack:
         axes = recipe.axes(ranks.world_size)
+        recipe.check_float8(axes, _device(recipe))
         folder = RunFolder(recipe.folder)
         if not ranks.first:  # the first rank alone shows and writes
             display = Display(Console(quiet=True))

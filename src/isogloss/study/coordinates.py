@@ -140,7 +140,7 @@ def _logits_from_zero(recipe: Recipe, batch: Batch) -> float:
 
 
 def _make(recipe: Recipe, planned: PlannedModel) -> Decoder:
-    return materialise(planned, seed=recipe.seed, device=torch.device("cpu"))
+    return materialise(planned, seed=recipe.seed, device=torch.device("cpu"), float8=recipe.train.float8)
 
 
 def _train(recipe: Recipe, model: Decoder, plan: Mapping[str, Entry], batch: Batch) -> dict[str, float]:

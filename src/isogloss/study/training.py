@@ -28,7 +28,9 @@ def training_trial(recipe: Recipe, corpus: Corpus) -> Result:
     """
     planned = plan_model(recipe.model, recipe.init)
     compiled = recipe.train.compile == "on"
-    model = materialise(planned, seed=recipe.seed, device=torch.device("cpu"), compiled=compiled)
+    model = materialise(
+        planned, seed=recipe.seed, device=torch.device("cpu"), compiled=compiled, float8=recipe.train.float8
+    )
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
     loader = create_loader(recipe, corpus)
     probe = probe_batch(loader)

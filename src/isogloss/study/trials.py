@@ -28,6 +28,7 @@ from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
 from isogloss.data.opening import open_corpus
 from isogloss.durable import write_whole
+from isogloss.parallel.mesh import Axes
 from isogloss.recipe import Recipe
 from isogloss.train.display import Display, duration
 from isogloss.train.machine import find_machine, measure_peak
@@ -129,6 +130,7 @@ def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display)
     Raises:
         UserError: the recipe asks for a GPU, or for what is not here.
     """
+    recipe.check_float8(Axes(1, 1, 1, 1), "cpu")
     corpus = open_corpus(recipe.data, recipe.tokenizer, display.say)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     # Without operations compiling never pays: it is on only where the recipe says so, a trial being short.

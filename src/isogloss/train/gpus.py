@@ -1,4 +1,6 @@
-"""What GPUs promise: peak of bfloat16 products (dense), memory, and bandwidths. From their makers' data sheets.
+"""What GPUs promise: peaks of products (dense), memory, and bandwidths. From their makers' data sheets.
+
+Those that multiply in float8 do so at twice the rate of bfloat16, to a part in a thousand, by the same sheets.
 
 Sources, as of 2026 (figures with sparsity halved):
 
@@ -26,21 +28,28 @@ class Gpu:
         memory: bytes; makers count in powers of ten.
         bandwidth: of its memory, bytes a second.
         link: to the others in its machine, bytes a second in one direction.
+        float8: the scales with which it multiplies in float8 (`isogloss.parallel.float8`).
     """
 
     peak: float
     memory: float
     bandwidth: float
     link: float
+    float8: tuple[str, ...] = ("tensorwise", "rowwise")
+
+    @property
+    def float8_peak(self) -> float:
+        """Float8 products, dense, operations a second; 0 where it has none."""
+        return 2 * self.peak if self.float8 else 0.0
 
 
 GPUS = {
-    "a100": Gpu(312e12, 80e9, 2.039e12, 300e9),
+    "a100": Gpu(312e12, 80e9, 2.039e12, 300e9, float8=()),
     "h100": Gpu(989e12, 80e9, 3.35e12, 450e9),
     "h200": Gpu(989e12, 141e9, 4.8e12, 450e9),
     "b200": Gpu(2250e12, 180e9, 8.0e12, 900e9),
-    "l40s": Gpu(362e12, 48e9, 0.864e12, 32e9),
-    "4090": Gpu(165.2e12, 24e9, 1.008e12, 32e9),
+    "l40s": Gpu(362e12, 48e9, 0.864e12, 32e9, float8=("tensorwise",)),
+    "4090": Gpu(165.2e12, 24e9, 1.008e12, 32e9, float8=("tensorwise",)),
     "mi300x": Gpu(1307e12, 192e9, 5.3e12, 448e9),
 }
 

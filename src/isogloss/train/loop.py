@@ -20,6 +20,7 @@ from isogloss.data.batches import BatchPlan, BatchStage, LengthStage, check_stag
 from isogloss.models.protocol import Batch, LanguageModel
 from isogloss.nn.precision import computing_device
 from isogloss.optim.groups import AdamWConfig, set_learning_rate
+from isogloss.parallel.float8 import Float8
 from isogloss.parallel.mesh import Layout
 from isogloss.parallel.recompute import Recompute
 from isogloss.train.guard import SpikeConfig
@@ -47,6 +48,9 @@ class TrainConfig(Config):
     """Where to train; auto: a CUDA device where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Type of the matrix products; auto: bf16 where this machine is measured to be faster at it."""
+    float8: Float8 = "off"
+    """Multiply the blocks' projections in float8 (pip install 'isogloss[float8]'), with a scale for each tensor or for
+    each row; off: in bf16. Emulated on a CPU, and slow there."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile blocks; auto: where a compiler is found and the run is long enough to pay for it."""
     max_skipped: int = Field(default=10, gt=0)

@@ -58,7 +58,9 @@ def find_machine(config: TrainConfig, total_flops: float) -> Machine:
         raise UserError("train.device is cuda, but PyTorch finds no CUDA device here; set train.device=cpu or auto")
     device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
     precision = config.precision
-    if precision == "auto":
+    if precision == "auto" and config.float8 != "off":
+        precision = "bf16"
+    elif precision == "auto":
         precision = "bf16" if measure_peak(device, "bf16") > 1.3 * measure_peak(device, "fp32") else "fp32"
     compilable = compiler_found(device.type)
     if config.compile == "on" and not compilable:
