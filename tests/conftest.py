@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import shape_checks  # noqa: F401 (before the library)
 from hypothesis import settings
+
+import shape_checks  # noqa: F401 (before the library)
 
 # PyTorch and the library are imported where they are needed: the process that hands out tests to workers, and makes
 # them wait until it has read this file, needs neither.

@@ -1,9 +1,8 @@
-"""The checker of signatures while tests run: beartype, an int passing for a float as in PEP 484, and jaxtyping's shapes.
+"""What checks signatures while tests run: beartype, an int passing for a float as in PEP 484, and jaxtyping's shapes.
 
-jaxtyping binds the arguments of every call and has them checked twice, so that sizes agree among them: most of the time
-of a short function, and two thirds of the time it takes to import the library. A signature that names no shape has
-nothing to agree on; beartype alone checks it, once. `quick` decides for each function, and stands for
-`jaxtyping.jaxtyped` from here on, so conftest.py imports this before the library.
+jaxtyping binds the arguments of every call and has them checked twice, so that sizes agree among them. A signature that
+names no shape has nothing to agree on: beartype alone checks it, once. `quick` decides for each function, and stands
+for `jaxtyping.jaxtyped` from here on; so conftest.py imports this before the library.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ with_shapes = jaxtyping.jaxtyped
 
 
 def quick(what: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
-    """As ``jaxtyping.jaxtyped(what, typechecker=typechecker)``: a function that checks, or a dataclass whose making does."""
+    """As ``jaxtyping.jaxtyped``: a function that checks its calls, or a dataclass that checks what it is made of."""
     if what is None:
         return functools.partial(quick, typechecker=typechecker)
     if inspect.isclass(what):

@@ -1,6 +1,7 @@
 """Several ranks do what one process does; and each guard against a silent failure is seen to be needed.
 
-Four processes go through everything once, over gloo. They write what they found, and each test looks at its part. All of `equality.CASES` only where ISOGLOSS_FAULTS is set: the rest are mixtures.
+Four processes go through everything once, over gloo. They write what they found, and each test looks at its part. All
+of `equality.CASES` only where ISOGLOSS_FAULTS is set: the rest are mixtures.
 """
 
 import json
