@@ -3,20 +3,24 @@
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import settings
 
-from isogloss import cli
-from isogloss.build import build_model
-from isogloss.init.schemes import LinguaConfig
-from isogloss.models.decoder import Decoder, DecoderConfig
+import shape_checks  # noqa: F401 (before the library)
+
+# PyTorch and the library are imported where they are needed: the process that hands out tests to workers, and makes
+# them wait until it has read this file, needs neither.
+if TYPE_CHECKING:
+    from isogloss.models.decoder import Decoder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
+    import torch
+
     torch.set_num_threads(1)  # workers whose threads wait for each other's cores are many times slower than one thread
 # Few cases of each property by default, so that the suite is quick; many times as many in a campaign.
 settings.register_profile("isogloss", max_examples=40 * int(os.environ.get("ISOGLOSS_FAULTS", "1")), deadline=None)
@@ -26,19 +30,34 @@ settings.load_profile("isogloss")
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests for GPUs are skipped where there are too few."""
     if (marker := item.get_closest_marker("gpu")) is not None:
+        import torch
+
         needed = marker.args[0] if marker.args else 1
         if torch.cuda.device_count() < needed:
             pytest.skip(f"needs {needed} CUDA devices")
 
 
-MakeDecoder = Callable[..., Decoder]
+MakeDecoder = Callable[..., "Decoder"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What a killed process wrote survives it without; a power cut is not tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session")
 def make_decoder() -> MakeDecoder:
     """``make_decoder(mixer={...}, ...)``: 2 layers of width 32; norms' gains differ from 1, logits are of order 1."""
+    import torch
 
-    def make(*, mixer: dict | None = None, seed: int = 0, **fields) -> Decoder:
+    from isogloss.build import build_model
+    from isogloss.init.schemes import LinguaConfig
+    from isogloss.models.decoder import DecoderConfig
+
+    def make(*, mixer: dict | None = None, seed: int = 0, **fields) -> "Decoder":
         defaults = {"d_model": 32, "n_layers": 2, "vocab_size": 50, "ffn": {"type": "swiglu", "d_ff": 48}}
         config = DecoderConfig.model_validate({**defaults, **fields, "mixer": {"n_heads": 4, **(mixer or {})}})
         model = build_model(config, LinguaConfig(), seed=seed, device=torch.device("cpu"))
@@ -115,8 +134,20 @@ def tiny_factory() -> Callable[[Path], Path]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What is computed here has the bits of a process with ``OMP_NUM_THREADS=1``."""
+    import torch
+
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(former)
+
+
+@pytest.fixture
 def call(capfd, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     """Run ``isogloss`` with some words in this process; gives exit code, output and errors."""
+    from isogloss import cli
 
     def run(*words: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["isogloss", *map(str, words)])

@@ -11,7 +11,15 @@ from multiprocessing.process import BaseProcess
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["isogloss.run.train", "torch.distributed.fsdp", "torch.distributed.tensor", "torch._dynamo", "pytest"]
+    [
+        "isogloss.run.train",
+        "isogloss.cli",
+        "matplotlib.backends.backend_agg",
+        "torch.distributed.fsdp",
+        "torch.distributed.tensor",
+        "torch._dynamo",
+        "pytest",
+    ]
 )
 
 

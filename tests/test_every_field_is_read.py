@@ -7,7 +7,6 @@ import base64
 import functools
 import hashlib
 import json
-import os
 import shutil
 import threading
 from dataclasses import dataclass, field
@@ -344,9 +343,8 @@ def _observer(root: Path, recipe: str, monkeypatch: pytest.MonkeyPatch):
     (root / "records.jsonl").write_text("\n".join(records))
     (root / "bad.jsonl").write_text("no JSON\n")
     monkeypatch.setattr(isogloss.build, "compile_model", lambda model: None)
-    # Pictures are not compared and power cuts not tested: drawing and waiting for the disk were half of the time.
+    # Pictures are not compared, and drawing them takes time.
     monkeypatch.setattr(finish, "plot_loss", lambda *rest, **more: None)
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
     def stdlib(include_tests: bool, skipped) -> list[Document]:
         paths = sorted((root / "corpus").iterdir())

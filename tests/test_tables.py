@@ -2,8 +2,8 @@
 
 import json
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import coordinates
@@ -11,6 +11,7 @@ import pages
 import pytest
 import records
 import tables
+import torch
 
 import isogloss.init.rng
 
@@ -23,25 +24,34 @@ def guide(tmp_path: Path) -> Path:
     return Path(shutil.copy(ROOT / "docs/guide.md", tmp_path))
 
 
-def check(page: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "benchmarks/tables.py", "--check", page]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def check(monkeypatch, capsys) -> Callable[[Path], tuple[int, str]]:
+    """``python benchmarks/tables.py --check PAGE`` in this process: exit code and errors."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # which would hold for the tests after this one
+
+    def run(page: Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["tables.py", "--check", str(page)])
+        with pytest.raises(SystemExit) as ended:
+            tables.main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    return run
 
 
-def test_a_stale_table_is_found_and_mended(guide: Path) -> None:
+def test_a_stale_table_is_found_and_mended(guide: Path, check) -> None:
     fresh = guide.read_text()
     stale = fresh.replace("| 0.0872 |", "| 0.0873 |", 1)
     assert stale != fresh
     guide.write_text(stale)
-    done = check(guide)
-    assert done.returncode == 1
-    assert "guide.md: the table plan is stale" in done.stderr
-    assert "0.0873" in done.stderr
-    assert "make docs" in done.stderr
+    code, errors = check(guide)
+    assert code == 1
+    assert "guide.md: the table plan is stale" in errors
+    assert "0.0873" in errors
+    assert "make docs" in errors
     assert guide.read_text() == stale
     assert tables.renew(guide, check=False) == []
     assert guide.read_text() == fresh
-    assert check(guide).returncode == 0
+    assert check(guide) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,17 @@ def tokens_of(documents: bool = False) -> torch.Tensor:
     return torch.randint(0, V // 8, (4, T), generator=torch.Generator().manual_seed(0))
 
 
-def signals(scheme: dict, fields: dict, documents: torch.Tensor | None = None) -> tuple[Signals, list[Signals]]:
+def signals(
+    scheme: dict, fields: dict, documents: torch.Tensor | None = None, seeds: int = SEEDS
+) -> tuple[Signals, list[Signals]]:
+    """Predicted, and measured with each seed."""
     defaults = {"d_model": 256, "n_layers": 6, "vocab_size": V}
     config = DecoderConfig.model_validate({**defaults, **fields, "mixer": {"n_heads": 8, **fields.get("mixer", {})}})
     chosen = TypeAdapter(SchemeConfig).validate_python(scheme)
     planned, tokens = plan_model(config, chosen), tokens_of()
     predicted = predict_signals(config, planned.model.multipliers, planned.plan, tokens, documents)
     measured = []
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         model = materialise(plan_model(config, chosen), seed=seed, device=torch.device("cpu"))
         targets = torch.randint(0, V, tokens.shape, generator=torch.Generator().manual_seed(seed))
         measured.append(measure_signals(model, Batch(tokens, targets, documents)))
@@ -105,8 +108,8 @@ def test_within_documents() -> None:
 
 def test_the_defect_starves_the_branches() -> None:
     """Its reason to be: the same check on the uncorrected scheme, against the corrected plan, fails by far."""
-    corrected, _ = signals({"type": "lingua"}, {})
-    _, measured = signals({"type": "lingua_before"}, {})
+    corrected, _ = signals({"type": "lingua"}, {}, seeds=0)
+    _, measured = signals({"type": "lingua_before"}, {}, seeds=1)
     assert measured[0].ffn_write[-1] < 0.1 * corrected.ffn_write[-1]
 
 

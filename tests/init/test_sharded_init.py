@@ -1,14 +1,11 @@
 """Sharded weights are the parts of the unsharded ones, bit for bit, in every layout and on any number of ranks.
 
-Four processes go through all layouts, in process groups of one to four of them: importing PyTorch is what costs time.
+Four processes go through all layouts, in process groups of one to four of them.
 """
-
-import os
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import init_device_mesh
@@ -16,6 +13,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.nn.parallel import DistributedDataParallel
 
+import ranks
 from isogloss.build import build_model
 from isogloss.init.apply import fill, initialise
 from isogloss.init.fingerprint import ReplicasDifferError, fingerprint
@@ -83,8 +81,7 @@ LAYOUTS = [
 ]
 
 
-def check(rank: int, store: str) -> None:
-    torch.set_num_threads(1)
+def check(rank: int, n_ranks: int, store: str) -> None:
     whole = build_model(CONFIG, LinguaConfig(), seed=5, device=torch.device("cpu"))
     prints = fingerprint(whole)
     for layout, n in LAYOUTS:
@@ -94,7 +91,6 @@ def check(rank: int, store: str) -> None:
             check_layout(layout, n, tensors(whole), prints)
             dist.barrier()
             dist.destroy_process_group()
-    os._exit(0)  # gloo's threads may abort an ordinary exit
 
 
 def check_layout(layout, n: int, expected: dict[str, torch.Tensor], prints: dict[str, str]) -> None:
@@ -139,9 +135,7 @@ def check_layout(layout, n: int, expected: dict[str, torch.Tensor], prints: dict
 
 
 def test_shards_are_parts_of_the_whole(tmp_path) -> None:
-    context = mp.spawn(check, (str(tmp_path / "store"),), nprocs=4, join=False)
-    while not context.join():
-        pass
+    assert ranks.end(ranks.start(check, 4, str(tmp_path / "store"), launched=True)) == [0] * 4
 
 
 def test_wrappers_change_nothing() -> None:

@@ -1,7 +1,7 @@
 """Several ranks do what one process does; and each guard against a silent failure is seen to be needed.
 
-Four processes go through everything once, over gloo: importing PyTorch is what costs time. They write what they found,
-and each test looks at its part. All of `equality.CASES` only where ISOGLOSS_FAULTS is set: the rest are mixtures.
+Four processes go through everything once, over gloo. They write what they found, and each test looks at its part. All
+of `equality.CASES` only where ISOGLOSS_FAULTS is set: the rest are mixtures.
 """
 
 import json
@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import isogloss.parallel.context as context
 import isogloss.parallel.gradients as gradients
 import isogloss.run.train
+import ranks
 from isogloss.build import materialise, plan_model
 from isogloss.config.base import UserError
 from isogloss.init.apply import from_all_ranks
@@ -273,24 +274,23 @@ def whole_run(recipe: str) -> str:
     return ""
 
 
-def work(rank: int, port: int, target: str, recipe: str) -> None:
-    torch.set_num_threads(1)
+def work(rank: int, n_ranks: int, target: str, recipe: str) -> None:
     found: dict[str, Any] = {}
-    for offset, n_ranks, functions in ((0, 4, ON_FOUR), (1, 2, ON_TWO)):
-        if rank >= n_ranks:
+    port = int(os.environ["MASTER_PORT"])
+    for offset, n, functions in ((0, n_ranks, ON_FOUR), (1, 2, ON_TWO)):
+        if rank >= n:
             break
-        become(rank, n_ranks, port + offset)
+        become(rank, n, port + offset)
         with process_group("cpu"):
-            for name in (name for name in CHOSEN if CASES[name].n_ranks == n_ranks):
+            for name in (name for name in CHOSEN if CASES[name].n_ranks == n):
                 found[name] = asdict(compare(CASES[name]))
             for function in functions:
-                found[f"{function.__name__} {n_ranks}"] = function()
+                found[f"{function.__name__} {n}"] = function()
     if rank < 2:
         become(rank, 2, port + 2)
         found["run"] = whole_run(recipe)
     if rank == 0:
         Path(target).write_text(json.dumps(found))
-    os._exit(0)  # gloo's threads may abort an ordinary exit
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +302,8 @@ def folder(tmp_path_factory, tiny_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> dict[str, Any]:
-    equality.spawn(work, 4, str(folder / "found.json"), str(folder / "tiny.yaml"))
+    target, recipe = str(folder / "found.json"), str(folder / "tiny.yaml")
+    assert ranks.end(ranks.start(work, 4, target, recipe, launched=True), 600) == [0] * 4
     return json.loads((folder / "found.json").read_text())
 
 

@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import isogloss.run.steps as module
+import ranks
+from isogloss import cli
 from isogloss.config.base import UserError
 from isogloss.recipe import load_recipe
 from isogloss.run.folder import RunFolder
@@ -139,23 +143,43 @@ def obey_signals() -> None:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+def program(words: list[str], log: str) -> None:
+    """``isogloss`` in a process of its own that is forked from one that has imported PyTorch; prints into a file."""
+    with Path(log).open("wb") as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+    torch.set_num_threads(1)
+    sys.argv = ["isogloss", *words]
+    cli.main()
+
+
+def fork(recipe: Path, *overrides: str) -> tuple[BaseProcess, Path]:
+    """``start`` without the wait; and where it prints."""
+    log = recipe.with_name(f"{time.time_ns()}.log")
+    process = ranks.CONTEXT.Process(target=program, args=(["train", str(recipe), *overrides], str(log)))
+    process.start()
+    return process, log
+
+
 def kill_after(recipe: Path, folder: Path, step: int, delay: float, *overrides: str) -> None:
     """Start the program, and kill -9 it ``delay`` seconds after it has logged ``step``."""
-    process = start(recipe, *overrides)
-    while process.poll() is None and not any(r["step"] >= step for r in read_metrics(folder / "metrics.jsonl")):
+    process, log = fork(recipe, *overrides)
+    while process.is_alive() and not any(r["step"] >= step for r in read_metrics(folder / "metrics.jsonl")):
         time.sleep(0.01)
     time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    output, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, output
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, log.read_text()
 
 
 def complete(recipe: Path, *overrides: str) -> str:
     """Run the program to its end; what it printed."""
-    process = start(recipe, *overrides)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+    process, log = fork(recipe, *overrides)
+    process.join(300)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+    return log.read_text()
 
 
 # Each start of the program costs seconds; tests/train/test_signals.py hears every signal by default.

@@ -124,13 +124,13 @@ def test_a_folder_that_cannot_be_made(study: Study, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_give_what_one_gives_and_survive_a_kill(tiny: Path) -> None:
+def test_processes_give_what_one_gives_and_survive_a_kill(tiny: Path, call, one_thread, monkeypatch) -> None:
     """The whole program is killed in the middle of a comparison; the same command ends with the same losses."""
-    paths = os.pathsep.join(sys.path)
-    command = [sys.executable, "-m", "isogloss", "init", "compare", "lingua", "gpt2", "--recipe", str(tiny)]
-    command += ["--set", "train.steps=150", "--seeds", "2", "--out", "studies"]
-    options = {"cwd": tiny.parent, "env": os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}}
-    process = subprocess.Popen([*command, "--jobs", "2"], start_new_session=True, **options)
+    words = ["init", "compare", "lingua", "gpt2", "--recipe", str(tiny)]
+    words += ["--set", "train.steps=150", "--seeds", "2", "--out"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "isogloss", *words, "studies", "--jobs", "2"]
+    process = subprocess.Popen(command, start_new_session=True, cwd=tiny.parent, env=environment)
     kept = tiny.parent / "studies/trials"
     deadline = time.monotonic() + 120
     while process.poll() is None and not (kept.is_dir() and any(kept.glob("[!.]*.json"))):
@@ -138,11 +138,12 @@ def test_processes_give_what_one_gives_and_survive_a_kill(tiny: Path) -> None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = subprocess.run([*command, "--jobs", "1"], capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stderr
-    assert "of 4 trials are in studies already" in done.stdout
-    whole = subprocess.run([*command[:-1], "whole", "--jobs", "1"], capture_output=True, text=True, **options)
-    assert whole.returncode == 0, whole.stderr
+    monkeypatch.chdir(tiny.parent)
+    code, said, errors = call(*words, "studies", "--jobs", "1")
+    assert code == 0, errors
+    assert "of 4 trials are in studies already" in said
+    code, _, errors = call(*words, "whole", "--jobs", "1")
+    assert code == 0, errors
     (a, b) = (json.loads(next((tiny.parent / f).glob("compare-*.json")).read_text()) for f in ("studies", "whole"))
     assert a["arms"] == b["arms"]
 

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 
 def plot_loss(
     records: list[dict[str, Any]], baselines: dict[str, float], title: str, path: Path, *, floor: float | None = None
@@ -21,6 +18,10 @@ def plot_loss(
         path: of the PNG.
         floor: the lowest loss there is, nats a target.
     """
+    # Here, since it takes a while, and a run begins without it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     in_bits = floor is None and any(r.get("bits_per_byte") is not None for r in records)
     value = "bits_per_byte" if in_bits else "loss"
     lines = {f"{name} -9": bits for name, bits in baselines.items()} if in_bits else {}

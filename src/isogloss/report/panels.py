@@ -5,9 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 
 @dataclass(frozen=True)
 class Line:
@@ -40,6 +37,10 @@ class Panel:
 
 def draw(panels: Sequence[Panel], path: Path, title: str = "") -> None:
     """Draw panels, up to three beside each other, as a PNG."""
+    # Here, since it takes a while, and a study begins without it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1.0 + 4.2 * columns, 0.6 + 3.4 * rows), layout="constrained")

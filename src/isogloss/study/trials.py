@@ -56,7 +56,7 @@ class Trial:
         decides = self.recipe.model_dump(mode="json", exclude={"name", "runs_dir", "watch", "checkpoint", "trackers"})
         planned = plan_model(self.recipe.model, self.recipe.init)
         says = [[entry.row() for entry in planned.plan.values()], asdict(planned.model.multipliers)]
-        code = _code(inspect.getfile(measure))
+        code = _code(inspect.getfile(inspect.unwrap(measure)))
         parts = [FORMAT, measure.__name__, torch.__version__, decides, says, corpus.name, code]
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -29,14 +29,27 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("program")
     generator = random.Random(0)
     words = ["def", "if", "else", "return", "self", "é", "for", "in", "range"]
     lines = [json.dumps({"text": " ".join(generator.choices(words, k=100))}) for _ in range(2000)]
-    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
-    (tmp_path / "program.py").write_text(PREPARE)
-    return [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "texts.jsonl")]
+    (root / "texts.jsonl").write_text("\n".join(lines))
+    (root / "program.py").write_text(PREPARE)
+    return [sys.executable, str(root / "program.py"), str(root / "texts.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def calm(program: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
+    """What an undisturbed process leaves, and how many seconds it worked."""
+    prepared = tmp_path_factory.mktemp("calm")
+    process = subprocess.Popen([*program, str(prepared)], stdout=subprocess.PIPE, text=True)
+    wait_for_work(prepared)
+    start = time.monotonic()
+    folder, _ = process.communicate()
+    assert process.returncode == 0
+    return contents(Path(folder.strip())), time.monotonic() - start
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -64,13 +77,8 @@ def wait_for_work(prepared: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
-def test_killed_at_any_moment(tmp_path: Path, program: list[str]) -> None:
-    undisturbed = subprocess.Popen([*program, str(tmp_path / "calm")], stdout=subprocess.PIPE, text=True)
-    wait_for_work(tmp_path / "calm")
-    start = time.monotonic()
-    folder, _ = undisturbed.communicate()
-    seconds = time.monotonic() - start
-    expected = contents(Path(folder.strip()))
+def test_killed_at_any_moment(tmp_path: Path, program: list[str], calm: tuple[dict[str, bytes], float]) -> None:
+    expected, seconds = calm
     generator = random.Random(int(os.environ.get("ISOGLOSS_FAULTS_SEED", "0")))
     n_killed = n_left = 0
     for _ in range(N_KILLS):
@@ -96,8 +104,9 @@ def test_killed_at_any_moment(tmp_path: Path, program: list[str]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
-def test_a_killed_worker_is_told_of_and_nothing_is_lost(tmp_path: Path, program: list[str]) -> None:
-    calm = subprocess.run([*program, str(tmp_path / "calm")], capture_output=True, text=True, check=True)
+def test_a_killed_worker_is_told_of_and_nothing_is_lost(
+    tmp_path: Path, program: list[str], calm: tuple[dict[str, bytes], float]
+) -> None:
     process = subprocess.Popen([*program, str(tmp_path / "killed")], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while not list((tmp_path / "killed").glob("*/spills/*.json")) and time.monotonic() < deadline:
@@ -108,7 +117,7 @@ def test_a_killed_worker_is_told_of_and_nothing_is_lost(tmp_path: Path, program:
     assert process.returncode != 0
     assert "a process that prepares the text was killed" in told
     ended = subprocess.run([*program, str(tmp_path / "killed")], capture_output=True, text=True, check=True)
-    assert contents(Path(ended.stdout.strip())) == contents(Path(calm.stdout.strip()))
+    assert contents(Path(ended.stdout.strip())) == calm[0]
 
 
 def cmdline(process: int) -> bytes:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+import checkpoint_jobs as jobs
+import ranks
 from isogloss.train.metrics import read_metrics
 from isogloss.train.signals import REQUEUE
 from isogloss.train.watchdog import HUNG
@@ -64,28 +66,30 @@ def some_step() -> int:
     return random.Random(time.time_ns()).randrange(2, 20)
 
 
+ONE_THREAD = ("--threads", "1")  # as the ranks of tests have
 SHORT = ["train.steps=40", "checkpoint.every=10", "watch.validate_every=100", "watch.sample_every=100"]
 
 
-def test_stopped_killed_and_restarted_it_ends_as_if_nothing_had_been(launch) -> None:
+def test_stopped_killed_and_restarted_it_ends_as_if_nothing_had_been(launch, tiny: Path) -> None:
     """SIGUSR1 to one rank: both save at the same step, code 75. Then SIGKILL of one rank under --max-restarts."""
-    whole = launch("whole", *SHORT)
-    cut = launch("cut", *SHORT)
+    undisturbed = ["name=whole", "watch.log_every=1", *SHORT]
+    whole = ranks.start(jobs.train_recipe, 2, str(tiny), undisturbed, launched=True)
+    cut = launch("cut", *SHORT, options=ONE_THREAD)
     cut.wait_for_step(some_step())
     os.kill(random.choice(cut.ranks), signal.SIGUSR1)
     assert cut.wait() == REQUEUE, cut.text
     assert "the same command goes on from there" in cut.text
     assert cut.orphans() == []
 
-    again = launch("cut", *SHORT, options=("--max-restarts", "1"))
+    again = launch("cut", *SHORT, options=(*ONE_THREAD, "--max-restarts", "1"))
     again.wait_for_step(cut.step() + 2)
     victim = random.randrange(2)
     os.kill(again.ranks[victim], signal.SIGKILL)
     assert again.wait() == 0, again.text
     assert f"rank {victim} (process {again.ranks[victim]}) was killed by SIGKILL; all ranks start again" in again.text
     assert "resuming after step" in again.text
-    assert whole.wait() == 0, whole.text
-    assert final(whole.folder) == final(cut.folder)
+    assert ranks.end(whole) == [0, 0]
+    assert final(cut.folder.with_name("whole")) == final(cut.folder)
 
 
 def test_an_error_on_one_rank_ends_both_and_is_told_once(launch) -> None:
