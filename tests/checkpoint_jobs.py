@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+import isogloss.checkpoint.asynchronous
 import isogloss.run.state
 import isogloss.run.steps
 from isogloss.checkpoint.asynchronous import Saver
@@ -335,3 +336,19 @@ def agree_on_the_newest(rank: int, n_ranks: int, root: str, step: int) -> None:
     assert found.step == step
     assert len(warnings) == 1
     assert "model-00002-of-00002.safetensors" in warnings[0]
+
+
+def save_many(rank: int, n_ranks: int, root: str, n_saves: int, guard_taken_out: str = "") -> None:
+    """Train, with collective calls of its own, while one checkpoint after the other is written."""
+    if guard_taken_out:
+        isogloss.checkpoint.asynchronous.join_peers = lambda: Peers(dist.group.WORLD)
+    weight = share(rank, n_ranks, 0)
+    with Saver(Path(root), CheckpointConfig(keep_last=1000)) as saver:
+        for step in range(1, n_saves + 1):
+            weight.to_local().add_(100)
+            saver.save(step, {"model": {"w": weight}}, {})
+            for n in range(5):
+                total = torch.full((3,), float(n))
+                dist.all_reduce(total)
+                assert torch.equal(total, torch.full((3,), float(n * n_ranks)))
+                saver.poll()
