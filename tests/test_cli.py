@@ -49,6 +49,7 @@ def test_no_such_recipe(isogloss) -> None:
     assert "did you mean stdlib-small?" in complaint(isogloss("train", "stdlib-smal"))
 
 
+@pytest.mark.campaign(16, 17)
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -359,6 +360,7 @@ def test_tokenizer_train_and_show(isogloss, tiny: Path) -> None:
     assert "bytes a token" in isogloss("tokenizer", "show", folder, "return self")[1]
 
 
+@pytest.mark.campaign(10)
 def test_a_full_disk_while_training(isogloss, tiny: Path) -> None:
     """Files may not grow past 20 kB: the checkpoint does not fit, and what was there stays."""
     import resource

@@ -59,12 +59,14 @@ def test_no_checkpoint_yet(tmp_path: Path) -> None:
     assert newest(tmp_path / "absent") == (None, [])
 
 
+@pytest.mark.campaign(11)
 def test_retention(tmp_path: Path) -> None:
     for step in range(1, 25):
         save(tmp_path, step)
     assert steps_in(tmp_path) == [10, 20, 23, 24]
 
 
+@pytest.mark.campaign(21)
 def test_order_is_by_step_not_by_time(tmp_path: Path) -> None:
     for step in (1, 2):
         save(tmp_path, step)
@@ -72,6 +74,7 @@ def test_order_is_by_step_not_by_time(tmp_path: Path) -> None:
     assert newest(tmp_path)[0] == 2
 
 
+@pytest.mark.campaign(9)
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
 def test_damage_is_found_and_the_former_checkpoint_taken(tmp_path: Path, name: str, damage: str) -> None:
@@ -130,6 +133,7 @@ def test_when_none_is_whole_it_says_so(tmp_path: Path) -> None:
         newest(tmp_path)
 
 
+@pytest.mark.campaign(11)
 @pytest.mark.parametrize("keep_last", [1, 2])
 def test_a_step_saved_after_falling_back_from_a_damaged_one_is_the_newest(tmp_path: Path, keep_last: int) -> None:
     """The run fell back from step 20 to 10, went on with fewer steps between checkpoints, and saved 15."""
@@ -144,6 +148,7 @@ def test_a_step_saved_after_falling_back_from_a_damaged_one_is_the_newest(tmp_pa
     assert steps_in(tmp_path) == [10, 15][-keep_last:]
 
 
+@pytest.mark.campaign(11)
 def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> None:
     for step in (10, 20):
         save(tmp_path, step)
@@ -153,6 +158,7 @@ def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> No
     assert steps_in(tmp_path) == [10, 20]
 
 
+@pytest.mark.campaign(11)
 def test_a_whole_step_is_left_alone_when_it_is_saved_again(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in folder.iterdir()}
@@ -162,6 +168,7 @@ def test_a_whole_step_is_left_alone_when_it_is_saved_again(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
+@pytest.mark.campaign(10)
 def test_a_full_disk_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch) -> None:
     save(tmp_path, 1)
 
@@ -204,6 +211,7 @@ def save_and_die(root: Path, fatal: int) -> int:
         os._exit(1)
 
 
+@pytest.mark.campaign(2, 11)
 def test_killed_before_every_call_that_orders_a_save(tmp_path: Path) -> None:
     """A process that dies before any fsync, rename, mkdir or rmtree of a save leaves the former checkpoint or the new
     one, and the next save a clean folder. Between two of these only bytes of a file under another name change."""
@@ -241,6 +249,7 @@ def test_a_saver_saves_what_is_there_now(tmp_path: Path, asynchronous: bool) -> 
         assert torch.equal(found.tensors("model")["w"], torch.full(shape, float(step)))
 
 
+@pytest.mark.campaign(12)
 def test_a_failure_in_the_background_is_raised_at_the_end_at_the_latest(tmp_path: Path) -> None:
     def full(point: str) -> None:
         if point == "file written":

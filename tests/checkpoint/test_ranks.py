@@ -28,12 +28,14 @@ def saved(tmp_path_factory) -> dict[str, str]:
     return roots
 
 
+@pytest.mark.campaign(5)
 @pytest.mark.parametrize("n", [2, 4])
 def test_any_layout_loads_into_any_other(saved: dict[str, str], n: int) -> None:
     """Weights and moments, bit for bit."""
     ranks.run(jobs.load_layouts, n, list(saved.values()), SAVED[n])
 
 
+@pytest.mark.campaign(5)
 def test_any_layout_loads_into_one_process_and_consolidates(saved: dict[str, str], tmp_path: Path) -> None:
     expected = {name: tensor.detach() for name, tensor in jobs.model_tensors(jobs.build("plain", 1)).items()}
     for root in saved.values():
@@ -68,15 +70,18 @@ def test_no_rank_writes_what_another_does(saved: dict[str, str]) -> None:
     assert sum(sizes) < 1.3 * whole  # headers
 
 
+@pytest.mark.campaign(10)
 def test_a_failure_on_one_rank_is_raised_on_all(tmp_path: Path) -> None:
     ranks.run(jobs.failures, 2, str(tmp_path))
 
 
+@pytest.mark.campaign(12)
 def test_a_failure_in_the_background_is_raised_on_all_at_the_same_step(tmp_path: Path) -> None:
     ranks.run(jobs.fail_in_the_background, 2, str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.campaign(12)
 def test_saving_in_the_background_saves_what_was_there_at_the_call(tmp_path: Path) -> None:
     ranks.run(jobs.save_in_the_background, 2, str(tmp_path))
     for step in range(1, 5):

@@ -81,6 +81,7 @@ class Share:
         return self.loader.batch(step, self.rank, self.world_size)
 
 
+@pytest.mark.campaign(6)
 @settings(deadline=None, max_examples=MAX_EXAMPLES)
 @given(loaders(), st.sampled_from([1, 2, 3]), st.integers(1, 4), st.integers(0, 13))
 def test_any_way_of_reading_gives_the_same_global_batches(made, micro, depth, kill_at):
@@ -139,6 +140,7 @@ def test_documents_are_numbered_anew_in_shorter_rows():
         Loader(PackedRows(stream, T, PAD, True), BatchPlan(1, lengths=(LengthStage(until=1, divisor=5),)), 0)
 
 
+@pytest.mark.campaign(6)
 @pytest.mark.parametrize("n_files", [1, 7, 64])
 def test_files_on_any_number_of_ranks_give_every_token_of_every_epoch_once(tmp_path: Path, n_files: int):
     """What Meta Lingua drops: 32 chunks on 1 process, and stops on: 32 chunks on 48."""

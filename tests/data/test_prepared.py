@@ -72,6 +72,7 @@ def test_a_change_that_leaves_no_trace_is_found_by_verifying(folder):
         open_prepared(folder, verify=True)
 
 
+@pytest.mark.campaign(17)
 def test_another_tokenizer_is_refused(folder):
     fields = json.loads((folder / MANIFEST).read_text())
     fields["tokenizer_fingerprint"] = "0" * 64

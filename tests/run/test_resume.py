@@ -40,6 +40,7 @@ def final(folder: Path) -> dict[str, Any]:
     return files | {"name": newest.name, "records": [{k: v for k, v in r.items() if k not in timed} for r in records]}
 
 
+@pytest.mark.campaign(4)
 def test_five_steps_and_five_more_are_ten(tiny: Path, monkeypatch) -> None:
     whole, _ = run(tiny, "name=whole", "checkpoint.every=5")
     original = module.Saver.save
@@ -94,6 +95,7 @@ def test_a_learning_rate_changed_on_resume_is_used(tiny: Path) -> None:
     assert rates[5] == rates[6] == 0.002
 
 
+@pytest.mark.campaign(15)
 def test_a_changed_corpus_is_refused(tiny: Path) -> None:
     run(tiny)
     (tiny.parent / "corpus/new.txt").write_text("something else entirely\n" * 50)
@@ -101,6 +103,7 @@ def test_a_changed_corpus_is_refused(tiny: Path) -> None:
         run(tiny, "train.steps=14")
 
 
+@pytest.mark.campaign(9)
 def test_a_damaged_checkpoint_costs_one_interval(tiny: Path) -> None:
     run(tiny, "name=whole")
     run(tiny, "name=hurt", "train.steps=9")
@@ -115,6 +118,7 @@ def test_a_damaged_checkpoint_costs_one_interval(tiny: Path) -> None:
     assert "resuming after step 6" in text
 
 
+@pytest.mark.campaign(21)
 def test_two_processes_cannot_train_into_one_folder(tiny: Path) -> None:
     with RunFolder(tiny.parent / "runs/tiny").locked(), pytest.raises(UserError, match="in use by another process"):
         run(tiny)
@@ -173,6 +177,7 @@ KILLS = {
 }
 
 
+@pytest.mark.campaign(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KILLS if ALL or kind != "five times, saving every step"])
 def test_killed_at_random_moments(tiny: Path, kind: str) -> None:
@@ -188,6 +193,7 @@ def test_killed_at_random_moments(tiny: Path, kind: str) -> None:
     assert final(tiny.parent / "runs/whole") == final(folder)
 
 
+@pytest.mark.campaign(18)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, *([signal.SIGINT, signal.SIGHUP] if ALL else [])])
 def test_a_polite_signal_saves_and_says_so(tiny: Path, number: signal.Signals) -> None:

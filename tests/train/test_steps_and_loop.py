@@ -33,6 +33,7 @@ def one_step(model: Decoder, optimizer: torch.optim.Optimizer, step: int = 0):
     return train_step(model, optimizer, Rows().batch(step), micro_batch_size=4, clip=1.0, precision="fp32")
 
 
+@pytest.mark.campaign(13)
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_changes_nothing_and_names_the_cause(make_decoder, poison: float) -> None:
     model = make_decoder()
@@ -75,6 +76,7 @@ def test_the_loop_begins_where_progress_says(make_decoder) -> None:
     assert steps(make_decoder(), Progress(step=6)) == []
 
 
+@pytest.mark.campaign(13)
 def test_it_stops_after_so_many_steps_in_a_row(make_decoder) -> None:
     model = make_decoder()
     model.layers[0].ffn.up_proj.weight.register_hook(lambda g: g * math.nan)
@@ -84,6 +86,7 @@ def test_it_stops_after_so_many_steps_in_a_row(make_decoder) -> None:
     assert progress.skipped == 3
 
 
+@pytest.mark.campaign(13)
 def test_skipped_steps_that_are_not_in_a_row_do_not_stop_it(make_decoder) -> None:
     model = make_decoder()
     calls = iter(range(100))

@@ -37,6 +37,7 @@ def two_steps(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.campaign(2)
 @pytest.mark.parametrize(("victim", "point"), [(0, p) for p in POINTS] + [(1, p) for p in ON_RANK_1])
 def test_a_rank_killed_at_a_point_of_a_save(two_steps: Path, tmp_path: Path, victim: int, point: str) -> None:
     root = tmp_path / "checkpoints"
@@ -61,6 +62,7 @@ def newest(root: Path, *, check: bool = True) -> int:
     return found.step
 
 
+@pytest.mark.control(2, 11)
 def test_without_the_temporary_folder_a_kill_would_show(two_steps: Path, tmp_path: Path, monkeypatch) -> None:
     """The control: written in place, a save that is cut short stands where the newest checkpoint should."""
     root = tmp_path / "checkpoints"
@@ -129,6 +131,7 @@ class Run:
         return found
 
 
+@pytest.mark.campaign(1, 3)
 def test_ranks_killed_at_random_moments(tiny: Path, capsys) -> None:
     steps = 8 + 4 * FAULTS
     whole, killed = Run(tiny, "whole"), Run(tiny, "killed")
@@ -156,6 +159,7 @@ def test_ranks_killed_at_random_moments(tiny: Path, capsys) -> None:
         )
 
 
+@pytest.mark.control(1, 3)
 def test_the_comparison_and_the_promise_can_fail(tiny: Path) -> None:
     """The controls: one bit of one weight in the middle of the run, and an announced checkpoint taken away."""
     whole, hurt = Run(tiny, "whole"), Run(tiny, "hurt")
@@ -173,6 +177,7 @@ def test_the_comparison_and_the_promise_can_fail(tiny: Path) -> None:
     assert ranks.end(hurt.launch(5)) == [1, 1]
 
 
+@pytest.mark.campaign(9)
 def test_a_checkpoint_that_is_damaged_while_running_is_passed_over_by_all_ranks(
     two_steps: Path, tmp_path: Path
 ) -> None:
