@@ -1,14 +1,18 @@
 """Checkpoints of several ranks: any layout loads into any other, failures are agreed on, saves go on in background."""
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import checkpoint_jobs as jobs
+import isogloss.checkpoint.load as load
 import ranks
 from isogloss.checkpoint.consolidate import consolidate
 from isogloss.checkpoint.load import load_checkpoint, newest_checkpoint
+from isogloss.checkpoint.plan import Read
 
 SAVED = {
     1: ["plain"],
@@ -46,6 +50,29 @@ def test_any_layout_loads_into_one_process_and_consolidates(saved: dict[str, str
             assert tensors.keys() == meant.keys()
             assert all(torch.equal(tensors[name], meant[name]) for name in meant), root
         check_consolidated(consolidate(found, tmp_path / Path(root).name, 20_000, say=str), expected)
+
+
+@pytest.mark.control(5)
+def test_pieces_put_into_each_others_places_are_seen(saved: dict[str, str], tmp_path: Path, monkeypatch) -> None:
+    plan = load.plan_load
+
+    def exchanged(*arguments) -> list[Read]:
+        reads = plan(*arguments)
+        a, b = next(
+            (a, b)
+            for a, b in itertools.combinations(range(len(reads)), 2)
+            if reads[a].target.shape == reads[b].target.shape and reads[a].file != reads[b].file
+        )
+        one, other = reads[a], reads[b]
+        reads[a], reads[b] = replace(one, target=other.target), replace(other, target=one.target)
+        return reads
+
+    found = newest_checkpoint(Path(saved["fsdp 4"]), pytest.fail)
+    assert found is not None
+    right = found.tensors("model")
+    monkeypatch.setattr(load, "plan_load", exchanged)
+    wrong = found.tensors("model")
+    assert any(not torch.equal(wrong[name], right[name]) for name in right)
 
 
 def check_consolidated(files: list[Path], expected: dict[str, torch.Tensor]) -> None:

@@ -112,6 +112,22 @@ def test_any_way_of_reading_gives_the_same_global_batches(made, micro, depth, ki
     assert len(flat) == n_rows * T
 
 
+@pytest.mark.control(6)
+def test_with_a_place_of_its_own_for_each_rank_other_ranks_would_read_other_batches():
+    """What keeps the order is that a rank's place follows from the step: here each counts its own files and rows."""
+
+    def of_rank(rank: int, n_ranks: int) -> Loader:
+        tokens = np.arange(rank * 240 // n_ranks, (rank + 1) * 240 // n_ranks, dtype=np.uint16)
+        return Loader(PackedRows(TokenStream([tokens], np.array([0]), "x"), T, PAD, True), BatchPlan(4 // n_ranks), 0)
+
+    def rows_read(n_ranks: int) -> list[list[int]]:
+        batches = [[of_rank(rank, n_ranks).batch(step) for rank in range(n_ranks)] for step in range(3)]
+        return [sorted(join(shares).tokens[:, 0].tolist()) for shares in batches]
+
+    assert rows_read(1) == [sorted(of_rank(0, 1).batch(step).tokens[:, 0].tolist()) for step in range(3)]
+    assert rows_read(2) != rows_read(1)
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9)), max_size=4, unique_by=lambda pair: pair[0]),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,14 @@ def test_a_damaged_checkpoint_costs_one_interval(tiny: Path) -> None:
 def test_two_processes_cannot_train_into_one_folder(tiny: Path) -> None:
     with RunFolder(tiny.parent / "runs/tiny").locked(), pytest.raises(UserError, match="in use by another process"):
         run(tiny)
+
+
+@pytest.mark.control(21)
+def test_without_the_lock_they_could(tiny: Path, monkeypatch) -> None:
+    folder = RunFolder(tiny.parent / "runs/tiny")
+    with folder.locked():
+        monkeypatch.setattr(RunFolder, "locked", lambda folder: nullcontext())
+        assert run(tiny, "train.steps=3")[0]["steps"] == 3
 
 
 def start(recipe: Path, *overrides: str) -> subprocess.Popen:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import isogloss.train.step as step_module
 from isogloss.init.plan import plan_init
 from isogloss.init.schemes import LinguaConfig
 from isogloss.models.decoder import Decoder
@@ -50,6 +51,16 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_the_cause(make_deco
     assert all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer), strict=True))
     assert one_step(model, optimizer).nonfinite == ""
     assert not all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer), strict=True))
+
+
+@pytest.mark.control(13)
+def test_without_the_look_at_loss_and_norm_it_would_be_applied(make_decoder, monkeypatch) -> None:
+    model = make_decoder()
+    optimizer = create_optimizer(model, AdamWConfig(), plan_init(model, LinguaConfig(), model.config))
+    model.layers[1].ffn.up_proj.weight.register_hook(lambda g: g * math.nan)
+    monkeypatch.setattr(step_module, "_nonfinite", lambda *rest: "")
+    one_step(model, optimizer)
+    assert not all(bool(t.isfinite().all()) for t in snapshot(model, optimizer))
 
 
 def steps(model: Decoder, progress: Progress, n: int = 6, compiled: bool = False, **config) -> list[StepInfo]:

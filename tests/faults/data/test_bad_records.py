@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+import isogloss.data.sources.reading as reading
 from isogloss.config.base import UserError
 from isogloss.data.sources import BadInput, BadRecord, Document, Dropped, ReadSettings, list_units, read_unit
 
@@ -92,6 +93,15 @@ def test_a_bad_line(tmp_path: Path, kind: str, ending: str) -> None:
         for record in bad:
             strict.add(record)
     assert strict.n_bad == len(bad)
+
+
+@pytest.mark.control(14)
+@pytest.mark.parametrize("kind", ["NaN", "field twice", "lone surrogate"])
+def test_a_plain_reader_of_json_would_take_it_for_good(tmp_path: Path, monkeypatch, kind: str) -> None:
+    path = write(tmp_path / "a.jsonl", [BAD_LINES[kind][0]])
+    assert [len(found) for found in read(path)] == [0, 1, 0]
+    monkeypatch.setattr(reading, "parse_line", lambda line, field: json.loads(line)["text"])
+    assert [len(found) for found in read(path)] == [1, 0, 0]
 
 
 @pytest.mark.campaign(14)
@@ -206,6 +216,18 @@ def test_a_file_that_changes_under_way(tmp_path: Path, change: Callable[[Path], 
     with pytest.raises(UserError, match=r"a\.jsonl: has changed since it was listed"):
         next(read_unit(others[0], SETTINGS))  # seen at once, not only at the end
     assert len(read(path)[0]) > 0  # listed anew, it is read
+
+
+@pytest.mark.control(15)
+@pytest.mark.parametrize("change", [append, rewrite, truncate])
+def test_without_the_comparison_it_would_be_read_as_if_nothing_were(tmp_path: Path, monkeypatch, change) -> None:
+    path = write(tmp_path / "a.jsonl", LINES)
+    (unit,) = list_units([path])
+    monkeypatch.setattr(reading, "_compare", lambda unit, status: None)
+    change(path)
+    texts = [record.text for record in read_unit(unit, SETTINGS) if isinstance(record, Document)]
+    assert texts
+    assert texts != TEXTS
 
 
 @pytest.mark.campaign(15)
