@@ -152,7 +152,7 @@ def train_recipe(rank: int, n_ranks: int, recipe: str, overrides: list[str], wat
 def show_stages(rank: int, folder: Path) -> None:
     """Wrap what the run calls: it shows where it is, writes down what is announced, and takes a little longer."""
     with (folder / "stage").open("r+b") as stream:
-        stage = mmap.mmap(stream.fileno(), 2)
+        stage = mmap.mmap(stream.fileno(), 2)  # one byte a rank
     announced = os.open(folder / "announced", os.O_WRONLY | os.O_APPEND)
     promised = max((int(line) for line in (folder / "announced").read_text().split()), default=0)
 

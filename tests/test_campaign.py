@@ -1,5 +1,7 @@
 """Every kind of fault of the campaign has a test, and a control that takes the guard out."""
 
+import re
+
 import campaign
 import pytest
 
@@ -9,6 +11,17 @@ def test_every_fault_has_its_tests_and_controls(mark: str) -> None:
     found = campaign.marked()[mark]
     assert [fault for number, fault in campaign.FAULTS.items() if not found[number]] == []
     assert sorted(set(found) - set(campaign.FAULTS)) == []
+
+
+def test_all_of_tests_faults_is_of_the_campaign() -> None:
+    found = campaign.marked()
+    named = {test for mark in found.values() for tests in mark.values() for test in tests}
+    there = {
+        f"{path.relative_to(campaign.TESTS).as_posix()}::{name}"
+        for path in (campaign.TESTS / "faults").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert there - named == set()
 
 
 def test_one_that_is_missing_shows(tmp_path, monkeypatch) -> None:
