@@ -77,7 +77,6 @@ def test_order_is_by_step_not_by_time(tmp_path: Path) -> None:
     assert newest(tmp_path)[0] == 2
 
 
-@pytest.mark.campaign(9)
 @pytest.mark.control(21)
 def test_by_time_it_would_be_another(tmp_path: Path, monkeypatch) -> None:
     for step in (1, 2):
