@@ -326,6 +326,21 @@ def test_a_rank_that_is_stopped_is_named_within_the_timeout(launch, time_: int) 
     assert job.orphans() == []
 
 
+@pytest.mark.campaign(15, 19)
+@long
+def test_tokens_cut_short_under_way_end_both_and_are_prepared_again(launch, tiny: Path) -> None:
+    job = launch("short", *ENDLESS, *TO_THE_END[:1])
+    job.wait_for_step(3)
+    (tokens,) = (tiny.parent / "prepared").glob("*/train-00000.bin")
+    os.truncate(tokens, 0)
+    assert job.wait() == 128 + signal.SIGBUS, job.text
+    assert "was killed by SIGBUS" in job.text
+    assert job.orphans() == []
+    again = launch("short", *ENDLESS, *TO_THE_END)
+    assert again.wait() == 0, again.text
+    assert "train-00000.bin: damaged" in again.text
+
+
 @pytest.mark.control(19)
 @long
 def test_control_without_the_watchdog_nobody_says_who(launch) -> None:

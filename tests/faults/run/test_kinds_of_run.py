@@ -5,6 +5,7 @@
 
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,19 @@ def test_killed_after_any_step_it_ends_with_the_same_bytes(tiny: Path, kind: str
         train_to(tiny, f"cut-{step}", step, kind)
         train_to(tiny, f"cut-{step}", LAST, kind)
         assert left(tiny, f"cut-{step}") == expected, step
+
+
+@pytest.mark.campaign(21)
+@many
+def test_a_clock_that_jumps_by_days_changes_nothing(tiny: Path, monkeypatch) -> None:
+    train_to(tiny, "whole", LAST, "dense")
+    now, generator = time.time, random.Random(0)
+    monkeypatch.setattr(time, "time", lambda: now() + 86_400 * generator.uniform(-1, 1))
+    train_to(tiny, "cut", 4, "dense")
+    os.utime(tiny.parent / "runs/cut/checkpoints/step-0000000004", (2e9, 2e9))
+    train_to(tiny, "cut", 7, "dense")
+    train_to(tiny, "cut", LAST, "dense")
+    assert left(tiny, "cut") == left(tiny, "whole")
 
 
 @pytest.mark.control(4)
