@@ -127,7 +127,7 @@ def test_two_processes_cannot_train_into_one_folder(tiny: Path) -> None:
 
 @pytest.mark.control(21)
 def test_without_the_lock_they_could(tiny: Path, monkeypatch) -> None:
-    def begin(*rest) -> None:
+    def begin(*rest, **others) -> None:
         raise Killed
 
     monkeypatch.setattr("isogloss.run.train.open_session", begin)
