@@ -15,6 +15,7 @@ from typing import Any
 
 import audit_models
 import billion
+import campaign
 import coordinates
 import equality
 import estimate
@@ -191,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "audit": audit_models.summary_table,
     "audit-findings": audit_models.findings_table,
     "billion": billion.table,
+    "campaign": campaign.table,
     "coordinates": coordinates.table,
     "default": experiments.default_table,
     "default-seeds": experiments.default_seeds_table,

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+import isogloss.checkpoint.asynchronous
 import isogloss.run.finish
 import isogloss.run.state
 import isogloss.run.steps
@@ -156,7 +157,7 @@ def train_recipe(rank: int, n_ranks: int, recipe: str, overrides: list[str], wat
 def show_stages(rank: int, folder: Path) -> None:
     """Wrap what the run calls: it shows where it is, writes down what is announced, and takes a little longer."""
     with (folder / "stage").open("r+b") as stream:
-        stage = mmap.mmap(stream.fileno(), 2)
+        stage = mmap.mmap(stream.fileno(), 2)  # one byte a rank
     announced = os.open(folder / "announced", os.O_WRONLY | os.O_APPEND)
     promised = max((int(line) for line in (folder / "announced").read_text().split()), default=0)
 
@@ -340,3 +341,19 @@ def agree_on_the_newest(rank: int, n_ranks: int, root: str, step: int) -> None:
     assert found.step == step
     assert len(warnings) == 1
     assert "model-00002-of-00002.safetensors" in warnings[0]
+
+
+def save_many(rank: int, n_ranks: int, root: str, n_saves: int, guard_taken_out: str = "") -> None:
+    """Train, with collective calls of its own, while one checkpoint after the other is written."""
+    if guard_taken_out:
+        isogloss.checkpoint.asynchronous.join_peers = lambda *rest, **others: Peers(dist.group.WORLD)
+    weight = share(rank, n_ranks, 0)
+    with Saver(Path(root), CheckpointConfig(keep_last=1000)) as saver:
+        for step in range(1, n_saves + 1):
+            weight.to_local().add_(100)
+            saver.save(step, {"model": {"w": weight}}, {})
+            for n in range(5):
+                total = torch.full((3,), float(n))
+                dist.all_reduce(total)
+                assert torch.equal(total, torch.full((3,), float(n * n_ranks)))
+                saver.poll()

@@ -35,7 +35,7 @@ class Job:
             time.sleep(0.02)
         children = Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children")
         self.ranks = [int(pid) for pid in children.read_text().split()]
-        assert len(self.ranks) == 2
+        assert len(self.ranks) == 2, self.text
 
     def wait(self, seconds: float = 120) -> int:
         """Until the launcher has ended; its exit code."""

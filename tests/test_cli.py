@@ -1,6 +1,7 @@
 """The command line as a user meets it: results, and one clear message with exit code 2 for what can be mended."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -48,6 +49,7 @@ def test_no_such_recipe(isogloss) -> None:
     assert "did you mean stdlib-small?" in complaint(isogloss("train", "stdlib-smal"))
 
 
+@pytest.mark.campaign(16, 17)
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -98,7 +100,25 @@ def test_an_unreadable_recipe(isogloss, tmp_path: Path) -> None:
     assert "folder" in complaint(isogloss("train", tmp_path))
 
 
-def test_train_then_use(isogloss, tiny: Path) -> None:
+def prompts_that_are_too_long_or_no_text(isogloss, folder: Path, monkeypatch) -> None:
+    """Bytes of an argument that are no UTF-8 are replaced; what is refused is refused before any output."""
+    words = ("generate", folder, "a\udcff", "--max-tokens", "3")
+    assert isogloss(*words)[1].startswith("a\ufffd")
+    refused = isogloss("generate", folder, "abc", "--max-tokens", "3", "--max-context", "5")
+    assert refused[1] == ""
+    assert "a prompt of 4 tokens" in complaint(refused)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
+    refused = isogloss("generate", folder, "-")
+    assert refused[1] == ""
+    assert "not UTF-8 (byte 1)" in complaint(refused)
+    with monkeypatch.context() as patch:  # the control; what captures the output here writes ? where a terminal fails
+        patch.setattr("isogloss.data.tokenizers.base.well_formed", lambda text: text)
+        assert isogloss(*words)[1].startswith("a?")
+
+
+@pytest.mark.campaign(22)
+@pytest.mark.control(22)
+def test_train_then_use(isogloss, tiny: Path, monkeypatch) -> None:
     code, out, _ = isogloss("train", tiny)
     assert code == 0
     folder = tiny.parent / "runs/tiny"
@@ -116,6 +136,7 @@ def test_train_then_use(isogloss, tiny: Path) -> None:
     assert isogloss("generate", folder, "def ", "--max-tokens", "20", "--seed", "1")[1] == out
     assert isogloss("generate", folder, "def ", "--max-tokens", "20", "--seed", "2")[1] != out
     assert "top_p" in complaint(isogloss("generate", folder, "--top-p", "3"))
+    prompts_that_are_too_long_or_no_text(isogloss, folder, monkeypatch)
 
     code, out, _ = isogloss("eval", folder, tiny.parent / "corpus", "--json")
     assert code == 0
@@ -339,6 +360,7 @@ def test_tokenizer_train_and_show(isogloss, tiny: Path) -> None:
     assert "bytes a token" in isogloss("tokenizer", "show", folder, "return self")[1]
 
 
+@pytest.mark.campaign(10)
 def test_a_full_disk_while_training(isogloss, tiny: Path) -> None:
     """Files may not grow past 20 kB: the checkpoint does not fit, and what was there stays."""
     import resource

@@ -37,6 +37,7 @@ def test_inspect(command, run_folder: Path) -> None:
     assert "step 1" in command("inspect", run_folder / "checkpoints/step-0000000001")[1]
 
 
+@pytest.mark.campaign(9)
 def test_verify_names_what_is_damaged(command, run_folder: Path) -> None:
     code, out, _ = command("verify", run_folder)
     assert code == 0

@@ -23,6 +23,8 @@ def run(recipe: Path, n_ranks: int, steps: int, name: str, *overrides: str) -> d
     return losses(recipe, name)
 
 
+@pytest.mark.campaign(5, 6)
+@pytest.mark.control(5, 6)
 def test_saved_on_two_ranks_and_resumed_on_one_and_on_four(tiny: Path) -> None:
     whole = run(tiny, 1, 10, "whole")
     moved = run(tiny, 2, 4, "moved")

@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
+import isogloss.checkpoint.load as load
+import isogloss.checkpoint.save as save_module
 from isogloss.checkpoint.asynchronous import Saver
 from isogloss.checkpoint.config import CheckpointConfig
-from isogloss.checkpoint.layout import CorruptCheckpointError
+from isogloss.checkpoint.layout import CorruptCheckpointError, checkpoint_folders
 from isogloss.checkpoint.load import load_checkpoint, newest_checkpoint
 from isogloss.checkpoint.save import save_checkpoint
 from isogloss.config.base import UserError
 
 FILES = ["model.safetensors", "optimizer.safetensors", "index.json", "state.json", "manifest.json"]
 KEEP = CheckpointConfig(keep_last=2, keep_every=10)
+many = pytest.mark.skipif("ISOGLOSS_FAULTS" not in os.environ, reason="a longer campaign: make faults")
 
 
 def save(root: Path, step: int, config: CheckpointConfig = KEEP) -> Path:
@@ -59,12 +62,14 @@ def test_no_checkpoint_yet(tmp_path: Path) -> None:
     assert newest(tmp_path / "absent") == (None, [])
 
 
+@pytest.mark.campaign(11)
 def test_retention(tmp_path: Path) -> None:
     for step in range(1, 25):
         save(tmp_path, step)
     assert steps_in(tmp_path) == [10, 20, 23, 24]
 
 
+@pytest.mark.campaign(21)
 @pytest.mark.parametrize("times", [(2e9, 1e9, 0), (1e9, 1e9, 1e9)], ids=["the clock went back", "all equal"])
 def test_order_is_by_step_not_by_time(tmp_path: Path, times: tuple[float, ...]) -> None:
     for step, moment in enumerate(times, 8):
@@ -76,6 +81,18 @@ def test_order_is_by_step_not_by_time(tmp_path: Path, times: tuple[float, ...]) 
     assert steps_in(tmp_path) == [10, 11], "the oldest steps go"
 
 
+@pytest.mark.control(21)
+def test_by_time_it_would_be_another(tmp_path: Path, monkeypatch) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    os.utime(tmp_path / "step-0000000001", (2e9, 2e9))
+    monkeypatch.setattr(
+        load, "checkpoint_folders", lambda root: {int(path.stat().st_mtime): path for path in root.iterdir()}
+    )
+    assert newest(tmp_path)[0] == 1
+
+
+@pytest.mark.campaign(9)
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
 def test_damage_is_found_and_the_former_checkpoint_taken(tmp_path: Path, name: str, damage: str) -> None:
@@ -134,6 +151,7 @@ def test_when_none_is_whole_it_says_so(tmp_path: Path) -> None:
         newest(tmp_path)
 
 
+@pytest.mark.campaign(11)
 @pytest.mark.parametrize("keep_last", [1, 2])
 def test_a_step_saved_after_falling_back_from_a_damaged_one_is_the_newest(tmp_path: Path, keep_last: int) -> None:
     """The run fell back from step 20 to 10, went on with fewer steps between checkpoints, and saved 15."""
@@ -148,6 +166,7 @@ def test_a_step_saved_after_falling_back_from_a_damaged_one_is_the_newest(tmp_pa
     assert steps_in(tmp_path) == [10, 15][-keep_last:]
 
 
+@pytest.mark.campaign(11)
 def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> None:
     for step in (10, 20):
         save(tmp_path, step)
@@ -157,6 +176,7 @@ def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> No
     assert steps_in(tmp_path) == [10, 20]
 
 
+@pytest.mark.campaign(11)
 def test_a_whole_step_is_left_alone_when_it_is_saved_again(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in folder.iterdir()}
@@ -166,6 +186,7 @@ def test_a_whole_step_is_left_alone_when_it_is_saved_again(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
+@pytest.mark.campaign(10)
 def test_a_full_disk_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch) -> None:
     save(tmp_path, 1)
 
@@ -180,7 +201,18 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch) -
     assert newest(tmp_path) == (1, [])
 
 
-def save_and_die(root: Path, fatal: int) -> int:
+@pytest.mark.control(10)
+def test_without_taking_it_back_a_save_that_failed_would_leave_the_disk_full(tmp_path: Path, monkeypatch) -> None:
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(save_module.shutil, "rmtree", lambda path, ignore_errors: None)
+        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        with pytest.raises(UserError, match="disk is full"):
+            save(tmp_path, 2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def save_and_die(root: Path, fatal: int, config: CheckpointConfig = KEEP) -> int:
     """Save step 3 in a child that dies before its ``fatal``-th fsync, rename, mkdir or rmtree; return its exit code."""
     child = os.fork()
     if child:
@@ -202,26 +234,28 @@ def save_and_die(root: Path, fatal: int) -> int:
         shutil.rmtree = counted(shutil.rmtree)
         Path.rename = counted(Path.rename)
         Path.mkdir = counted(Path.mkdir)
-        save(root, 3)
+        save(root, 3, config)
         os._exit(0)
     finally:
         os._exit(1)
 
 
-def test_killed_before_every_call_that_orders_a_save(tmp_path: Path) -> None:
+@pytest.mark.campaign(2, 11)
+@pytest.mark.parametrize("keep_last", [pytest.param(1, marks=many), 2])
+def test_killed_before_every_call_that_orders_a_save(tmp_path: Path, keep_last: int) -> None:
     """A process that dies before any fsync, rename, mkdir or rmtree of a save leaves the former checkpoint or the new
     one, and the next save a clean folder. Between two of these only bytes of a file under another name change."""
-    outcomes = set()
+    config, outcomes = CheckpointConfig(keep_last=keep_last), set()
     for fatal in range(1, 40):
         root = tmp_path / str(fatal)
         for step in (1, 2):
-            save(root, step)
-        code = save_and_die(root, fatal)
+            save(root, step, config)
+        code = save_and_die(root, fatal, config)
         step, warnings = newest(root)
         assert step in (2, 3)
         assert warnings == []
         outcomes.add(step)
-        save(root, 4)
+        save(root, 4, config)
         assert newest(root) == (4, [])
         assert not [p for p in root.iterdir() if not p.name.startswith("step-")]
         if code == 0:
@@ -230,6 +264,26 @@ def test_killed_before_every_call_that_orders_a_save(tmp_path: Path) -> None:
     else:
         pytest.fail("the save never finished")
     assert outcomes == {2, 3}
+
+
+@pytest.mark.control(11)
+def test_deleted_before_the_new_one_is_there_none_would_be_left(tmp_path: Path, monkeypatch) -> None:
+    """Killed at the same calls, but with the order of the last two stages turned round."""
+    commit = save_module._commit
+
+    def delete_first(draft, *rest) -> None:
+        for folder in checkpoint_folders(draft.root).values():
+            save_module.delete(folder)
+        commit(draft, *rest)
+
+    monkeypatch.setattr(save_module, "_commit", delete_first)
+    for fatal in range(5, 40):
+        root = tmp_path / str(fatal)
+        save(root, 2, CheckpointConfig(keep_last=1))
+        code = save_and_die(root, fatal, CheckpointConfig(keep_last=1))
+        if code == 9 and newest(root)[0] is None:
+            return
+    pytest.fail("there was always one")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -245,6 +299,7 @@ def test_a_saver_saves_what_is_there_now(tmp_path: Path, asynchronous: bool) -> 
         assert torch.equal(found.tensors("model")["w"], torch.full(shape, float(step)))
 
 
+@pytest.mark.campaign(12)
 def test_a_failure_in_the_background_is_raised_at_the_end_at_the_latest(tmp_path: Path) -> None:
     def full(point: str) -> None:
         if point == "file written":

@@ -53,10 +53,12 @@ def check(calls: list[tuple[str, str]], root: Path) -> None:
     assert not any(kind == "rename" for kind, _ in before)
 
 
+@pytest.mark.campaign(2, 11)
 def test_flushed_then_renamed_then_flushed_then_announced_then_deleted(tmp_path: Path, monkeypatch) -> None:
     check(record_a_save(tmp_path, monkeypatch), tmp_path)
 
 
+@pytest.mark.control(2, 11)
 @pytest.mark.parametrize("guard", ["sync", "sync_folder", "delete after"])
 def test_the_order_is_what_is_checked(tmp_path: Path, monkeypatch, guard: str) -> None:
     """The controls: each guard taken out."""

@@ -116,6 +116,7 @@ def test_reads_a_file(load):
     assert type(config.sources[0].weight) is float
 
 
+@pytest.mark.campaign(16)
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -362,6 +363,7 @@ some_overrides = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.campaign(16)
 @settings(deadline=None, max_examples=200)
 @given(edits, line_edits, some_overrides)
 @example([(0, 0, "[" * 3000)], [], [])

@@ -81,6 +81,7 @@ class Share:
         return self.loader.batch(step, self.rank, self.world_size)
 
 
+@pytest.mark.campaign(6)
 @settings(deadline=None, max_examples=MAX_EXAMPLES)
 @given(loaders(), st.sampled_from([1, 2, 3]), st.integers(1, 4), st.integers(0, 13))
 def test_any_way_of_reading_gives_the_same_global_batches(made, micro, depth, kill_at):
@@ -111,6 +112,22 @@ def test_any_way_of_reading_gives_the_same_global_batches(made, micro, depth, ki
     assert len(flat) == n_rows * T
 
 
+@pytest.mark.control(6)
+def test_with_a_place_of_its_own_for_each_rank_other_ranks_would_read_other_batches():
+    """What keeps the order is that a rank's place follows from the step: here each counts its own files and rows."""
+
+    def of_rank(rank: int, n_ranks: int) -> Loader:
+        tokens = np.arange(rank * 240 // n_ranks, (rank + 1) * 240 // n_ranks, dtype=np.uint16)
+        return Loader(PackedRows(TokenStream([tokens], np.array([0]), "x"), T, PAD, True), BatchPlan(4 // n_ranks), 0)
+
+    def rows_read(n_ranks: int) -> list[list[int]]:
+        batches = [[of_rank(rank, n_ranks).batch(step) for rank in range(n_ranks)] for step in range(3)]
+        return [sorted(join(shares).tokens[:, 0].tolist()) for shares in batches]
+
+    assert rows_read(1) == [sorted(of_rank(0, 1).batch(step).tokens[:, 0].tolist()) for step in range(3)]
+    assert rows_read(2) != rows_read(1)
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9)), max_size=4, unique_by=lambda pair: pair[0]),
@@ -139,6 +156,7 @@ def test_documents_are_numbered_anew_in_shorter_rows():
         Loader(PackedRows(stream, T, PAD, True), BatchPlan(1, lengths=(LengthStage(until=1, divisor=5),)), 0)
 
 
+@pytest.mark.campaign(6)
 @pytest.mark.parametrize("n_files", [1, 7, 64])
 def test_files_on_any_number_of_ranks_give_every_token_of_every_epoch_once(tmp_path: Path, n_files: int):
     """What Meta Lingua drops: 32 chunks on 1 process, and stops on: 32 chunks on 48."""

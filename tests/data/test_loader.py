@@ -40,6 +40,7 @@ def equal(one: Batch, other: Batch) -> bool:
 SHAPES = {"n_tokens": st.integers(2, 120), "seq_len": st.integers(1, 9), "batch_size": st.sampled_from([1, 2, 6, 12])}
 
 
+@pytest.mark.campaign(6)
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 9), *SHAPES.values())
 def test_any_world_size_sees_the_same_global_batch(step, seed, n_tokens, seq_len, batch_size):
@@ -51,6 +52,7 @@ def test_any_world_size_sees_the_same_global_batch(step, seed, n_tokens, seq_len
         assert equal(join(shares), whole)
 
 
+@pytest.mark.campaign(6)
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 9), *SHAPES.values())
 def test_each_epoch_sees_each_row_once_across_batches(seed, n_tokens, seq_len, batch_size):

@@ -178,6 +178,7 @@ def test_a_change_that_leaves_no_trace_is_found_by_verifying(folder):
         open_prepared(folder, verify=True)
 
 
+@pytest.mark.campaign(17)
 def test_another_tokenizer_is_refused(folder):
     fields = json.loads((folder / MANIFEST).read_text())
     fields["tokenizer_fingerprint"] = "0" * 64
@@ -186,3 +187,12 @@ def test_another_tokenizer_is_refused(folder):
         UserError, match=f"not the tokenizer that made this corpus .*{BytesTokenizer.fingerprint}.*{'0' * 64}"
     ):
         _ = open_prepared(folder).tokenizer
+
+
+@pytest.mark.control(17)
+def test_without_the_comparison_another_tokenizer_would_be_taken(folder, monkeypatch):
+    fields = json.loads((folder / MANIFEST).read_text())
+    fields["tokenizer_fingerprint"] = "0" * 64
+    (folder / MANIFEST).write_text(json.dumps(fields))
+    monkeypatch.setattr(prepared.PreparedCorpus, "check_tokenizer", lambda *rest: None)
+    assert open_prepared(folder).tokenizer.fingerprint != "0" * 64

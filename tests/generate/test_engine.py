@@ -136,11 +136,13 @@ def test_bfloat16(make_decoder, backend):
     assert len(ids) == 5
 
 
+@pytest.mark.campaign(17)
 def test_a_smaller_vocabulary_than_the_tokenizers_is_refused(make_decoder):
     with pytest.raises(UserError, match="257 tokens, but the model knows only 250"):
         list(generate(make_decoder(vocab_size=250), BytesTokenizer(), "", SamplingConfig()))
 
 
+@pytest.mark.campaign(22)
 def test_damaged_weights_are_refused(make_decoder):
     model = make_decoder(vocab_size=257)
     with torch.no_grad():

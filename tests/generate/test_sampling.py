@@ -115,6 +115,7 @@ def test_the_seed_decides():
     assert not torch.equal(first, other)
 
 
+@pytest.mark.campaign(22)
 @pytest.mark.parametrize("bad", [[math.nan, 0.0], [math.inf, 0.0], [-math.inf, -math.inf]])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_not_finite_are_refused(bad, temperature):

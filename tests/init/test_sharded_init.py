@@ -134,6 +134,8 @@ def check_layout(layout, n: int, expected: dict[str, torch.Tensor], prints: dict
             assert torch.equal(sharded.full_tensor(), expected[DOWN_PROJ][:, rows]), where
 
 
+@pytest.mark.campaign(7)
+@pytest.mark.control(7)
 def test_shards_are_parts_of_the_whole(tmp_path) -> None:
     assert ranks.end(ranks.start(check, 4, str(tmp_path / "store"), launched=True)) == [0] * 4
 

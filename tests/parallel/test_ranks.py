@@ -307,6 +307,7 @@ def found(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "found.json").read_text())
 
 
+@pytest.mark.campaign(7, 8)
 @pytest.mark.parametrize("name", CHOSEN)
 def test_ranks_do_what_one_process_does(found, name: str) -> None:
     case, got = CASES[name], Found(**found[name])
@@ -322,30 +323,37 @@ def test_ranks_do_what_one_process_does(found, name: str) -> None:
     assert got.weights <= equality.WEIGHTS
 
 
+@pytest.mark.control(8)
 def test_counts_of_targets_are_global(found) -> None:
     """The control: with each rank's own count the gradient would be another."""
     assert found["own_counts 2"] > 100 * equality.FIRST_NORM
 
 
+@pytest.mark.control(8)
 def test_parts_that_several_ranks_hold_count_once(found) -> None:
     assert found["copies_counted_twice 4"] > 100 * equality.FIRST_NORM
 
 
+@pytest.mark.control(8)
 def test_masks_follow_the_positions_of_each_rank(found) -> None:
     assert found["positions_forgotten 2"] > 100 * equality.FIRST_LOSS
 
 
+@pytest.mark.campaign(8)
+@pytest.mark.control(8)
 def test_gradients_that_are_not_contiguous(found) -> None:
     errors = found["gathered_gradients 2"]
     assert errors["ours"] < 1e-6
     assert errors["older, by columns"] > 1, "PyTorch's older gather is right now; the comment in context.py is not"
 
 
+@pytest.mark.campaign(8)
 @pytest.mark.parametrize("n_ranks", [2, 4])
 def test_the_loss_of_a_split_vocabulary(found, n_ranks: int) -> None:
     assert found[f"vocabulary_losses {n_ranks}"] < 1e-5
 
 
+@pytest.mark.campaign(13)
 def test_what_is_not_finite_on_one_rank_is_seen_by_all(found) -> None:
     got = found["poisoned 2"]
     assert got["loss"] == ["the loss"] * 2
@@ -375,6 +383,7 @@ def test_small_blocks_are_gathered_and_reduced_together(found) -> None:
         assert got["at once"][kind] - got["together"][kind] == alone[kind] - together[kind]
 
 
+@pytest.mark.control(7)
 def test_duplicate_shards_are_seen(found) -> None:
     name, got = "layers.0.ffn.up_proj.weight", found["duplicated_shards 2"]
     assert got["differ"] == [name]

@@ -57,6 +57,7 @@ def test_all_that_changes_is_said(tiny: Path) -> None:
     assert {line.partition(":")[0] for line in changed} == {override.partition("=")[0] for override in overrides}
 
 
+@pytest.mark.campaign(17)
 @pytest.mark.parametrize(
     "override",
     [

@@ -41,6 +41,7 @@ def test_damaged_metrics_do_not_stop_a_run(tiny: Path) -> None:
     assert run(tiny, "train.steps=4")["steps"] == 4
 
 
+@pytest.mark.campaign(17)
 def test_a_damaged_tokenizer_is_written_anew(tiny: Path) -> None:
     run(tiny, "train.steps=3")
     folder = tiny.parent / "runs/tiny/tokenizer"
@@ -50,6 +51,7 @@ def test_a_damaged_tokenizer_is_written_anew(tiny: Path) -> None:
     assert load_tokenizer(folder).n_tokens == 257
 
 
+@pytest.mark.campaign(15)
 def test_prepared_text_that_was_changed_is_prepared_again(tiny: Path) -> None:
     whole = run(tiny, "name=whole")
     run(tiny, "train.steps=6")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def final(folder: Path) -> dict[str, Any]:
     return files | {"name": newest.name, "records": [{k: v for k, v in r.items() if k not in timed} for r in records]}
 
 
+@pytest.mark.campaign(4)
 def test_five_steps_and_five_more_are_ten(tiny: Path, monkeypatch) -> None:
     whole, _ = run(tiny, "name=whole", "checkpoint.every=5")
     original = module.Saver.save
@@ -98,6 +100,7 @@ def test_a_learning_rate_changed_on_resume_is_used(tiny: Path) -> None:
     assert rates[5] == rates[6] == 0.002
 
 
+@pytest.mark.campaign(15)
 def test_a_changed_corpus_is_refused(tiny: Path) -> None:
     run(tiny)
     (tiny.parent / "corpus/new.txt").write_text("something else entirely\n" * 50)
@@ -105,6 +108,7 @@ def test_a_changed_corpus_is_refused(tiny: Path) -> None:
         run(tiny, "train.steps=14")
 
 
+@pytest.mark.campaign(9)
 def test_a_damaged_checkpoint_costs_one_interval(tiny: Path) -> None:
     run(tiny, "name=whole")
     run(tiny, "name=hurt", "train.steps=9")
@@ -119,9 +123,22 @@ def test_a_damaged_checkpoint_costs_one_interval(tiny: Path) -> None:
     assert "resuming after step 6" in text
 
 
+@pytest.mark.campaign(21)
 def test_two_processes_cannot_train_into_one_folder(tiny: Path) -> None:
     with RunFolder(tiny.parent / "runs/tiny").locked(), pytest.raises(UserError, match=r"in use by process \d+ on "):
         run(tiny)
+
+
+@pytest.mark.control(21)
+def test_without_the_lock_they_could(tiny: Path, monkeypatch) -> None:
+    def begin(*rest, **others) -> None:
+        raise Killed
+
+    monkeypatch.setattr("isogloss.run.train.open_session", begin)
+    with RunFolder(tiny.parent / "runs/tiny").locked():
+        monkeypatch.setattr(RunFolder, "locked", lambda folder: nullcontext())
+        with pytest.raises(Killed):
+            run(tiny)
 
 
 def start(recipe: Path, *overrides: str) -> subprocess.Popen:
@@ -197,6 +214,7 @@ KILLS = {
 }
 
 
+@pytest.mark.campaign(1, 4)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KILLS if ALL or kind != "five times, saving every step"])
 def test_killed_at_random_moments(tiny: Path, kind: str) -> None:
@@ -212,6 +230,7 @@ def test_killed_at_random_moments(tiny: Path, kind: str) -> None:
     assert final(tiny.parent / "runs/whole") == final(folder)
 
 
+@pytest.mark.campaign(18)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, *([signal.SIGINT, signal.SIGHUP] if ALL else [])])
 def test_a_polite_signal_saves_and_says_so(tiny: Path, number: signal.Signals) -> None:

@@ -57,6 +57,8 @@ def poisoned(monkeypatch):
     return poison
 
 
+@pytest.mark.campaign(13)
+@pytest.mark.control(13)
 def test_it_is_as_if_the_data_had_never_been_there(tiny: Path, poisoned, monkeypatch) -> None:
     poisoned(POISONED)
     text = run(tiny, "guarded", GUARDED)
@@ -77,6 +79,7 @@ def test_it_is_as_if_the_data_had_never_been_there(tiny: Path, poisoned, monkeyp
     assert final(tiny, "unguarded") != final(tiny, "clean")
 
 
+@pytest.mark.campaign(13)
 def test_a_run_killed_after_a_rewind_ends_the_same(tiny: Path, poisoned, monkeypatch) -> None:
     poisoned(POISONED)
     run(tiny, "whole", GUARDED)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import isogloss.train.step as step_module
 from isogloss.init.plan import plan_init
 from isogloss.init.schemes import LinguaConfig
 from isogloss.models.decoder import Decoder
@@ -33,6 +34,7 @@ def one_step(model: Decoder, optimizer: torch.optim.Optimizer, step: int = 0):
     return train_step(model, optimizer, Rows().batch(step), micro_batch_size=4, clip=1.0, precision="fp32")
 
 
+@pytest.mark.campaign(13)
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_changes_nothing_and_names_the_cause(make_decoder, poison: float) -> None:
     model = make_decoder()
@@ -49,6 +51,16 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_the_cause(make_deco
     assert all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer), strict=True))
     assert one_step(model, optimizer).nonfinite == ""
     assert not all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer), strict=True))
+
+
+@pytest.mark.control(13)
+def test_without_the_look_at_loss_and_norm_it_would_be_applied(make_decoder, monkeypatch) -> None:
+    model = make_decoder()
+    optimizer = create_optimizer(model, AdamWConfig(), plan_init(model, LinguaConfig(), model.config))
+    model.layers[1].ffn.up_proj.weight.register_hook(lambda g: g * math.nan)
+    monkeypatch.setattr(step_module, "_nonfinite", lambda *rest: "")
+    one_step(model, optimizer)
+    assert not all(bool(t.isfinite().all()) for t in snapshot(model, optimizer))
 
 
 def steps(model: Decoder, progress: Progress, n: int = 6, compiled: bool = False, **config) -> list[StepInfo]:
@@ -75,6 +87,7 @@ def test_the_loop_begins_where_progress_says(make_decoder) -> None:
     assert steps(make_decoder(), Progress(step=6)) == []
 
 
+@pytest.mark.campaign(13)
 def test_it_stops_after_so_many_steps_in_a_row(make_decoder) -> None:
     model = make_decoder()
     model.layers[0].ffn.up_proj.weight.register_hook(lambda g: g * math.nan)
@@ -84,6 +97,7 @@ def test_it_stops_after_so_many_steps_in_a_row(make_decoder) -> None:
     assert progress.skipped == 3
 
 
+@pytest.mark.campaign(13)
 def test_skipped_steps_that_are_not_in_a_row_do_not_stop_it(make_decoder) -> None:
     model = make_decoder()
     calls = iter(range(100))

@@ -1,5 +1,6 @@
 """The verbs of a run: train it, sample it, evaluate it, take it elsewhere."""
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +38,7 @@ def generate(
         float | None, typer.Option(help="Leave out tokens below this share of the likeliest one's.")
     ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given again.")] = None,
+    max_context: Annotated[int | None, typer.Option(help="Refuse to read and write more tokens.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text.", min=0)] = 0,
     device: Device = "cpu",
 ) -> None:
@@ -44,19 +46,22 @@ def generate(
     import json
 
     from isogloss.config.load import load_config
+    from isogloss.data.tokenizers.base import well_formed
     from isogloss.generate.engine import generate as generate_text
     from isogloss.generate.sampling import SamplingConfig
     from isogloss.run.load import load_run
 
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    given |= {"seed": seed, "stop": json.dumps(stop) if stop else None}
+    given |= {"max_context": max_context, "seed": seed, "stop": json.dumps(stop) if stop else None}
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     sampling = load_config(SamplingConfig, None, overrides)
     loaded = load_run(run, device, warn)
     if prompt == "-":
         prompt = _read_standard_input()
-    sys.stdout.write(prompt)
-    for piece in generate_text(loaded.model, loaded.tokenizer, prompt, sampling):
+    prompt = well_formed(prompt)  # an argument may be bytes that are no text, which could not be printed
+    pieces = generate_text(loaded.model, loaded.tokenizer, prompt, sampling)
+    first = next(pieces, "")  # what is wrong with the prompt is said before it is repeated
+    for piece in itertools.chain((prompt, first), pieces):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

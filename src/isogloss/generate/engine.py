@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from isogloss.config.base import UserError
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.stream import StreamDecoder
 from isogloss.generate.sampling import SamplingConfig, StopScanner, choose
@@ -22,7 +23,7 @@ def generate(
     """Go on with a prompt, as a document that begins with it; without one, write a document.
 
     The text ends where the model ends the document, at a stop string, or after ``sampling.max_tokens``. It may grow
-    longer than the rows the model was trained on: rotary positions simply go on.
+    longer than the rows the model was trained on, up to ``sampling.max_context``: rotary positions simply go on.
 
     Args:
         model: in any mode; it is left in the same.
@@ -35,9 +36,11 @@ def generate(
         Pieces of text, none of them empty; characters are whole (U+FFFD for bytes that are none).
 
     Raises:
-        UserError: the model's logits are not finite, or its vocabulary is smaller than the tokenizer's.
+        UserError: the prompt is too long, the model's logits are not finite, or its vocabulary is smaller than the
+            tokenizer's.
     """
     prompt_ids = [tokenizer.end_of_text, *tokenizer.encode(prompt).tolist()]
+    check_length(len(prompt_ids), sampling)
     text = StreamDecoder(tokenizer)
     for token in prompt_ids:  # so that a space which begins the continuation is not taken for one that begins a text
         text.push(token)
@@ -72,11 +75,13 @@ def generate_ids(
         precision: ``bf16`` or ``fp32``.
 
     Raises:
-        UserError: the model's logits are not finite, or its vocabulary is smaller than ``n_tokens``.
+        UserError: the rows would grow too long, the model's logits are not finite, or its vocabulary is smaller than
+            ``n_tokens``.
     """
     check_vocabulary(model, n_tokens)
     generator = torch.Generator().manual_seed(sampling.seed)
     rows, length = prompt.shape
+    check_length(length, sampling)  # before the cache for all of it is made
     with inference(model, precision):
         # The last token chosen is never read.
         state = model.new_state(rows, length + sampling.max_tokens - 1)
@@ -86,6 +91,19 @@ def generate_ids(
         ids = choose(logits[:, :n_tokens], sampling, generator)
         yield ids
         unread = ids[:, None]
+
+
+def check_length(length: int, sampling: SamplingConfig) -> None:
+    """Refuse a prompt of so many tokens, if it and what is to follow are too long.
+
+    Raises:
+        UserError: they are.
+    """
+    if length + sampling.max_tokens > sampling.max_context:
+        raise UserError(
+            f"a prompt of {length:,} tokens and max_tokens = {sampling.max_tokens:,} more are above max_context = "
+            f"{sampling.max_context:,}; give less of the prompt, or raise max_context (memory grows with it)"
+        )
 
 
 def _read(model: LanguageModel, tokens: Int[Tensor, "B T"], state: object, precision: str) -> Tensor:

@@ -38,6 +38,8 @@ class SamplingConfig(Config):
     """Keep tokens at least this many times as likely as the likeliest."""
     max_tokens: int = Field(default=256, gt=0)
     """Stop after this many tokens."""
+    max_context: int = Field(default=65_536, gt=0)
+    """Refuse prompts that, with ``max_tokens``, are longer than this: memory and time grow with them."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Stop where one of these strings has been written; it is not part of the text."""
     seed: int = Field(default=0, ge=0, lt=2**64)

@@ -140,6 +140,7 @@ def test_a_download_becomes_texts_and_a_card(name, fake, tmp_path) -> None:
     assert sorted(path.name for path in folder.parent.iterdir()) == [name]
 
 
+@pytest.mark.campaign(20)
 def test_the_wrong_file_is_not_read(fake, tmp_path) -> None:
     downloader, _ = fake("shakespeare")
     good = CATALOGUE["shakespeare"]
@@ -155,6 +156,7 @@ def test_the_wrong_file_is_not_read(fake, tmp_path) -> None:
     assert not (tmp_path / "corpora").exists()
 
 
+@pytest.mark.campaign(20)
 @pytest.mark.parametrize("name", ["../../evil.txt", "/etc/evil", "a/../../b", "c:\\evil", "a\\..\\b"])
 def test_members_that_point_outside(name, tmp_path) -> None:
     for archive in (
@@ -165,6 +167,7 @@ def test_members_that_point_outside(name, tmp_path) -> None:
             list(archives.read_members(archive, lambda name: True))
 
 
+@pytest.mark.campaign(20)
 def test_links_and_giants(tmp_path, monkeypatch) -> None:
     with tarfile.open(tmp_path / "link.tar.gz", "w:gz") as archive:
         link = tarfile.TarInfo("p/texts")

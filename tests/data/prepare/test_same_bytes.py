@@ -51,6 +51,7 @@ def write(folder: Path, texts: list[str], n_files: int, compressed: bool) -> Pat
     return folder
 
 
+@pytest.mark.campaign(6)
 @settings(deadline=None, max_examples=4 * FAULTS)
 @given(DOCUMENTS, st.data())
 def test_files_their_order_copies_and_units_do_not_matter(tmp_path_factory, texts, data):
@@ -72,6 +73,7 @@ def test_files_their_order_copies_and_units_do_not_matter(tmp_path_factory, text
     assert found[0] == found[1]
 
 
+@pytest.mark.campaign(1)
 @settings(deadline=None, max_examples=4 * FAULTS)
 @given(texts=DOCUMENTS, stops=st.lists(st.integers(0, 40), min_size=1, max_size=4))
 def test_wherever_it_is_stopped_it_ends_with_the_same_bytes(tmp_path_factory, texts, stops):

@@ -67,6 +67,7 @@ def check_refused(root: Path, name: str, words: str = "") -> None:
     assert words in warnings[0]
 
 
+@pytest.mark.campaign(9)
 def test_any_flipped_bit_of_any_file(root: Path, capsys) -> None:
     generator = random.Random(0)
     trials = 0
@@ -86,6 +87,7 @@ def test_any_flipped_bit_of_any_file(root: Path, capsys) -> None:
         print(f"\n{trials} flipped bits in {len(list((root / TWO).iterdir()))} files, {trials} noticed")
 
 
+@pytest.mark.campaign(9)
 def test_any_truncation_and_any_missing_file(root: Path, capsys) -> None:
     generator = random.Random(0)
     trials = 0
@@ -103,6 +105,7 @@ def test_any_truncation_and_any_missing_file(root: Path, capsys) -> None:
         print(f"\n{trials} truncations, {trials} refused")
 
 
+@pytest.mark.control(9)
 def test_without_checksums_a_flipped_bit_would_be_loaded(root: Path, monkeypatch) -> None:
     """The control."""
     path = root / TWO / SHARD
@@ -115,12 +118,15 @@ def test_without_checksums_a_flipped_bit_would_be_loaded(root: Path, monkeypatch
     assert not is_noticed(root / TWO)
 
 
+@pytest.mark.campaign(9)
 @pytest.mark.parametrize("whose", ["other/" + TWO, "run/" + ONE, "other/" + ONE])
 def test_a_shard_of_another_run_or_step(root: Path, whose: str) -> None:
     shutil.copy(root.parent / whose / SHARD, root / TWO / SHARD)
     check_refused(root, SHARD)
 
 
+@pytest.mark.campaign(20)
+@pytest.mark.control(20)
 def test_a_shard_of_another_step_with_a_manifest_made_to_fit(root: Path, monkeypatch) -> None:
     shutil.copy(root / ONE / SHARD, root / TWO / SHARD)
     jobs.manifest_anew(root / TWO)
@@ -129,6 +135,8 @@ def test_a_shard_of_another_step_with_a_manifest_made_to_fit(root: Path, monkeyp
     assert not is_noticed(root / TWO)
 
 
+@pytest.mark.campaign(20)
+@pytest.mark.control(20)
 def test_a_folder_under_the_name_of_another_step(root: Path, monkeypatch) -> None:
     shutil.rmtree(root / TWO)
     shutil.copytree(root / ONE, root / TWO)
@@ -142,6 +150,7 @@ def test_a_folder_under_the_name_of_another_step(root: Path, monkeypatch) -> Non
     assert not is_noticed(root / TWO)
 
 
+@pytest.mark.campaign(9)
 def test_the_old_format(root: Path) -> None:
     path = root / TWO / "manifest.json"
     path.write_text(json.dumps({"format": 1, "files": {"state.json": {"size": 2, "sha256": ""}}}))
@@ -158,6 +167,8 @@ class Canary:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.campaign(20)
+@pytest.mark.control(20)
 @pytest.mark.parametrize(
     "name", [".metadata", "__0.metadata", "optimizer.pt", "model.pth", "pytorch_model.bin", "__0_0.distcp"]
 )
@@ -187,6 +198,7 @@ def test_no_pickle_is_read(root: Path, tmp_path: Path, monkeypatch, name: str) -
     load_checkpoint(root / TWO)
 
 
+@pytest.mark.control(20)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_pytorch_s_own_loader_would_run_it(tmp_path: Path) -> None:
     """Why its metadata is not read, and a control of the canary."""
@@ -199,6 +211,7 @@ def test_pytorch_s_own_loader_would_run_it(tmp_path: Path) -> None:
     assert (tmp_path / "canary").exists()
 
 
+@pytest.mark.campaign(20)
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "..", "a/../../secret.json", "x\x00.json"])
 def test_names_that_lead_out_of_the_folder(root: Path, monkeypatch, name: str) -> None:
     path = root / TWO / "manifest.json"
@@ -208,6 +221,8 @@ def test_names_that_lead_out_of_the_folder(root: Path, monkeypatch, name: str) -
     check_refused(root, "manifest.json", "outside its folder")
 
 
+@pytest.mark.campaign(20)
+@pytest.mark.control(20)
 def test_an_index_that_leads_out_of_the_folder(root: Path, monkeypatch) -> None:
     target = root / "secret.safetensors"
     shutil.copy(root.parent / "other" / TWO / SHARD, target)
@@ -220,6 +235,7 @@ def test_an_index_that_leads_out_of_the_folder(root: Path, monkeypatch) -> None:
     assert not is_noticed(root / TWO)
 
 
+@pytest.mark.campaign(20)
 def test_links_and_pipes_in_the_place_of_files(root: Path) -> None:
     path = root / TWO / SHARD
     path.unlink()
@@ -263,6 +279,8 @@ HEADERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.campaign(20)
+@pytest.mark.control(20)
 @pytest.mark.parametrize("name", HEADERS)
 def test_absurd_headers_with_a_manifest_made_to_fit(root: Path, monkeypatch, name: str) -> None:
     path = root / TWO / SHARD
@@ -288,6 +306,7 @@ INDICES: dict[str, Callable[[dict], None]] = {
 }
 
 
+@pytest.mark.campaign(20)
 @pytest.mark.parametrize("name", INDICES)
 def test_a_forged_index_with_a_manifest_made_to_fit(root: Path, name: str) -> None:
     path = root / TWO / "index.json"
@@ -302,6 +321,7 @@ def test_a_forged_index_with_a_manifest_made_to_fit(root: Path, name: str) -> No
     assert "index.json" in warnings[0]
 
 
+@pytest.mark.control(20)
 def test_without_the_check_of_pieces_a_gap_would_be_loaded(root: Path, monkeypatch) -> None:
     """The control."""
     path = root / TWO / "index.json"
@@ -319,6 +339,7 @@ def test_without_the_check_of_pieces_a_gap_would_be_loaded(root: Path, monkeypat
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.campaign(20)
 @pytest.mark.parametrize(
     "data", [b"[" * 100_000, b"null", b"[]", b'{"format": 2}', b"{}" * 2, b"\xff\xfe", b'{"format": true}']
 )

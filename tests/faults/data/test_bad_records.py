@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+import isogloss.data.sources.reading as reading
 from isogloss.config.base import UserError
 from isogloss.data.sources import BadInput, BadRecord, Document, Dropped, ReadSettings, list_units, read_unit
 
@@ -62,6 +63,7 @@ BAD_LINES = {
 }
 
 
+@pytest.mark.campaign(14)
 @pytest.mark.parametrize("ending", COMPRESS)
 @pytest.mark.parametrize("kind", BAD_LINES)
 def test_a_bad_line(tmp_path: Path, kind: str, ending: str) -> None:
@@ -93,6 +95,16 @@ def test_a_bad_line(tmp_path: Path, kind: str, ending: str) -> None:
     assert strict.n_bad == len(bad)
 
 
+@pytest.mark.control(14)
+@pytest.mark.parametrize("kind", ["NaN", "field twice", "lone surrogate"])
+def test_a_plain_reader_of_json_would_take_it_for_good(tmp_path: Path, monkeypatch, kind: str) -> None:
+    path = write(tmp_path / "a.jsonl", [BAD_LINES[kind][0]])
+    assert [len(found) for found in read(path)] == [0, 1, 0]
+    monkeypatch.setattr(reading, "parse_line", lambda line, field: json.loads(line)["text"])
+    assert [len(found) for found in read(path)] == [1, 0, 0]
+
+
+@pytest.mark.campaign(14)
 def test_an_empty_document_is_dropped_and_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [*LINES[:5], b'{"text": ""}', b"", b"  ", *LINES[5:]])
     assert read(path, 10**9) == (TEXTS, [], [Dropped("a.jsonl:6", "empty")])
@@ -102,6 +114,7 @@ def test_an_empty_document_is_dropped_and_counted(tmp_path: Path) -> None:
     assert read(tmp_path / "empty.jsonl") == ([], [], [])
 
 
+@pytest.mark.campaign(14)
 @pytest.mark.parametrize("ending", COMPRESS)
 def test_a_byte_order_mark_is_not_text(tmp_path: Path, ending: str) -> None:
     assert read(write(tmp_path / f"a.jsonl{ending}", [b"\xef\xbb\xbf" + LINES[0], *LINES[1:]])) == (TEXTS, [], [])
@@ -109,6 +122,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path: Path, ending: str) -> None:
     assert read(write(tmp_path / f"b.txt{ending}", ["a\ufeff".encode()])) == (["a\ufeff\n"], [], [])
 
 
+@pytest.mark.campaign(14)
 @pytest.mark.parametrize("ending", COMPRESS)
 def test_a_whole_text_that_is_bad(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.txt{ending}"
@@ -120,6 +134,7 @@ def test_a_whole_text_that_is_bad(tmp_path: Path, ending: str) -> None:
     assert read(write(path, [b"x" * 99_999])) == (["x" * 99_999 + "\n"], [], [])
 
 
+@pytest.mark.campaign(14)
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 def test_a_truncated_file_keeps_the_records_before_the_cut(tmp_path: Path, ending: str) -> None:
     # Without compressible text, so that the cut is felt at once and not a block later.
@@ -137,6 +152,7 @@ def test_a_truncated_file_keeps_the_records_before_the_cut(tmp_path: Path, endin
         assert bad.why == f"the {ending} data ends too early: the file is truncated"
 
 
+@pytest.mark.campaign(14)
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 def test_a_damaged_file_is_never_read_as_if_it_were_whole(tmp_path: Path, ending: str) -> None:
     compress = gzip.compress if ending == ".gz" else zstandard.ZstdCompressor(write_checksum=True).compress
@@ -152,6 +168,7 @@ def test_a_damaged_file_is_never_read_as_if_it_were_whole(tmp_path: Path, ending
         assert bad or texts == TEXTS, f"byte {place}"  # some bits (of a header's time or size) decide nothing
 
 
+@pytest.mark.campaign(15)
 def test_a_file_that_vanishes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", LINES)
     units = list_units([path])
@@ -185,6 +202,7 @@ def truncate(path: Path) -> None:
     os.truncate(path, 1000)
 
 
+@pytest.mark.campaign(15)
 @pytest.mark.parametrize("change", [append, rewrite, replace, truncate])
 def test_a_file_that_changes_under_way(tmp_path: Path, change: Callable[[Path], None]) -> None:
     path = write(tmp_path / "a.jsonl", LINES)
@@ -200,6 +218,19 @@ def test_a_file_that_changes_under_way(tmp_path: Path, change: Callable[[Path], 
     assert len(read(path)[0]) > 0  # listed anew, it is read
 
 
+@pytest.mark.control(15)
+@pytest.mark.parametrize("change", [append, rewrite, truncate])
+def test_without_the_comparison_it_would_be_read_as_if_nothing_were(tmp_path: Path, monkeypatch, change) -> None:
+    path = write(tmp_path / "a.jsonl", LINES)
+    (unit,) = list_units([path])
+    monkeypatch.setattr(reading, "_compare", lambda unit, status: None)
+    change(path)
+    texts = [record.text for record in read_unit(unit, SETTINGS) if isinstance(record, Document)]
+    assert texts
+    assert texts != TEXTS
+
+
+@pytest.mark.campaign(15)
 def test_a_file_without_permission(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", LINES)
     path = write(tmp_path / "b.jsonl", LINES)
@@ -245,6 +276,8 @@ print(after - before, peak() - after)
 """
 
 
+@pytest.mark.campaign(14)
+@pytest.mark.control(14)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of peak memory")
 @pytest.mark.parametrize("ending", COMPRESS)
 def test_a_line_of_100_megabytes_is_skipped_in_bounded_memory(tmp_path: Path, ending: str) -> None:

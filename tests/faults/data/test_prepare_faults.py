@@ -75,6 +75,7 @@ def open_to_all(folder: Path) -> None:
         parent.chmod(0o777)
 
 
+@pytest.mark.campaign(10)
 def test_no_room_at_any_size(texts: Path) -> None:
     expected = contents(prepare(config_of(texts, "calm"), BYTES))
     largest = max(map(len, expected.values()))
@@ -86,6 +87,7 @@ def test_no_room_at_any_size(texts: Path) -> None:
     assert contents(prepare(config, BYTES)) == expected
 
 
+@pytest.mark.campaign(10)
 @slow
 def test_a_disk_that_fills_up_in_a_worker(texts: Path) -> None:
     config = config_of(texts)
@@ -96,6 +98,7 @@ def test_a_disk_that_fills_up_in_a_worker(texts: Path) -> None:
     assert [path for path in config.prepared_dir.iterdir() if path.is_dir()] == [prepare(config, BYTES).folder]
 
 
+@pytest.mark.campaign(15)
 def test_no_permission_to_read(texts: Path) -> None:
     config = config_of(texts)
     open_to_all(texts)
@@ -107,6 +110,7 @@ def test_no_permission_to_read(texts: Path) -> None:
         assert contents(prepare(config, BYTES)) == contents(prepare(config_of(texts, "calm"), BYTES))
 
 
+@pytest.mark.campaign(15)
 def test_no_permission_to_search_a_folder_of_the_input(texts: Path) -> None:
     open_to_all(texts)
     (texts / "below").mkdir()
@@ -119,6 +123,7 @@ def test_no_permission_to_search_a_folder_of_the_input(texts: Path) -> None:
         assert len(prepare(config_of(texts), BYTES).manifest.inputs) == 4
 
 
+@pytest.mark.campaign(15)
 def test_no_permission_to_write_but_to_reuse(texts: Path) -> None:
     config = config_of(texts)
     open_to_all(texts)
@@ -138,6 +143,7 @@ def test_no_permission_to_write_but_to_reuse(texts: Path) -> None:
         assert corpus.rows("train", 64, packing="best_fit").n_rows > 0
 
 
+@pytest.mark.campaign(15)
 def test_no_permission_to_read_a_corpus(texts: Path) -> None:
     config = config_of(texts)
     open_to_all(texts)
@@ -154,6 +160,7 @@ def test_no_permission_to_read_a_corpus(texts: Path) -> None:
     assert contents(prepare(config, BYTES)) == expected
 
 
+@pytest.mark.campaign(17)
 def test_a_tokenizer_that_differs_from_the_manifests(texts: Path) -> None:
     config = config_of(texts)
     corpus = prepare(config, BPEConfig(vocab_size=300))
@@ -176,6 +183,7 @@ def test_a_tokenizer_that_differs_from_the_manifests(texts: Path) -> None:
     assert contents(prepare(config, BPEConfig(vocab_size=300))) == before
 
 
+@pytest.mark.campaign(9)
 def test_a_checksum_that_differs_in_any_file(texts: Path) -> None:
     config = config_of(texts)
     corpus = prepare(config, BYTES)
@@ -194,6 +202,7 @@ def test_a_checksum_that_differs_in_any_file(texts: Path) -> None:
         assert [line for line in told if line.startswith("not reused")] == told[:1]
 
 
+@pytest.mark.campaign(15)
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=slow)])
 @pytest.mark.parametrize("change", ["vanishes", "grows", "shrinks", "is replaced"])
 def test_a_file_that_changes_while_it_is_prepared(
@@ -227,6 +236,7 @@ def test_a_file_that_changes_while_it_is_prepared(
     assert [folder for folder in config.prepared_dir.iterdir() if folder.is_dir()] == [corpus.folder]
 
 
+@pytest.mark.campaign(14)
 def test_a_report_of_bad_records_is_kept_for_a_week(texts: Path) -> None:
     lines = (texts / "0.jsonl").read_bytes()
     (texts / "0.jsonl").write_bytes(b"{" + lines)
@@ -242,6 +252,7 @@ def test_a_report_of_bad_records_is_kept_for_a_week(texts: Path) -> None:
     assert not report.exists()
 
 
+@pytest.mark.campaign(14)
 def test_bad_records_are_reported_in_the_order_of_their_lines(texts: Path) -> None:
     lines = (texts / "0.jsonl").read_text().splitlines()
     for number in (3, 20, 100):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-N_KILLS = int(os.environ.get("ISOGLOSS_FAULTS", "3"))
+N_KILLS = max(int(os.environ.get("ISOGLOSS_FAULTS", "0")) // 3, 3)
 
 PREPARE = """
 import sys
@@ -76,6 +76,7 @@ def wait_for_work(prepared: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.campaign(1)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
 def test_killed_at_any_moment(tmp_path: Path, program: list[str], calm: tuple[dict[str, bytes], float]) -> None:
     expected, seconds = calm
@@ -103,6 +104,7 @@ def test_killed_at_any_moment(tmp_path: Path, program: list[str], calm: tuple[di
     print(f"{n_killed} kills, {n_left} left work behind, 1 identical")
 
 
+@pytest.mark.campaign(1)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
 def test_a_killed_worker_is_told_of_and_nothing_is_lost(
     tmp_path: Path, program: list[str], calm: tuple[dict[str, bytes], float]

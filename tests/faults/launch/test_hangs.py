@@ -74,6 +74,7 @@ m.open_corpus = late
 UNHEARD = "import isogloss.headway as h; h.advance = lambda: None\n"
 
 
+@pytest.mark.campaign(19)
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_rank_that_is_stuck_is_named_with_its_phase(launch, phase: str) -> None:
     module, name, rank, how, number = (*PHASES[phase], 1)[:5]
@@ -89,22 +90,26 @@ def test_a_rank_that_is_stuck_is_named_with_its_phase(launch, phase: str) -> Non
     assert job.orphans() == []
 
 
+@pytest.mark.campaign(19)
 def test_a_rank_that_writes_a_checkpoint_slowly_is_waited_for(launch) -> None:
     job = launch("slow", *STEPS, "train.steps=2", "optim.schedule.warmup=1", code=SLOW)
     assert job.wait(240) == 0, job.text
 
 
+@pytest.mark.control(19)
 def test_control_unless_it_says_that_it_gets_on(launch) -> None:
     job = launch("slow", *STEPS, "train.steps=2", "optim.schedule.warmup=1", code=UNHEARD + SLOW)
     assert job.wait() == HUNG, job.text
     assert "the checkpoint of step 2 has stood still for" in job.text
 
 
+@pytest.mark.campaign(19)
 def test_what_rank_0_does_alone_may_take_as_long_as_it_likes(launch) -> None:
     job = launch("late", *STEPS, code=LATE)
     assert job.wait() == 0, job.text
 
 
+@pytest.mark.campaign(19)
 def test_a_rank_that_never_comes_is_said(tiny: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
 """Jobs of two ranks under `isogloss launch local`: signals, deaths, hangs, and errors, each with its control.
 
-A control takes one guard out, and the job must fail the test. ``ISOGLOSS_FAULTS=N`` makes each fault N / 10 times
-at moments drawn anew (``make faults``: 100); by default a few are made once.
+A control takes one guard out, and the job must fail the test. ``ISOGLOSS_FAULTS=N`` makes each fault N / 20 times at
+moments drawn anew, each signal N / 50 times to each, and N / 2 short runs (``make faults``: 100); by default a few.
 """
 
 import os
@@ -24,8 +24,8 @@ from isogloss.train.watchdog import HUNG
 from launched import ENDLESS
 
 N = int(os.environ.get("ISOGLOSS_FAULTS", "0"))
-TIMES = range(max(N // 10, 1))
-campaign = pytest.mark.skipif(N == 0, reason="a longer campaign: make faults")
+TIMES = range(max(N // 20, 1))
+long = pytest.mark.skipif(N == 0, reason="a longer campaign: make faults")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 # What a job does without one of its guards; run before anything else in each of its processes.
@@ -36,7 +36,10 @@ UNGUARDED = {
     "m.Watchdog.__exit__ = lambda self, *error: None",
     "first error": "import contextlib, isogloss.train.first_error as m\n"
     "m.first_error = lambda ranks: contextlib.nullcontext()",
+    "leaving at once": "import sys, isogloss.cli as m; m.leave = sys.exit",
 }
+# What PyTorch tears down at the end of a process aborts now and then; here it always does.
+ABORTING = "import atexit, os\nif 'RANK' in os.environ: atexit.register(os.abort)\n"
 BROKEN = """
 import os, isogloss.train.step as m
 step, calls = m.train_step, []
@@ -67,9 +70,13 @@ def some_step() -> int:
 
 
 ONE_THREAD = ("--threads", "1")  # as the ranks of tests have
+TO_THE_END = ["optim.schedule.type=constant", "train.steps=200"]
+VERY_SHORT = ["train.steps=3", "optim.schedule.warmup=1"]
+LONG = ["train.steps=250", "checkpoint.every=5", "watch.validate_every=1000", "watch.sample_every=1000"]
 SHORT = ["train.steps=40", "checkpoint.every=10", "watch.validate_every=100", "watch.sample_every=100"]
 
 
+@pytest.mark.campaign(3, 18)
 def test_stopped_killed_and_restarted_it_ends_as_if_nothing_had_been(launch, tiny: Path) -> None:
     """SIGUSR1 to one rank: both save at the same step, code 75. Then SIGKILL of one rank under --max-restarts."""
     undisturbed = ["name=whole", "watch.log_every=1", *SHORT]
@@ -92,6 +99,21 @@ def test_stopped_killed_and_restarted_it_ends_as_if_nothing_had_been(launch, tin
     assert final(cut.folder.with_name("whole")) == final(cut.folder)
 
 
+@pytest.mark.campaign(3)
+@long
+def test_a_rank_killed_ten_times_in_one_launch(launch) -> None:
+    whole, killed = launch("whole", *LONG), launch("killed", *LONG, options=("--max-restarts", "10"))
+    for _ in range(10):
+        killed.wait_for_step(killed.step() + random.randrange(2, 20))  # a step that only new ranks can reach
+        os.kill(random.choice(killed.ranks), signal.SIGKILL)
+        assert killed.orphans() == []
+    assert killed.wait() == 0, killed.text
+    assert killed.text.count("all ranks start again") == 10
+    assert whole.wait() == 0, whole.text
+    assert final(whole.folder) == final(killed.folder)
+
+
+@pytest.mark.campaign(19)
 def test_an_error_on_one_rank_ends_both_and_is_told_once(launch) -> None:
     job = launch("raising", *ENDLESS, code=RAISING)
     job.wait_for_step(1)
@@ -104,12 +126,23 @@ def test_an_error_on_one_rank_ends_both_and_is_told_once(launch) -> None:
     assert job.orphans() == []
 
 
-@campaign
-@pytest.mark.parametrize("time_", TIMES)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, tiny_factory) -> dict[str, Any]:
+    """Of a run that got no signal."""
+    recipe = tiny_factory(tmp_path_factory.mktemp("undisturbed"))
+    words = [sys.executable, "-m", "isogloss", "launch", "local", "--ranks", "2", str(recipe), *ENDLESS, *TO_THE_END]
+    subprocess.run(words, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
+    return final(recipe.parent / "runs/tiny")
+
+
+@pytest.mark.campaign(18)
+@long
+@pytest.mark.parametrize("time_", range(max(N // 50, 1)))
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("to", ["launcher", "rank"])
-def test_a_signal_to_any_of_them_saves(launch, number: signal.Signals, to: str, time_: int) -> None:
-    job = launch("signalled", *ENDLESS)
+def test_a_signal_to_any_of_them_saves(launch, undisturbed, number: signal.Signals, to: str, time_: int) -> None:
+    """All at the same step; and what goes on from there is the run that got no signal, bit for bit."""
+    job = launch("signalled", *ENDLESS, TO_THE_END[0])
     job.wait_for_step(some_step())
     time.sleep(random.uniform(0, 0.2))
     os.kill(job.launcher.pid if to == "launcher" else random.choice(job.ranks), number)
@@ -118,9 +151,13 @@ def test_a_signal_to_any_of_them_saves(launch, number: signal.Signals, to: str, 
     assert job.text.count("saved; the same command") == 1
     assert len(list((job.folder / "checkpoints").glob("step-*"))) == 1
     assert job.orphans() == []
+    again = launch("signalled", *ENDLESS, *TO_THE_END)
+    assert again.wait() == 0, again.text
+    assert final(job.folder) == undisturbed
 
 
-@campaign
+@pytest.mark.campaign(18)
+@long
 @pytest.mark.parametrize("time_", TIMES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_before_the_first_step_asks_for_another_start(launch, number: signal.Signals, time_: int) -> None:
@@ -131,7 +168,8 @@ def test_a_signal_before_the_first_step_asks_for_another_start(launch, number: s
     assert "Traceback" not in job.text
 
 
-@campaign
+@pytest.mark.campaign(21)
+@long
 def test_a_second_launch_is_refused_and_the_first_goes_on(launch) -> None:
     first = launch("shared", *ENDLESS[:1], *ENDLESS[2:], "checkpoint.every=5")
     first.wait_for_step(3)
@@ -151,7 +189,8 @@ def test_a_second_launch_is_refused_and_the_first_goes_on(launch) -> None:
     assert "resuming after step" in third.text
 
 
-@campaign
+@pytest.mark.control(18)
+@long
 def test_control_without_agreement_a_signal_to_one_rank_hangs(launch) -> None:
     job = launch("alone", *ENDLESS, "parallel.timeout=0.15", code=UNGUARDED["agreement"])
     job.wait_for_step(3)
@@ -159,7 +198,8 @@ def test_control_without_agreement_a_signal_to_one_rank_hangs(launch) -> None:
     assert job.wait() != REQUEUE, job.text
 
 
-@campaign
+@pytest.mark.campaign(18)
+@long
 @pytest.mark.parametrize("time_", TIMES)
 def test_a_second_signal_ends_it_at_once(launch, time_: int) -> None:
     job = launch("twice", *ENDLESS, "train.batch_size=2048", "model.n_layers=8")  # steps that take a while
@@ -174,7 +214,8 @@ def test_a_second_signal_ends_it_at_once(launch, time_: int) -> None:
     assert job.orphans() == []
 
 
-@campaign
+@pytest.mark.campaign(18)
+@long
 @pytest.mark.parametrize("time_", TIMES)
 def test_a_signal_during_a_save_saves(launch, time_: int) -> None:
     job = launch("saving", *ENDLESS[:1], *ENDLESS[2:], "checkpoint.every=1")
@@ -187,7 +228,8 @@ def test_a_signal_during_a_save_saves(launch, time_: int) -> None:
     assert int(newest.name.removeprefix("step-")) == int(stopped.split()[3].rstrip(",")), stopped
 
 
-@campaign
+@pytest.mark.campaign(19)
+@long
 @pytest.mark.parametrize("time_", TIMES)
 def test_ranks_do_not_outlive_their_launcher(launch, time_: int) -> None:
     job = launch("orphaned", *ENDLESS)
@@ -196,7 +238,8 @@ def test_ranks_do_not_outlive_their_launcher(launch, time_: int) -> None:
     assert job.orphans(30) == []
 
 
-@campaign
+@pytest.mark.control(19)
+@long
 def test_control_without_death_with_the_parent_they_do(launch) -> None:
     job = launch("orphaned", *ENDLESS, code=UNGUARDED["death with the parent"])
     job.wait_for_step(3)
@@ -204,7 +247,8 @@ def test_control_without_death_with_the_parent_they_do(launch) -> None:
     assert len(job.orphans(15)) == 2
 
 
-@campaign
+@pytest.mark.campaign(19)
+@long
 @pytest.mark.parametrize("time_", TIMES)
 def test_a_rank_that_is_killed_ends_the_other_and_is_named(launch, time_: int) -> None:
     job = launch("killed", *ENDLESS)
@@ -219,7 +263,8 @@ def test_a_rank_that_is_killed_ends_the_other_and_is_named(launch, time_: int) -
     assert job.orphans() == []
 
 
-@campaign
+@pytest.mark.campaign(19)
+@long
 @pytest.mark.parametrize("time_", TIMES)
 def test_a_rank_that_is_stopped_is_named_within_the_timeout(launch, time_: int) -> None:
     job = launch("stopped", *ENDLESS, "parallel.timeout=0.1")
@@ -234,7 +279,23 @@ def test_a_rank_that_is_stopped_is_named_within_the_timeout(launch, time_: int) 
     assert job.orphans() == []
 
 
-@campaign
+@pytest.mark.campaign(15, 19)
+@long
+def test_tokens_cut_short_under_way_end_both_and_are_prepared_again(launch, tiny: Path) -> None:
+    job = launch("short", *ENDLESS, *TO_THE_END[:1])
+    job.wait_for_step(3)
+    (tokens,) = (tiny.parent / "prepared").glob("*/train-00000.bin")
+    os.truncate(tokens, 0)
+    assert job.wait() == 128 + signal.SIGBUS, job.text
+    assert "was killed by SIGBUS" in job.text
+    assert job.orphans() == []
+    again = launch("short", *ENDLESS, *TO_THE_END)
+    assert again.wait() == 0, again.text
+    assert "train-00000.bin: damaged" in again.text
+
+
+@pytest.mark.control(19)
+@long
 def test_control_without_the_watchdog_nobody_says_who(launch) -> None:
     job = launch("stopped", *ENDLESS, "parallel.timeout=0.1", code=UNGUARDED["watchdog"])
     job.wait_for_step(3)
@@ -243,14 +304,16 @@ def test_control_without_the_watchdog_nobody_says_who(launch) -> None:
     assert "no sign of life" not in job.text
 
 
-@campaign
+@pytest.mark.control(19)
+@long
 def test_control_without_the_first_error_both_tell_theirs(launch) -> None:
     job = launch("raising", *ENDLESS, code=RAISING + UNGUARDED["first error"])
     job.wait()
     assert "(on rank 1 of 2)" not in job.text
 
 
-@campaign
+@pytest.mark.campaign(13)
+@long
 def test_a_loss_that_is_not_finite_on_one_rank_is_seen_by_both(launch) -> None:
     job = launch("poisoned", *SHORT, "train.max_skipped=3", code=POISONING)
     assert job.wait() == 2, job.text
@@ -259,14 +322,29 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_seen_by_both(launch) -> None:
     assert max(r["skipped"] for r in records) >= 2
 
 
-@campaign
+@pytest.mark.campaign(24)
+@long
 @pytest.mark.parametrize("time_", range(max(N // 2, 1)))
 def test_short_runs_end_with_zero(launch, time_: int) -> None:
-    job = launch("short", *SHORT, "train.steps=3", "optim.schedule.warmup=1")
+    job = launch("short", *SHORT, *VERY_SHORT)
     assert job.wait() == 0, job.text
 
 
-@campaign
+@pytest.mark.campaign(24)
+@long
+def test_an_abort_of_what_is_torn_down_is_passed_by(launch) -> None:
+    assert (job := launch("short", *SHORT, *VERY_SHORT, code=ABORTING)).wait() == 0, job.text
+
+
+@pytest.mark.control(24)
+@long
+def test_control_without_leaving_at_once_it_is_the_end_of_the_run(launch) -> None:
+    job = launch("short", *SHORT, *VERY_SHORT, code=ABORTING + UNGUARDED["leaving at once"])
+    assert job.wait() == 128 + signal.SIGABRT, job.text
+
+
+@pytest.mark.campaign(16)
+@long
 def test_a_wrong_recipe_is_refused_once_before_any_rank_starts(launch) -> None:
     job = launch("wrong", "train.stpes=3")
     assert job.wait() == 2
