@@ -79,6 +79,7 @@ def test_it_trains_in_bf16_as_a_cpu_in_fp32(tiny: Path, device: str, within_docu
         assert losses(tiny, "tiny", kind) == pytest.approx(losses(tiny, "cpu", kind), rel=0.02)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("scaling", ["tensorwise", "rowwise"])
 def test_projections_in_float8_are_near_a_cpus(tiny: Path, scaling: str) -> None:
     """The GPU's own products beside emulated ones: they differ in how sums are rounded."""

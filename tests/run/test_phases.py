@@ -16,8 +16,8 @@ OPENING = [
     "preparing the corpus",
     "looking at the machine",
     "finding room for checkpoints",
-    "packing rows",
     "building the model",
+    "counting what packing wastes",
     "loading the newest checkpoint",
 ]
 STEP = ["training step {0}", "agreeing on what follows step {0}"]
