@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from isogloss.build import plan_model
 from isogloss.checkpoint import room
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.room import check_room, free_bytes, short_of_room
 from isogloss.checkpoint.save import SaveFailedError, save_checkpoint
 from isogloss.config.base import UserError
+from isogloss.data.tokenizers.bytes import BytesTokenizer
 from isogloss.recipe import load_recipe
 from isogloss.run.state import checkpoint_bytes
 
@@ -130,7 +132,10 @@ def test_a_run_without_room_ends_before_its_first_step(tiny: Path, call, disk) -
     disk(2000)
     code, _, error = call("train", tiny)
     assert code == 2
-    assert "checkpoints has 2,000 bytes free, and a checkpoint needs" in error
+    recipe = load_recipe(str(tiny)).with_vocabulary(BytesTokenizer.n_tokens)
+    n_weights = sum(weight.numel() for weight in plan_model(recipe.model, recipe.init).model.parameters())
+    size = 12 * n_weights  # and two moments, in float32
+    assert f"checkpoints has 2,000 bytes free, and a checkpoint needs {size:,}" in error
     assert not (tiny.parent / "runs/tiny/metrics.jsonl").exists()
 
 
