@@ -72,6 +72,15 @@ def test_only_what_has_changed_is_hashed_again(folder, hashed):
     assert sorted(hashed[1:]) == sorted(Path(name).name for name in open_prepared(folder).manifest.files)
 
 
+def test_a_file_of_another_size_than_the_manifests_is_not_whole_whatever_is_known_of_it(folder):
+    shard = folder / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[1:])
+    known = json.loads((folder / VERIFIED).read_text())
+    (folder / VERIFIED).write_text(json.dumps(known | {shard.name: stamps.stamp_of(shard)}))
+    with pytest.raises(UserError, match="its size"):
+        open_prepared(folder)
+
+
 def test_what_changes_while_it_is_hashed_is_hashed_again(folder, hashed, monkeypatch):
     shard = folder / "train-00000.bin"
     os.utime(shard)
