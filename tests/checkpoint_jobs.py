@@ -304,6 +304,8 @@ def save_in_the_background(rank: int, n_ranks: int, root: str) -> None:
             in_flight.append(-1)
 
     with Saver(Path(root), CheckpointConfig(keep_last=9), reached) as saver:
+        groups = {saver._peers._group, saver._between_steps._group, dist.group.WORLD}
+        assert len(groups) == 3, "messages of the thread, of polling and of the training are kept apart"
         weight = share(rank, n_ranks, 0)
         for step in range(1, 5):
             weight.to_local().add_(100)

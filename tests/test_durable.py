@@ -3,6 +3,7 @@
 The system's cache survives kill -9, so the calls are recorded and their order is checked; each guard has its control.
 """
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -112,6 +113,44 @@ def test_a_block_that_fails_leaves_what_was_there(root: Path) -> None:
     assert contents(root) == before
 
 
+@pytest.mark.parametrize("write", [lambda path: write_whole(path, b"x"), lambda path: stream_to(path)])
+def test_a_file_that_cannot_be_put_in_its_place_leaves_nothing_behind(root: Path, monkeypatch, write) -> None:
+    (root / "file").write_bytes(b"former")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write(root / "file")
+    assert contents(root) == {"file": b"former"}
+
+
+def test_processes_that_write_one_file_do_not_disturb_each_other(root: Path, monkeypatch) -> None:
+    with whole_file(root / "file") as first:
+        first.write(b"first")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            stream_to(root / "file")
+        assert contents(root)["file"] == b"x"
+    assert contents(root) == {"file": b"first"}, "the last one to end"
+
+
+def test_a_folder_that_cannot_be_renamed_leaves_what_was_there(root: Path, monkeypatch) -> None:
+    fill(root / "new", b"former")
+    before, rename = contents(root), Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name == ".new.aside":
+            raise PermissionError
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError):
+        fill(root / "new")
+    assert contents(root) == before
+
+
 @pytest.mark.parametrize("former", ["folder", "file"])
 def test_a_former_one_gives_way_and_debris_goes(root: Path, former: str) -> None:
     if former == "folder":
@@ -175,6 +214,13 @@ def killed_at(root: Path, monkeypatch, n_calls: int) -> bool:
 
         return call
 
+    rmtree = durable.shutil.rmtree
+
+    def delete(folder: Path) -> None:
+        if left[0] == 0:  # it dies in the middle
+            next(path for path in folder.rglob("*") if path.is_file()).unlink()
+        dying(rmtree)(folder)
+
     aside = root / ".new.aside"
     aside.mkdir(exist_ok=True)
     (aside / "below").mkdir(exist_ok=True)
@@ -183,7 +229,7 @@ def killed_at(root: Path, monkeypatch, n_calls: int) -> bool:
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", dying(os.fsync))
         patch.setattr(Path, "rename", dying(Path.rename))
-        patch.setattr(durable.shutil, "rmtree", dying(durable.shutil.rmtree))
+        patch.setattr(durable.shutil, "rmtree", delete)
         try:
             put_folder(aside, root / "new")
         except Killed:

@@ -35,6 +35,13 @@ def test_a_schedulers_signal_asks_for_another_start(number: int, words: list[str
     assert ended(number, words, environment) == code
 
 
+def test_the_program_listens_before_the_command_line_is_imported() -> None:
+    code = "import signal, sys, types\ncli = types.ModuleType('isogloss.cli')\n"
+    code += "cli.main = lambda: signal.raise_signal(signal.SIGUSR1)\nsys.modules['isogloss.cli'] = cli\n"
+    code += "sys.argv = ['isogloss', 'train']\nfrom isogloss.__main__ import main\nmain()"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == REQUEUE
+
+
 def test_what_is_ignored_stays_so() -> None:
     assert ended(signal.SIGUSR1, ["train"], {}, "signal.signal(signal.SIGUSR1, signal.SIG_IGN)") == 0
 

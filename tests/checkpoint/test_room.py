@@ -11,14 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from isogloss.build import plan_model
 from isogloss.checkpoint import room
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.room import check_room, free_bytes, short_of_room
 from isogloss.checkpoint.save import SaveFailedError, save_checkpoint
 from isogloss.config.base import UserError
+from isogloss.data.tokenizers.bytes import BytesTokenizer
+from isogloss.parallel.env import ALONE
 from isogloss.recipe import load_recipe
+from isogloss.run.folder import RunFolder
+from isogloss.run.opening import _find_room
 from isogloss.run.state import checkpoint_bytes
+from isogloss.train.display import Display
+from isogloss.train.estimate import Estimate
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -130,8 +138,22 @@ def test_a_run_without_room_ends_before_its_first_step(tiny: Path, call, disk) -
     disk(2000)
     code, _, error = call("train", tiny)
     assert code == 2
-    assert "checkpoints has 2,000 bytes free, and a checkpoint needs" in error
+    recipe = load_recipe(str(tiny)).with_vocabulary(BytesTokenizer.n_tokens)
+    n_weights = sum(weight.numel() for weight in plan_model(recipe.model, recipe.init).model.parameters())
+    size = 12 * n_weights  # and two moments, in float32
+    assert f"checkpoints has 2,000 bytes free, and a checkpoint needs {size:,}" in error
     assert not (tiny.parent / "runs/tiny/metrics.jsonl").exists()
+
+
+def test_a_run_that_has_only_to_be_finished_needs_none(tiny: Path, disk) -> None:
+    disk(2000)
+    recipe, display = load_recipe(str(tiny)), Display(Console(quiet=True))
+    folder = RunFolder(recipe.folder)
+    folder.checkpoints.mkdir(parents=True)
+    with pytest.raises(UserError, match="bytes free"):
+        _find_room(recipe, folder, Estimate({"head": 1000}, 1.0, 1.0), ALONE, display)
+    (folder.checkpoints / f"step-{recipe.train.steps:010}").mkdir()
+    _find_room(recipe, folder, Estimate({"head": 1000}, 1.0, 1.0), ALONE, display)
 
 
 @pytest.fixture

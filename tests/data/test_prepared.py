@@ -72,6 +72,32 @@ def test_only_what_has_changed_is_hashed_again(folder, hashed):
     assert sorted(hashed[1:]) == sorted(Path(name).name for name in open_prepared(folder).manifest.files)
 
 
+def test_a_file_of_another_size_than_the_manifests_is_not_whole_whatever_is_known_of_it(folder):
+    shard = folder / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[1:])
+    known = json.loads((folder / VERIFIED).read_text())
+    (folder / VERIFIED).write_text(json.dumps(known | {shard.name: stamps.stamp_of(shard)}))
+    with pytest.raises(UserError, match="its size"):
+        open_prepared(folder)
+
+
+def test_what_changes_while_it_is_hashed_is_hashed_again(folder, hashed, monkeypatch):
+    shard = folder / "train-00000.bin"
+    os.utime(shard)
+    hash_file = stamps.hash_file
+
+    def hash_and_touch(path: Path) -> str:
+        found = hash_file(path)
+        os.utime(path, ns=(0, 0))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stamps, "hash_file", hash_and_touch)
+        open_prepared(folder)
+    open_prepared(folder)
+    assert hashed == [shard.name] * 2
+
+
 def bytes_read(action: Callable[[], object]) -> int:
     """By this process and its threads, as the system counts them; not what is mapped into memory."""
 
@@ -107,6 +133,9 @@ def test_a_row_table_is_hashed_when_it_is_made_and_when_it_has_changed(folder, h
     start = folder / "rows/train-best_fit-16/start.bin"
     os.utime(start)
     assert open_rows() == ["start.bin"]
+    assert open_rows() == []
+    os.utime(folder / "train-00000.bin")
+    open_prepared(folder)  # without its rows, of which it keeps what is known
     assert open_rows() == []
     (folder / VERIFIED).unlink()
     assert {"start.bin", "length.bin", "first.bin"} < set(open_rows())

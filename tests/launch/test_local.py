@@ -141,6 +141,15 @@ def signalled_while_started(tmp_path: Path, monkeypatch) -> tuple[_Agent, list[t
     return agent, sent
 
 
+def test_ranks_that_are_gone_get_no_signal(tmp_path, monkeypatch) -> None:
+    sent = list[int]()
+    monkeypatch.setattr(module.os, "kill", lambda pid, number: sent.append(pid))
+    agent = _Agent(LocalLaunch(["tiny"], 3), str(tmp_path))
+    agent._pids, agent._gone = [100, 101, 102], {101}
+    agent._signal(signal.SIGTERM)
+    assert sent == [100, 102]
+
+
 def test_a_signal_while_ranks_are_started_reaches_them(tmp_path, monkeypatch) -> None:
     _, sent = signalled_while_started(tmp_path, monkeypatch)
     assert sent == [(100, signal.SIGUSR1), (101, signal.SIGUSR1)]

@@ -46,5 +46,6 @@ def test_what_auto_takes_on_a_gpu(compiler) -> None:
 
     assert taken(plain) == "sdpa"
     assert [taken(plain, True), taken(window), taken(capped), taken(shared)] == ["flex"] * 4
+    assert taken(make(head_dim=8, window=4)) == "sdpa", "flex has no kernels for so narrow heads"
     compiler(False)
     assert [taken(plain, True), taken(window), taken(capped), taken(shared)] == ["sdpa", "sdpa", "plain", "sdpa"]

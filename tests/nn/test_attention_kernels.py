@@ -111,6 +111,19 @@ def test_flex_stays_compiled_where_blocks_are_not_to_be(monkeypatch):
     assert stances == ["default"]
 
 
+@pytest.mark.parametrize(
+    ("n", "device", "compiled"), [(2**12, "meta", 0), (2**12 + 1, "meta", 1), (2**12 + 1, "cpu", 0)]
+)
+def test_a_large_block_mask_is_compiled_where_there_is_a_gpu(monkeypatch, n, device, compiled):
+    """Any device but the CPU stands for one."""
+    found, made = [], kernels.create_block_mask(lambda b, h, q, k: q >= k, 1, None, 8, 8, "cpu")
+    monkeypatch.setattr(kernels, "create_block_mask", lambda *rest: made)
+    monkeypatch.setattr(kernels, "_compiled", lambda function: (found.append("compiled"), function)[1])
+    positions = torch.arange(n, device=device)
+    create_mask("flex", positions, positions, None, None)
+    assert len(found) == compiled
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_keys_that_sdpa_is_given_once_a_query_head_change_nothing(monkeypatch, masked):
     q, k, v, documents = inputs(2)

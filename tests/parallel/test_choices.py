@@ -66,6 +66,7 @@ def test_the_units(asked) -> None:
     block = sum(p.numel() for p in plan_model(CONFIG, LinguaConfig()).model.blocks()[0].parameters())
     assert units(n_layers=5, unit=2 * block) == ["Block Block", "Block Block Block", "Decoder"]
     assert units(n_layers=5, unit=2 * block + 1) == units(n_layers=5, unit=2 * block)
+    assert [len(unit.split()) for unit in units(n_layers=8, unit=8 * block // 3)] == [2, 3, 3, 1], "evenly"
     assert units(n_layers=5, unit=5 * block + 1) == ["Block Block Block Block Block", "Decoder"]
 
 

@@ -1,6 +1,7 @@
 """Who the ranks are, how they are laid out, and what is refused, with every reason."""
 
 import math
+from datetime import timedelta
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from isogloss.models.decoder import DecoderConfig
 from isogloss.parallel.context import positions_of
 from isogloss.parallel.env import (
     ALONE,
+    MissingRankError,
     Ranks,
     find_gpu,
     find_ranks,
@@ -22,7 +24,7 @@ from isogloss.parallel.env import (
     started_again,
 )
 from isogloss.parallel.mesh import Layout, ParallelConfig, Stretch, check_axes, find_axes
-from isogloss.train.watchdog import COLD
+from isogloss.train.watchdog import COLD, HUNG
 
 MODEL = DecoderConfig.model_validate(
     {"d_model": 32, "n_layers": 2, "vocab_size": 8, "mixer": {"n_heads": 4, "n_kv_heads": 2}, "ffn": {"type": "swiglu"}}
@@ -103,6 +105,20 @@ def test_a_process_that_is_alone_begins_no_group() -> None:
         assert ranks == ALONE
         assert not torch.distributed.is_initialized()
         assert rank_0_first(ranks, "anything", lambda: math.pi) == math.pi
+
+
+def test_a_rank_that_waits_for_others_in_vain_says_so_and_may_be_started_again(monkeypatch) -> None:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name, value in zip(names, ("0", "0", "2", "127.0.0.1", str(ranks._free_port())), strict=True):
+        monkeypatch.setenv(name, value)
+    arrival = ParallelConfig(timeout=0.01).arrival
+    assert arrival == timedelta(minutes=0.01)
+    with (
+        pytest.raises(MissingRankError, match=r"rank 0 of 2 has waited 1 s \(parallel\.timeout\)") as missing,
+        process_group("cpu", arrival=arrival),
+    ):
+        pass
+    assert missing.value.exit_code == HUNG
 
 
 @pytest.mark.parametrize(

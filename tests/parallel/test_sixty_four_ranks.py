@@ -11,6 +11,7 @@ from isogloss.build import materialise, plan_model
 from isogloss.init.apply import local_part
 from isogloss.models.protocol import Batch
 from isogloss.optim.groups import create_optimizer
+from isogloss.parallel import fsdp
 from isogloss.parallel.mesh import Layout, Stretch, check_axes, find_axes
 from isogloss.recipe import load_recipe
 from isogloss.run.estimate import estimate_recipe, with_planned_vocabulary
@@ -36,17 +37,31 @@ def group() -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore:Set timeout is now only supported")  # a fake group waits for nobody
 @pytest.mark.parametrize(
-    "parallel",
-    [[], ["parallel.replicate=2", "parallel.tensor=4"], ["parallel.context=2", "parallel.tensor=2"]],
+    ("parallel", "blocks"),
+    [
+        ([], [1, 1]),  # of 2.9 million weights each
+        (["parallel.replicate=2", "parallel.tensor=4"], [2]),  # of which a tensor rank has a quarter
+        (["parallel.context=2", "parallel.tensor=2"], [2]),
+    ],
     ids=["shard 64", "replicate 2 x shard 8 x tensor 4", "shard 16 x context 2 x tensor 2"],
 )
-def test_a_rank_of_64_makes_its_first_step(parallel: list[str]) -> None:
+def test_a_rank_of_64_makes_its_first_step(parallel: list[str], blocks: list[int], monkeypatch) -> None:
+    units = list[int]()
+    fully_shard = fsdp.fully_shard
+
+    def counted(unit, **options):
+        if isinstance(unit, list):
+            units.append(len(unit))
+        return fully_shard(unit, **options)
+
+    monkeypatch.setattr(fsdp, "fully_shard", counted)
     recipe = with_planned_vocabulary(load_recipe("stdlib-small", [*RECIPE, *parallel]))
     axes = find_axes(recipe.parallel, 64)
     check_axes(axes, recipe.model, [Stretch(recipe.data.seq_len, recipe.train.batch_size)])
     layout = Layout(axes, recipe.parallel, "cpu")
     planned = plan_model(recipe.model, recipe.init)
     model = materialise(planned, seed=0, device=torch.device("cpu"), layout=layout, precision="fp32")
+    assert units == blocks, "by the weights that this rank gathers"
     optimizer = create_optimizer(model, recipe.optim, planned.plan)
     rows, positions = recipe.train.batch_size // axes.data, recipe.data.seq_len // axes.context
     tokens = torch.randint(2048, (rows, positions + 1), generator=torch.Generator().manual_seed(0))

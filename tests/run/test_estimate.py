@@ -86,6 +86,21 @@ def test_an_8b_model_on_64_gpus() -> None:
     assert found.traffic == {"shard": pytest.approx(expected)}
 
 
+def test_units_of_several_blocks_are_gathered_together() -> None:
+    """By 10^9 weights 32 blocks are six units, the largest of six, and the embedding is with the rest."""
+    large = [*LARGE, "train.recompute=full"]
+    alone = estimate_recipe(load_recipe("stdlib-small", large), 64)
+    found = estimate_recipe(load_recipe("stdlib-small", [*large, f"parallel.unit={10**9}"]), 64)
+    embedding = 128256 * 4096
+    block = (found.n_parameters - 2 * embedding - 4096) / 32
+    assert found.memory.moment == alone.memory.moment == "the last block's backward pass"
+    more = found.memory.parts["communication"] - alone.memory.parts["communication"]
+    # Of five blocks more: weights thrice and gradients once in bf16, and these again in float32 as they are reduced.
+    assert more == pytest.approx(5 * (3 * 2 + 2 + 4) * block + 4 * embedding)
+    kept = alone.traffic["shard"] - found.traffic["shard"]
+    assert kept == pytest.approx(8 * 2 * 5 * block * 63 / 64), "for each of 8 micro-batches, those of the last unit"
+
+
 def test_projections_in_float8_take_half_the_time() -> None:
     plain = estimate_recipe(load_recipe("stdlib-small", LARGE), 64)
     found = estimate_recipe(load_recipe("stdlib-small", [*LARGE, "train.float8=rowwise"]), 64)
@@ -160,3 +175,10 @@ def test_a_stage_that_only_a_rewind_comes_to_is_one_too(tiny) -> None:
     assert load_recipe(str(tiny), longer).axes(4).shard == 4, "ten steps never leave the stage"
     with pytest.raises(UserError, match=r"train\.batch_size \(6\)"):
         load_recipe(str(tiny), [*longer, "train.spike={}"]).axes(4)
+
+
+def test_the_shorter_rows_of_a_stage_must_be_shared_out_too(tiny) -> None:
+    shared = "parallel.context=2"
+    assert load_recipe(str(tiny), [shared]).axes(2).context == 2
+    with pytest.raises(UserError, match=r"seq_len \(6 while warming up, from step 1 on\)"):
+        load_recipe(str(tiny), [shared, "train.seq_len_warmup=[{until: 4, divisor: 4}]"]).axes(2)

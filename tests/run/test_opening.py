@@ -2,9 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 import ranks
@@ -15,9 +18,13 @@ from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.stamps import VERIFIED
 from isogloss.parallel.env import ALONE, OtherRankError, found_by_rank_0, process_group
 from isogloss.recipe import load_recipe
+from isogloss.run import opening
+from isogloss.run.folder import RunFolder
 from isogloss.run.opening import _find_corpus
 from isogloss.run.train import train
+from isogloss.train import machine
 from isogloss.train.display import Display
+from isogloss.train.estimate import Estimate
 
 QUIET = Display(Console(quiet=True))
 
@@ -80,6 +87,27 @@ def test_rank_0_looks_and_the_others_are_told_what_it_found_or_that_one_failed(t
 
 def test_a_process_that_is_alone_looks_for_itself() -> None:
     assert found_by_rank_0(ALONE, "anything", lambda: 3) == 3
+
+
+def test_decisions_are_kept_where_they_can_be_and_made_again_where_what_decides_is_changed(
+    tiny: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(machine, "measure_peak", lambda device, precision: 1e11)
+    folder, console = RunFolder(tmp_path), Console(record=True, file=StringIO())
+    former = machine.Machine("cpu", machine.processor_name(), "fp32", True, torch.get_num_threads(), torch.__version__)
+    folder.save_json("machine.json", former.as_dict())
+
+    def chosen(changes: list[str], compiler: bool, *overrides: str) -> machine.Machine:
+        for module in (machine, opening):
+            monkeypatch.setattr(module, "compiler_found", lambda device: compiler)
+        recipe = load_recipe(str(tiny), ("train.precision=auto", "train.compile=auto", *overrides))
+        return opening._choose_machine(recipe, folder, Estimate({}, 1.0, 1.0), changes, Display(console), 1)
+
+    assert chosen([], True) == former
+    assert console.export_text() == ""
+    assert chosen([], False) == replace(former, compiled=False)
+    assert "the run began with compiled True and goes on with False" in " ".join(console.export_text().split())
+    assert chosen(["train.float8: off -> rowwise"], True, "train.float8=rowwise").precision == "bf16"
 
 
 def test_a_run_hashes_nothing_that_has_not_changed_and_opens_its_rows_once(tiny: Path, monkeypatch) -> None:

@@ -38,6 +38,7 @@ def test_bf16_is_taken_where_it_is_measured_to_be_faster(rates) -> None:
     rates(1e11, 0.5e11)
     assert find_machine(config(), 1e9).precision == "fp32"
     assert find_machine(config(precision="bf16"), 1e9).precision == "bf16"
+    assert find_machine(config(float8="rowwise"), 1e9).precision == "bf16", "which float8 goes with"
 
 
 def test_long_runs_are_compiled_where_a_compiler_is(rates) -> None:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from isogloss.train import signals as module
-from isogloss.train.signals import REQUEUE, TIME_LIMIT, Interrupted, stop_requests
+from isogloss.train.signals import REQUEUE, TIME_LIMIT, Interrupted, leave_at_once, stop_requests
 
 
 @pytest.fixture
@@ -83,3 +83,17 @@ def test_a_schedulers_signal_outside_the_steps_asks_for_another_start() -> None:
     code = "import signal; from isogloss.train.signals import leave_at_once\n"
     code += "with leave_at_once(): signal.raise_signal(signal.SIGUSR1)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == REQUEUE
+
+
+def test_a_rank_of_several_is_asked_so_by_sigterm_too(heard, monkeypatch) -> None:
+    codes = list[int]()
+    monkeypatch.setattr(module.os, "_exit", codes.append)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with leave_at_once():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with leave_at_once(many=True):
+        handler = signal.getsignal(signal.SIGTERM)
+    assert callable(handler)
+    handler(signal.SIGTERM, None)
+    assert codes == [REQUEUE]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -120,6 +120,17 @@ def test_a_rank_that_is_at_work_is_waited_for_and_one_that_is_stuck_is_named(cap
     assert "  rank 1 has been saving step 120 for 9 s, at a.py:1 (f)" in capfd.readouterr().err
 
 
+def test_a_rank_whose_other_thread_is_at_work_is_waited_for() -> None:
+    store, ended = dist.HashStore(), Ended()
+    writing = replace(AT_REST, doing="writing the checkpoint of step 110", still=0.0)
+    with (
+        Rank1(store, beat(1, 1, doing="saving step 120", still=602.0), writing),
+        Watchdog(Ranks(0, 0, 2, store), 0.4, ended) as watchdog,
+        watchdog.phase("saving step 120"),
+    ):
+        assert not ended.came.wait(0.8)
+
+
 def test_control_without_the_look_at_others_work_it_ends_a_slow_save(monkeypatch) -> None:
     store, ended = dist.HashStore(), Ended()
     monkeypatch.setattr(module_of_watchdog, "latest_headway", lambda before, now: None)
@@ -154,14 +165,28 @@ def test_a_checkpoint_in_the_background_is_watched_too(capfd) -> None:
 
         saver = threading.Thread(target=write)
         saver.start()
-        for step in range(10, 200):  # the training goes on meanwhile
+        for step in range(10, 1000):  # the training goes on meanwhile, and is no excuse
             with watchdog.phase(f"training step {step}"):
                 time.sleep(0.01)
             if ended.came.is_set():
                 break
+        else:
+            pytest.fail("it was excused")
         saver.join()
     assert ended.codes == [HUNG]
     assert "writing the checkpoint of step 9 has stood still" in capfd.readouterr().err
+
+
+def test_one_rank_reports_and_is_not_ended_in_the_middle_of_it(capfd) -> None:
+    store, ended = dist.HashStore(), Ended()
+    shared = dist.PrefixStore("watchdog", store)
+    shared.set("reporter", "1")
+    with Watchdog(Ranks(0, 0, 2, store), 0.1, ended) as watchdog, watchdog.phase("training step 3"):
+        assert not ended.came.wait(0.6)
+        shared.set("reported", "1")
+        assert ended.soon()
+    assert ended.codes == [HUNG]
+    assert capfd.readouterr().err == ""
 
 
 def test_what_rank_0_does_alone_is_not_hurried_but_it_must_live(capfd) -> None:
@@ -172,6 +197,14 @@ def test_what_rank_0_does_alone_is_not_hurried_but_it_must_live(capfd) -> None:
             assert not ended.came.wait(0.5)
         assert ended.soon()
     assert "preparing the corpus has stood still for 0 s: rank 0 gives no sign of life" in capfd.readouterr().err
+
+
+def test_rank_0_alone_does_not_hurry_itself_and_tells_the_others_that_it_gets_on() -> None:
+    store, ended = dist.HashStore(), Ended()
+    with Watchdog(Ranks(0, 0, 2, store), 0.15, ended) as watchdog, watchdog.alone("preparing the corpus"):
+        assert not ended.came.wait(0.6)
+        main, _ = json.loads(dist.PrefixStore("watchdog", store).get("beat/0"))
+    assert (main["doing"], main["still"]) == ("preparing the corpus", 0.0)
 
 
 def test_what_may_compile_has_three_times_as_long() -> None:

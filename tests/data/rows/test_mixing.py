@@ -149,6 +149,17 @@ def test_a_change_on_the_way_is_recorded(before, after, at, more):
         np.testing.assert_array_equal(one, other)
 
 
+def test_weights_that_change_by_row_go_on_by_row_where_the_mixture_is_changed():
+    """All of a at row 0, of b at 1280, of a from 2560 on; taken up at row 640."""
+    points = ((0, (1.0, 0.0)), (1280, (0.0, 1.0)), (2560, (1.0, 0.0)))
+    new = segment_of(points=points)
+    assert new.weights_at(np.array([640.0, 1920.0, 9999.0])).tolist() == [[0.5, 0.5], [0.5, 0.5], [1.0, 0.0]]
+    rows = mixed(new)
+    rows.resume(mixed(segment_of(1.0, 0.0)).state(), 640)
+    of_b = [rows.counts(row)["b"] for row in (640, 1280, 1920, 2560, 3200)]
+    assert np.abs(np.diff(of_b) - 640 * np.array([0.75, 0.75, 0.25, 0.0])).max() < 2
+
+
 def test_a_second_change_and_a_source_that_comes_and_goes():
     first, second = segment_of(1.0, 1.0), segment_of(1.0, 2.0, 3.0)
     rows = mixed(second)
