@@ -194,7 +194,7 @@ def transfers() -> dict[str, dict[str, int]]:
 
 
 def validated() -> dict[str, Any]:
-    """What a checkpoint would hold after a step and a validation, and how it would end without letting go of weights."""
+    """What a checkpoint would hold after a step and a validation, and what if weights were not let go."""
     found = {}
     for name, case in (("in bf16", CASES["FSDP 4, bf16"]), ("kept", Case(2, {"reshard": "never"}))):
         layout, planned = make_layout(replace(case, n_ranks=2)), plan_model(CONFIG, LinguaConfig())

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from isogloss.data import stamps
 from isogloss.data.prepare import pipeline
 from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.stamps import VERIFIED
-from isogloss.parallel.env import ALONE, OtherRankError, found_by_rank_0, process_group
+from isogloss.parallel.env import ALONE, OtherRankError, process_group, rank_0_first, told_by_rank_0
 from isogloss.recipe import load_recipe
 from isogloss.run.opening import _find_corpus
 from isogloss.run.train import train
@@ -47,13 +48,17 @@ def open_on_two_ranks(rank: int, n_ranks: int, recipe_file: str, results: str) -
     recipe = load_recipe(recipe_file, ("data.packing=best_fit",))
     found: dict[str, Any] = {}
     with process_group("cpu") as here:
-        corpus = found_by_rank_0(here, "preparing the corpus", lambda: _find_corpus(recipe, QUIET))
+
+        def found_by_rank_0(name: str, action: Callable[[], Any]) -> Any:
+            return told_by_rank_0(here, f"{name}, told", rank_0_first(here, name, lambda: here.first and action()))
+
+        corpus = found_by_rank_0("preparing the corpus", lambda: _find_corpus(recipe, QUIET))
         assert isinstance(corpus, PreparedCorpus)
         corpus.rows("train", *recipe.data.cut())
         found |= {"looked": list(looked), "corpus": corpus.name}
         for name, action in (("fails on 0", fail), ("fails on 1", Fragile)):
             try:
-                found_by_rank_0(here, name, action)
+                found_by_rank_0(name, action)
             except UserError as error:
                 found[name] = [type(error).__name__, str(error)]
     Path(results, f"{rank}.json").write_text(json.dumps(found))
@@ -75,11 +80,11 @@ def test_rank_0_looks_and_the_others_are_told_what_it_found_or_that_one_failed(t
     assert first["fails on 0"] == ["UserError", "no such file"]
     assert second["fails on 0"] == [OtherRankError.__name__, "rank 0 failed (fails on 0); its message says why"]
     assert second["fails on 1"] == ["UserError", "not mounted here"]
-    assert first["fails on 1"] == [OtherRankError.__name__, "rank 1 failed (fails on 1); its message says why"]
+    assert first["fails on 1"] == [OtherRankError.__name__, "rank 1 failed (fails on 1, told); its message says why"]
 
 
 def test_a_process_that_is_alone_looks_for_itself() -> None:
-    assert found_by_rank_0(ALONE, "anything", lambda: 3) == 3
+    assert told_by_rank_0(ALONE, "anything", 3) == 3
 
 
 def test_a_run_hashes_nothing_that_has_not_changed_and_opens_its_rows_once(tiny: Path, monkeypatch) -> None:

@@ -174,6 +174,35 @@ def test_what_rank_0_does_alone_is_not_hurried_but_it_must_live(capfd) -> None:
     assert "preparing the corpus has stood still for 0 s: rank 0 gives no sign of life" in capfd.readouterr().err
 
 
+def test_rank_0_that_comes_back_while_it_is_looked_for_is_waited_for() -> None:
+    store, ended, pulses = dist.HashStore(), Ended(), itertools.count(1)
+    watchdog = Watchdog(Ranks(1, 1, 2, store), 0.1, ended)
+    read_twice, looked = watchdog._read_twice, threading.Event()
+
+    def read_late():
+        beats = [asdict(replace(AT_REST, rank=0, pulse=next(pulses)))] * 2
+        dist.PrefixStore("watchdog", store).set("beat/0", json.dumps(beats))
+        looked.set()
+        return read_twice()
+
+    watchdog._read_twice = read_late
+    with watchdog, watchdog.alone("preparing the corpus"):
+        assert looked.wait(20)
+        assert not ended.came.wait(0.2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_rank_0_is_taken_to_get_on_where_all_wait_for_it(rank: int) -> None:
+    """Another may have missed that rank 0 is done, and is then to be seen."""
+    store = dist.HashStore()
+    watchdog = Watchdog(Ranks(rank, rank, 2, store), 10.0)
+    with watchdog.alone("preparing the corpus"):
+        time.sleep(0.1)
+        watchdog._write()
+    still = json.loads(dist.PrefixStore("watchdog", store).get(f"beat/{rank}"))[0]["still"]
+    assert still == 0.0 if rank == 0 else still > 0.0
+
+
 def test_what_may_compile_has_three_times_as_long() -> None:
     ended = Ended()
     with Watchdog(Ranks(0, 0, 2, dist.HashStore()), 0.15, ended) as watchdog:

@@ -76,10 +76,10 @@ def reduce_gradients(model: nn.Module, now: bool) -> None:
 
 
 def let_go(model: nn.Module) -> None:
-    """Split again what a forward pass without a backward one has left whole, if the model is split at all.
+    """Split again the weights that a forward pass without a backward one has left whole.
 
-    A parameter that is whole is another object, in the type it was gathered in: the optimizer's state would not be found
-    by it, and a checkpoint would hold its rounded numbers.
+    A parameter that is whole is another object, in the type it was gathered in: the optimizer's state would not be
+    found by it, and a checkpoint would hold its rounded numbers.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):

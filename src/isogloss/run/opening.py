@@ -16,7 +16,7 @@ from isogloss.data.rows.packing import PackedRows
 from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.nn.compiler import compiler_found
 from isogloss.optim.groups import create_optimizer
-from isogloss.parallel.env import Ranks, found_by_rank_0, from_rank_0, rank_0_first
+from isogloss.parallel.env import Ranks, from_rank_0, rank_0_first, told_by_rank_0
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder, check_changes
@@ -60,7 +60,11 @@ def open_session(
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
     with watchdog.alone("preparing the corpus"):
-        corpus = found_by_rank_0(ranks, "preparing the corpus", lambda: _find_corpus(recipe, display))
+        found = rank_0_first(
+            ranks, "preparing the corpus", lambda: _find_corpus(recipe, display) if ranks.first else None
+        )
+    with watchdog.phase("opening the corpus"):
+        corpus = told_by_rank_0(ranks, "opening the corpus", found)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     sites = [entry.site for entry in planned.plan.values()]

@@ -196,14 +196,19 @@ class Watchdog:
                 lane.doing,
                 lane.place,
                 round(now - lane.since, 1),
-                # Alone at work counts as headway, as long as there are signs of life.
-                (round(lane.look(), 1) if lane.limit is not None else 0.0) if lane.inside else None,
+                self._still(lane),
                 _where(lane.thread),
                 self._pulse,
             )
             for lane in self._lanes
         ]
         self._store.set(f"beat/{self._rank}", json.dumps([asdict(beat) for beat in beats]))
+
+    def _still(self, lane: _Lane) -> float | None:
+        if not lane.inside:
+            return None
+        # Rank 0 at work alone is taken to get on. Who waits for it is not: it may have missed that rank 0 is done.
+        return 0.0 if lane.limit is None and self._rank == 0 else round(lane.look(), 1)
 
     def _look_around(self, number: int) -> None:
         """This rank's lane is overdue: is any rank at work, or do all stand still?"""
@@ -231,7 +236,9 @@ class Watchdog:
             self._first, self._first_beat = found[0].pulse, time.monotonic()
         elif time.monotonic() - self._first_beat > self._limit:
             before, now = self._read_twice()
-            self._bark(describe(before[MAIN], now[MAIN], lane.doing, self._limit, self._world_size))
+            back = 0 in now[MAIN] and now[MAIN][0].pulse != self._first
+            if lane.inside and lane.limit is None and not back:
+                self._bark(describe(before[MAIN], now[MAIN], lane.doing, self._limit, self._world_size))
 
     def _bark(self, text: str) -> None:
         assert self._store is not None
