@@ -15,8 +15,9 @@ from isogloss.headway import advance
 from isogloss.parallel.env import OtherRankError, Ranks
 from isogloss.train import first_error as module
 from isogloss.train import watchdog as module_of_watchdog
+from isogloss.train.beats import Beat, describe, latest_headway
 from isogloss.train.first_error import first_error, of_another
-from isogloss.train.watchdog import HUNG, Beat, Watchdog, describe, latest_headway
+from isogloss.train.watchdog import HUNG, Watchdog
 
 
 def beat(rank: int, place: int, pulse: int = 1, doing: str = "", still: float | None = 9.0) -> Beat:
