@@ -16,6 +16,7 @@ from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.stamps import VERIFIED
 from isogloss.parallel.env import ALONE, OtherRankError, process_group, rank_0_first, told_by_rank_0
 from isogloss.recipe import load_recipe
+from isogloss.run.folder import RunFolder
 from isogloss.run.opening import _find_corpus
 from isogloss.run.train import train
 from isogloss.train.display import Display
@@ -81,6 +82,22 @@ def test_rank_0_looks_and_the_others_are_told_what_it_found_or_that_one_failed(t
     assert second["fails on 0"] == [OtherRankError.__name__, "rank 0 failed (fails on 0); its message says why"]
     assert second["fails on 1"] == ["UserError", "not mounted here"]
     assert first["fails on 1"] == [OtherRankError.__name__, "rank 1 failed (fails on 1, told); its message says why"]
+
+
+def train_where_rank_1_sees_what_was_there(rank: int, n_ranks: int, recipe_file: str) -> None:
+    if rank == 1:  # as through a file system that asks its server now and then
+        RunFolder.summary = lambda self: {"steps": 10**6}
+        RunFolder.saved_recipe = lambda self: None
+    settings = ("train.steps=2", "optim.schedule.warmup=1", "watch.sample_tokens=0")
+    for _ in range(2):  # the second finds it finished
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+        train(load_recipe(recipe_file, settings), QUIET)
+
+
+def test_what_the_folder_holds_is_what_rank_0_sees(tiny: Path) -> None:
+    processes = ranks.start(train_where_rank_1_sees_what_was_there, 2, str(tiny), launched=True)
+    assert ranks.end(processes, 60) == [0, 0]
+    assert (tiny.parent / "runs/tiny/summary.json").exists()
 
 
 def test_a_process_that_is_alone_looks_for_itself() -> None:

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -47,14 +48,11 @@ def open_session(
     Raises:
         UserError: the folder, the data, the machine or a checkpoint does not fit the recipe.
     """
-    saved = folder.saved_recipe()
-    if saved is None and has_checkpoints(folder.checkpoints):
-        raise UserError(
-            f"{folder.path} has checkpoints but no recipe.yaml to say of what; put it back, or pass --fresh to set the "
-            "folder aside"
-        )
+    with watchdog.phase("looking into the run's folder"):
+        there = from_rank_0(_look_into(folder) if ranks.first else None)
+    assert there is not None
+    saved, summary = there
     changes = check_changes(saved, recipe) if saved is not None else []
-    summary = folder.summary()
     if summary is not None and summary["steps"] >= recipe.train.steps:
         return None
     for change in changes:
@@ -100,6 +98,17 @@ def open_session(
     if ranks.first:
         _keep_description(session, planned)
     return session
+
+
+def _look_into(folder: RunFolder) -> tuple[Recipe | None, dict[str, Any] | None]:
+    """The recipe and the summary that are there, on rank 0: others may still see what was there before."""
+    saved = folder.saved_recipe()
+    if saved is None and has_checkpoints(folder.checkpoints):
+        raise UserError(
+            f"{folder.path} has checkpoints but no recipe.yaml to say of what; put it back, or pass --fresh to set the "
+            "folder aside"
+        )
+    return saved, folder.summary()
 
 
 def _find_corpus(recipe: Recipe, display: Display) -> Corpus:
