@@ -5,8 +5,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-_REQUEUE = 75
-"""As of `isogloss.train.signals`, which would have to import PyTorch first."""
+from isogloss.train.signals import leave_from_now_on
 
 
 def main() -> None:
@@ -31,9 +30,7 @@ def hear_early(words: Sequence[str], environment: Mapping[str, str]) -> None:
     if sys.platform == "win32" or not (launching or list(words[:1]) == ["train"]):
         return
     many = launching or any(environment.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
-    for number in (signal.SIGUSR1, signal.SIGUSR2, *([signal.SIGTERM] if many else [])):
-        if signal.getsignal(number) == signal.SIG_DFL:  # what is ignored stays so
-            signal.signal(number, lambda number, frame: os._exit(_REQUEUE))
+    leave_from_now_on(many)
     held = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 

@@ -106,6 +106,16 @@ def test_a_disk_that_says_nothing_is_believed_to_have_room(tmp_path: Path, disk,
         warnings_of(tmp_path)
 
 
+def test_a_disk_that_is_read_only_is_not_said_to_be_full(tmp_path: Path, disk, monkeypatch) -> None:
+    def refuse(*rest: object, **more: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    disk(0)
+    for call in ("open", "unlink"):
+        monkeypatch.setattr(Path, call, refuse)
+    assert room.free_bytes(tmp_path) is None
+
+
 def test_a_disk_that_compresses_is_not_refused(tmp_path: Path, disk, monkeypatch) -> None:
     disk(60)
     monkeypatch.setattr(room, "_compresses", lambda root: True)

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from isogloss.data.prepared import MANIFEST, open_prepared
 from isogloss.data.stamps import VERIFIED
 from isogloss.data.tokenizers.bytes import BytesTokenizer
 from isogloss.data.tokenizers.config import TokenizerConfig
+from isogloss.headway import headway
 
 
 @pytest.fixture
@@ -195,6 +197,14 @@ def test_it_is_said_that_much_is_hashed(folder, monkeypatch):
     open_prepared(folder, verify=True, progress=told.append)
     (line,) = told
     assert line.startswith("comparing the checksums of 5 files, ")
+
+
+def test_whoever_waits_hears_of_each_file_that_has_been_hashed(folder):
+    before = headway(threading.get_ident())
+    open_prepared(folder)
+    assert headway(threading.get_ident()) == before
+    n_files = len(open_prepared(folder, verify=True).manifest.files)
+    assert headway(threading.get_ident()) == before + n_files
 
 
 def test_a_change_that_leaves_no_trace_is_found_by_verifying(folder):

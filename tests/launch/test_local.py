@@ -3,7 +3,9 @@
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -125,12 +127,14 @@ def test_its_exit_code(monkeypatch, asked: int, again: bool, code: int, ends: in
     assert launch_local(LocalLaunch(["tiny"], 2)) == ends
 
 
-def signalled_while_started(tmp_path: Path, monkeypatch) -> tuple[_Agent, list[tuple[int, int]]]:
+def signalled_while_started(
+    tmp_path: Path, monkeypatch, comes: Callable[[int], None] = signal.raise_signal
+) -> tuple[_Agent, list[tuple[int, int]]]:
     """The agent after a SIGUSR1 that came while it started ranks, and what it sent to whom."""
     sent = list[tuple[int, int]]()
 
     def start(self: LocalElasticAgent, group: object) -> dict[int, int]:
-        signal.raise_signal(signal.SIGUSR1)
+        comes(signal.SIGUSR1)
         return {0: 100, 1: 101}
 
     monkeypatch.setattr(LocalElasticAgent, "_start_workers", start)
@@ -155,10 +159,35 @@ def test_a_signal_while_ranks_are_started_reaches_them(tmp_path, monkeypatch) ->
     assert sent == [(100, signal.SIGUSR1), (101, signal.SIGUSR1)]
 
 
-def test_control_unless_it_is_held_back_they_never_hear_of_it(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "_held_back", nullcontext)
-    _, sent = signalled_while_started(tmp_path, monkeypatch)
-    assert sent == []
+def test_one_that_another_thread_takes_reaches_them_too(tmp_path, monkeypatch) -> None:
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    assert other.ident is not None
+
+    def comes(number: int) -> None:
+        signal.pthread_kill(other.ident or 0, number)
+        time.sleep(0.1)  # its handler runs here, in the main thread
+
+    _, sent = signalled_while_started(tmp_path, monkeypatch, comes)
+    over.set()
+    other.join()
+    assert sent == [(100, signal.SIGUSR1), (101, signal.SIGUSR1)]
+
+
+def test_ranks_are_born_with_signals_held_back(tmp_path, monkeypatch) -> None:
+    """They answer when they can (`isogloss.__main__`); until then a signal would kill them."""
+    masks = list[set[int]]()
+
+    def look(number: int = 0) -> None:
+        masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+    look()
+    signalled_while_started(tmp_path, monkeypatch, look)
+    look()
+    before, inside, after = masks
+    assert before == after
+    assert inside == before | set(module._FORWARDED)
 
 
 def test_between_two_attempts_a_schedulers_signal_is_kept(tmp_path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,12 +24,14 @@ from torch import nn
 from torch.distributed.nn.functional import all_gather
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import isogloss.evaluate.loss as evaluate
 import isogloss.parallel.context as context
 import isogloss.parallel.gradients as gradients
 import isogloss.run.train
 import ranks
 from isogloss.build import materialise, plan_model
 from isogloss.config.base import UserError
+from isogloss.evaluate.loss import evaluate_batches
 from isogloss.init.apply import from_all_ranks
 from isogloss.init.fingerprint import fingerprint
 from isogloss.init.schemes import LinguaConfig
@@ -37,6 +39,7 @@ from isogloss.init.verify import verify_weights
 from isogloss.models.protocol import IGNORED
 from isogloss.nn.loss import chunk_loss
 from isogloss.optim.groups import AdamWConfig, create_optimizer
+from isogloss.optim.state import optimizer_tensors
 from isogloss.parallel.context import RankBatches
 from isogloss.parallel.env import process_group
 from isogloss.parallel.loss import VocabularyLoss
@@ -190,6 +193,40 @@ def transfers() -> dict[str, dict[str, int]]:
     return found
 
 
+def validated() -> dict[str, Any]:
+    """What a checkpoint would hold after a step and a validation, and what if weights were not let go."""
+    found = {}
+    for name, case in (("in bf16", CASES["FSDP 4, bf16"]), ("kept", Case(2, {"reshard": "never"}))):
+        layout, planned = make_layout(replace(case, n_ranks=2)), plan_model(CONFIG, LinguaConfig())
+        model = materialise(planned, seed=0, device=CPU, layout=layout, precision="bf16")
+        optimizer = create_optimizer(model, AdamWConfig(), planned.plan)
+        rows = RankBatches(equality.Rows(), layout)
+        options: Any = {"micro_batch_size": 8, "clip": 1.0, "precision": "bf16", "layout": layout}
+        train_step(model, optimizer, rows.batch(0), **options)
+        before = whole_tensors(model, keep=True)
+
+        def validate() -> None:
+            whole = [equality.Rows().batch(1)]
+            evaluate_batches(model, whole, precision="bf16", bytes_per_token=None, layout=layout)  # noqa: B023
+
+        validate()
+        after = whole_tensors(model, keep=True)
+        found[name] = {
+            "the same": all(torch.equal(after[key], before[key]) for key in before),
+            "weights with moments": len(optimizer_tensors(model, optimizer)) // 3,
+            "weights": len(before),
+        }
+        with patch.object(evaluate, "let_go", lambda model: None):
+            validate()
+        whole = whole_tensors(model, keep=True)
+        found[name]["the same without"] = all(torch.equal(whole[key], before[key]) for key in before)
+        try:
+            optimizer_tensors(model, optimizer)
+        except AssertionError:
+            found[name]["refused without"] = True
+    return found
+
+
 class Calls(TorchDispatchMode):
     """Counts collective calls."""
 
@@ -252,6 +289,7 @@ ON_TWO = (
     vocabulary_losses,
     poisoned,
     transfers,
+    validated,
     duplicated_shards,
     in_float8,
 )
@@ -381,6 +419,17 @@ def test_small_blocks_are_gathered_and_reduced_together(found) -> None:
     together = {"allgather": 2, "reduce_scatter": 2}
     for kind in alone:  # each step also gathers what the tests compare
         assert got["at once"][kind] - got["together"][kind] == alone[kind] - together[kind]
+
+
+@pytest.mark.campaign(4)
+@pytest.mark.control(4)
+@pytest.mark.parametrize("case", ["in bf16", "kept"])
+def test_a_validation_leaves_all_that_a_checkpoint_holds(found, case: str) -> None:
+    got = found["validated 2"][case]
+    assert got["the same"]
+    assert got["weights with moments"] == got["weights"]
+    assert not got["the same without"], "weights in bf16 are whole and rounded after a forward pass"
+    assert got["refused without"]
 
 
 @pytest.mark.control(7)

@@ -1,5 +1,6 @@
 """Which changes of a recipe a folder's run may go on with, and which make it another run."""
 
+import errno
 import json
 import os
 import re
@@ -126,6 +127,15 @@ def test_a_folder_is_held_by_whom_it_names_and_by_nobody_once_that_is_dead(holde
     with folder.locked():
         assert json.loads((folder.path / "holder.json").read_text())["pid"] == os.getpid()
     assert not (folder.path / "holder.json").exists()
+
+
+def test_a_folder_on_a_full_disk_is_held_by_nobody_known(tmp_path: Path, monkeypatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_whole", full)
+    with RunFolder(tmp_path).locked(), pytest.raises(UserError, match="in use by another process"):
+        RunFolder(tmp_path).locked().__enter__()
 
 
 def test_control_without_the_lock_a_folder_is_held_twice(holder, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -16,7 +17,7 @@ from isogloss.data import stamps
 from isogloss.data.prepare import pipeline
 from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.stamps import VERIFIED
-from isogloss.parallel.env import ALONE, OtherRankError, found_by_rank_0, process_group
+from isogloss.parallel.env import ALONE, OtherRankError, process_group, rank_0_first, told_by_rank_0
 from isogloss.recipe import load_recipe
 from isogloss.run import opening
 from isogloss.run.folder import RunFolder
@@ -54,13 +55,17 @@ def open_on_two_ranks(rank: int, n_ranks: int, recipe_file: str, results: str) -
     recipe = load_recipe(recipe_file, ("data.packing=best_fit",))
     found: dict[str, Any] = {}
     with process_group("cpu") as here:
-        corpus = found_by_rank_0(here, "preparing the corpus", lambda: _find_corpus(recipe, QUIET))
+
+        def found_by_rank_0(name: str, action: Callable[[], Any]) -> Any:
+            return told_by_rank_0(here, f"{name}, told", rank_0_first(here, name, lambda: here.first and action()))
+
+        corpus = found_by_rank_0("preparing the corpus", lambda: _find_corpus(recipe, QUIET))
         assert isinstance(corpus, PreparedCorpus)
         corpus.rows("train", *recipe.data.cut())
         found |= {"looked": list(looked), "corpus": corpus.name}
         for name, action in (("fails on 0", fail), ("fails on 1", Fragile)):
             try:
-                found_by_rank_0(here, name, action)
+                found_by_rank_0(name, action)
             except UserError as error:
                 found[name] = [type(error).__name__, str(error)]
     Path(results, f"{rank}.json").write_text(json.dumps(found))
@@ -82,11 +87,27 @@ def test_rank_0_looks_and_the_others_are_told_what_it_found_or_that_one_failed(t
     assert first["fails on 0"] == ["UserError", "no such file"]
     assert second["fails on 0"] == [OtherRankError.__name__, "rank 0 failed (fails on 0); its message says why"]
     assert second["fails on 1"] == ["UserError", "not mounted here"]
-    assert first["fails on 1"] == [OtherRankError.__name__, "rank 1 failed (fails on 1); its message says why"]
+    assert first["fails on 1"] == [OtherRankError.__name__, "rank 1 failed (fails on 1, told); its message says why"]
+
+
+def train_where_rank_1_sees_what_was_there(rank: int, n_ranks: int, recipe_file: str) -> None:
+    if rank == 1:  # as through a file system that asks its server now and then
+        RunFolder.summary = lambda self: {"steps": 10**6}
+        RunFolder.saved_recipe = lambda self: None
+    settings = ("train.steps=2", "optim.schedule.warmup=1", "watch.sample_tokens=0")
+    for _ in range(2):  # the second finds it finished
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+        train(load_recipe(recipe_file, settings), QUIET)
+
+
+def test_what_the_folder_holds_is_what_rank_0_sees(tiny: Path) -> None:
+    processes = ranks.start(train_where_rank_1_sees_what_was_there, 2, str(tiny), launched=True)
+    assert ranks.end(processes, 60) == [0, 0]
+    assert (tiny.parent / "runs/tiny/summary.json").exists()
 
 
 def test_a_process_that_is_alone_looks_for_itself() -> None:
-    assert found_by_rank_0(ALONE, "anything", lambda: 3) == 3
+    assert told_by_rank_0(ALONE, "anything", 3) == 3
 
 
 def test_decisions_are_kept_where_they_can_be_and_made_again_where_what_decides_is_changed(

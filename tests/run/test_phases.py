@@ -13,7 +13,9 @@ from isogloss.train.watchdog import Watchdog
 STEPS = ["train.steps=3", "watch.validate_every=2", "watch.sample_every=2", "checkpoint.every=2"]
 OPENING = [
     "taking the run's folder",
+    "looking into the run's folder",
     "preparing the corpus",
+    "opening the corpus",
     "looking at the machine",
     "finding room for checkpoints",
     "building the model",

@@ -9,7 +9,7 @@ import isogloss.train.step as step_module
 from isogloss.init.plan import plan_init
 from isogloss.init.schemes import LinguaConfig
 from isogloss.models.decoder import Decoder
-from isogloss.models.protocol import Batch
+from isogloss.models.protocol import IGNORED, Batch
 from isogloss.optim.groups import AdamWConfig, create_optimizer
 from isogloss.optim.schedules import ConstantSchedule, LinearSchedule
 from isogloss.train.hooks import Window, every
@@ -61,6 +61,18 @@ def test_without_the_look_at_loss_and_norm_it_would_be_applied(make_decoder, mon
     monkeypatch.setattr(step_module, "_nonfinite", lambda *rest: "")
     one_step(model, optimizer)
     assert not all(bool(t.isfinite().all()) for t in snapshot(model, optimizer))
+
+
+def test_a_batch_without_targets_changes_nothing_and_is_said(make_decoder) -> None:
+    model = make_decoder()
+    optimizer = create_optimizer(model, AdamWConfig(), plan_init(model, LinguaConfig(), model.config))
+    before = snapshot(model, optimizer)
+    whole = Rows().batch(0)
+    none = Batch(whole.tokens, torch.full_like(whole.targets, IGNORED))
+    result = train_step(model, optimizer, none, micro_batch_size=2, clip=1.0, precision="fp32")
+    assert (result.nonfinite, result.n_targets) == ("the loss of a batch without targets", 0)
+    assert math.isnan(result.loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(model, optimizer), strict=True))
 
 
 def steps(model: Decoder, progress: Progress, n: int = 6, compiled: bool = False, **config) -> list[StepInfo]:

@@ -15,8 +15,9 @@ from isogloss.headway import advance
 from isogloss.parallel.env import OtherRankError, Ranks
 from isogloss.train import first_error as module
 from isogloss.train import watchdog as module_of_watchdog
+from isogloss.train.beats import Beat, describe, latest_headway
 from isogloss.train.first_error import first_error, of_another
-from isogloss.train.watchdog import HUNG, Beat, Watchdog, describe, latest_headway
+from isogloss.train.watchdog import HUNG, Watchdog
 
 
 def beat(rank: int, place: int, pulse: int = 1, doing: str = "", still: float | None = 9.0) -> Beat:
@@ -205,6 +206,35 @@ def test_rank_0_alone_does_not_hurry_itself_and_tells_the_others_that_it_gets_on
         assert not ended.came.wait(0.6)
         main, _ = json.loads(dist.PrefixStore("watchdog", store).get("beat/0"))
     assert (main["doing"], main["still"]) == ("preparing the corpus", 0.0)
+
+
+def test_rank_0_that_comes_back_while_it_is_looked_for_is_waited_for() -> None:
+    store, ended, pulses = dist.HashStore(), Ended(), itertools.count(1)
+    watchdog = Watchdog(Ranks(1, 1, 2, store), 0.1, ended)
+    read_twice, looked = watchdog._read_twice, threading.Event()
+
+    def read_late():
+        beats = [asdict(replace(AT_REST, rank=0, pulse=next(pulses)))] * 2
+        dist.PrefixStore("watchdog", store).set("beat/0", json.dumps(beats))
+        looked.set()
+        return read_twice()
+
+    watchdog._read_twice = read_late
+    with watchdog, watchdog.alone("preparing the corpus"):
+        assert looked.wait(20)
+        assert not ended.came.wait(0.2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_rank_0_is_taken_to_get_on_where_all_wait_for_it(rank: int) -> None:
+    """Another may have missed that rank 0 is done, and is then to be seen."""
+    store = dist.HashStore()
+    watchdog = Watchdog(Ranks(rank, rank, 2, store), 10.0)
+    with watchdog.alone("preparing the corpus"):
+        time.sleep(0.1)
+        watchdog._write()
+    still = json.loads(dist.PrefixStore("watchdog", store).get(f"beat/{rank}"))[0]["still"]
+    assert still == 0.0 if rank == 0 else still > 0.0
 
 
 def test_what_may_compile_has_three_times_as_long() -> None:

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from isogloss.checkpoint.config import CheckpointConfig
@@ -96,7 +97,8 @@ def _can_be_written(folder: Path) -> bool:
     except OSError as error:
         return error.errno not in DISK_FULL  # other trouble is not of room, and told by whoever meets it
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be none, and a disk that is read-only says so even then
+            probe.unlink()
     return True
 
 

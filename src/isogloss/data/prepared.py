@@ -22,6 +22,7 @@ from isogloss.data.shards import TokenStream, open_stream
 from isogloss.data.stamps import Stamp, Stamps
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
+from isogloss.headway import advance
 
 MANIFEST = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -254,7 +255,8 @@ def _open(
         n_bytes = sum(record.n_bytes for record in unknown.values())
         if n_bytes >= LONG_BYTES:
             progress(f"comparing the checksums of {len(unknown):,} files, {n_bytes:,} bytes, in {folder}")
-        list(pool.map(lambda item: _check(stamps, *item), unknown.items()))
+        for _ in pool.map(lambda item: _check(stamps, *item), unknown.items()):
+            advance()  # the pool's threads do not speak for this one
     stamps.save()
     return PreparedCorpus(folder, manifest, stamps)
 

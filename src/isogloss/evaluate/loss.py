@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import nn
 
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus, Cut
@@ -21,6 +22,7 @@ from isogloss.headway import advance
 from isogloss.models.inference import check_vocabulary, inference
 from isogloss.models.protocol import Batch, LanguageModel
 from isogloss.parallel.context import share_of
+from isogloss.parallel.fsdp import let_go
 from isogloss.parallel.mesh import Layout
 
 
@@ -83,6 +85,8 @@ def evaluate_batches(
             nll += model.loss(mine.to(device)).nll
             advance()
         if layout is not None:
+            assert isinstance(model, nn.Module)
+            let_go(model)
             layout.sum_over_targets(nll)
             n_targets = int(layout.sum_over_targets(torch.tensor(n_targets, device=device)))
     if n_targets == 0:

@@ -183,6 +183,8 @@ class _Agent(LocalElasticAgent):
         with _held_back():  # the ranks are born so too, and hear when they can answer (`isogloss.__main__`)
             pids: dict[int, Any] = super()._start_workers(worker_group)  # pyright: ignore
             self._pids, self._gone = list(pids.values()), set()
+            if self.asked:  # a thread of PyTorch's, which holds nothing back, took it while there was no rank to tell
+                self._signal(self.asked)
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:  # pyright: ignore
@@ -245,7 +247,7 @@ def _has_failed(pid: int) -> bool:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Signals that come meanwhile are delivered at the end."""
+    """Signals that come meanwhile are delivered at the end, unless another thread takes them."""
     if sys.platform == "win32":
         yield
         return

@@ -2,8 +2,7 @@
 
 - ``sdpa``: PyTorch's fused kernel, causal or with a dense mask. The general choice.
 - ``plain``: the equation written out. Fused by ``torch.compile`` it trains faster than ``sdpa`` on CPU at short rows,
-whose
-  backward kernel is weak there; the only dense one that can cap logits.
+  where the backward kernel of that is weak; the only dense one that can cap logits.
 - ``flex``: PyTorch's FlexAttention, which skips masked blocks. Its backward needs a GPU (torch 2.13).
 
 The soft cap is ``c tanh(s / c)`` (Gemma 2, section 2).

@@ -16,9 +16,12 @@ from isogloss.optim.compact import MOMENTS
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """``{parameter name}/{state name}`` -> tensor, for every parameter that has been stepped."""
+    parameters = list(declared_tensors(model))
+    found = {id(parameter) for _, parameter in parameters}
+    assert all(id(parameter) in found for parameter in optimizer.state), "a checkpoint would lack what has no name"
     return {
         f"{site.name}/{key}": value
-        for site, parameter in declared_tensors(model)
+        for site, parameter in parameters
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 

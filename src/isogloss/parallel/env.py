@@ -184,23 +184,22 @@ def rank_0_first(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
     return result
 
 
-def found_by_rank_0(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
-    """What rank 0 finds, however long it takes, on every rank: the others are told, and do not look for themselves.
+def told_by_rank_0(ranks: Ranks, name: str, found: T | None) -> T:
+    """What rank 0 has found, on every rank: the others make it of what they are told, and do not look for themselves.
 
     They go on together, or not at all. A collective call.
 
     Args:
         ranks: this process.
         name: of the action, unique within the run.
-        action: finds something that can be pickled; run on rank 0 alone.
+        found: something that can be pickled; rank 0's counts.
 
     Raises:
-        OtherRankError: another rank has failed, in finding it or in making it of what it was told.
+        OtherRankError: another rank has failed in making it.
     """
     if ranks.store is None:
-        return action()
-    found = rank_0_first(ranks, name, lambda: action() if ranks.first else None)
-    data = from_rank_0(pickle.dumps(found))
+        return cast(T, found)
+    data = from_rank_0(pickle.dumps(found) if ranks.first else b"")
     words = [f"isogloss/{name}/{rank}" for rank in range(ranks.world_size)]
     said = "failed"
     try:

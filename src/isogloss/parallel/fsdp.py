@@ -73,3 +73,14 @@ def reduce_gradients(model: nn.Module, now: bool) -> None:
     """Whether the next backward pass also reduces over ranks: only that of a step's last micro-batch has to."""
     assert isinstance(model, FSDPModule)
     model.set_requires_gradient_sync(now)
+
+
+def let_go(model: nn.Module) -> None:
+    """Split again the weights that a forward pass without a backward one has left whole.
+
+    A parameter that is whole is another object, in the type it was gathered in: the optimizer's state would not be
+    found by it, and a checkpoint would hold its rounded numbers.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

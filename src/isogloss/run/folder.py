@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ class RunFolder:
                 f"{self.path} is in use by {self._holder()}; wait for it, or give this run another name (name=...)"
             ) from None
         try:
-            self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
+            with suppress(OSError):  # a full disk: whoever needs room says so
+                self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
             (self.path / _HOLDER).unlink(missing_ok=True)

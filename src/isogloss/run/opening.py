@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from isogloss.data.rows.packing import PackedRows
 from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.nn.compiler import compiler_found
 from isogloss.optim.groups import create_optimizer
-from isogloss.parallel.env import Ranks, found_by_rank_0, from_rank_0, rank_0_first
+from isogloss.parallel.env import Ranks, from_rank_0, rank_0_first, told_by_rank_0
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder, check_changes
@@ -47,20 +48,21 @@ def open_session(
     Raises:
         UserError: the folder, the data, the machine or a checkpoint does not fit the recipe.
     """
-    saved = folder.saved_recipe()
-    if saved is None and has_checkpoints(folder.checkpoints):
-        raise UserError(
-            f"{folder.path} has checkpoints but no recipe.yaml to say of what; put it back, or pass --fresh to set the "
-            "folder aside"
-        )
+    with watchdog.phase("looking into the run's folder"):
+        there = from_rank_0(_look_into(folder) if ranks.first else None)
+    assert there is not None
+    saved, summary = there
     changes = check_changes(saved, recipe) if saved is not None else []
-    summary = folder.summary()
     if summary is not None and summary["steps"] >= recipe.train.steps:
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
     with watchdog.alone("preparing the corpus"):
-        corpus = found_by_rank_0(ranks, "preparing the corpus", lambda: _find_corpus(recipe, display))
+        found = rank_0_first(
+            ranks, "preparing the corpus", lambda: _find_corpus(recipe, display) if ranks.first else None
+        )
+    with watchdog.phase("opening the corpus"):
+        corpus = told_by_rank_0(ranks, "opening the corpus", found)
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     sites = [entry.site for entry in planned.plan.values()]
@@ -96,6 +98,17 @@ def open_session(
     if ranks.first:
         _keep_description(session, planned)
     return session
+
+
+def _look_into(folder: RunFolder) -> tuple[Recipe | None, dict[str, Any] | None]:
+    """The recipe and the summary that are there, on rank 0: others may still see what was there before."""
+    saved = folder.saved_recipe()
+    if saved is None and has_checkpoints(folder.checkpoints):
+        raise UserError(
+            f"{folder.path} has checkpoints but no recipe.yaml to say of what; put it back, or pass --fresh to set the "
+            "folder aside"
+        )
+    return saved, folder.summary()
 
 
 def _find_corpus(recipe: Recipe, display: Display) -> Corpus:

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from isogloss.parallel.env import Ranks, find_ranks, process_group, rank_0_first, started_again, wait_for_all
+from isogloss.parallel.env import (
+    Ranks,
+    find_ranks,
+    from_rank_0,
+    process_group,
+    rank_0_first,
+    started_again,
+    wait_for_all,
+)
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder
@@ -81,7 +89,7 @@ def _train(
             rank_0_first(ranks, "taking the run's folder", take)
         session = open_session(recipe, folder, display, ranks, axes, watchdog)
         if session is None:
-            summary = folder.summary()
+            summary = from_rank_0(folder.summary() if ranks.first else None)
             assert summary is not None
             display.say(f"{recipe.name} has finished its {summary['steps']} steps; --fresh would train it anew")
         else:

@@ -11,7 +11,7 @@ rank of many on SIGTERM, which is how machines are taken back. The other signals
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -72,16 +72,25 @@ def leave_at_once(many: bool = False) -> Iterator[None]:
     Args:
         many: whether this is one rank of several; SIGTERM means the same to it.
     """
-    numbers = (*_USER, signal.SIGTERM) if many else _USER
-    former = {number: signal.getsignal(number) for number in numbers}
-    heard = [number for number in numbers if former[number] == signal.SIG_DFL]
-    for number in heard:
-        signal.signal(number, lambda number, frame: os._exit(REQUEUE))
+    heard = leave_from_now_on(many)
     try:
         yield
     finally:
         for number in heard:
-            signal.signal(number, former[number])
+            signal.signal(number, signal.SIG_DFL)
+
+
+def leave_from_now_on(many: bool) -> Sequence[int]:
+    """Let a scheduler's signals end the process with ``REQUEUE``, where nobody hears or ignores them; which do so now.
+
+    Args:
+        many: whether this is one rank of several, or launches them.
+    """
+    numbers = (*_USER, signal.SIGTERM) if many else _USER
+    heard = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in heard:
+        signal.signal(number, lambda number, frame: os._exit(REQUEUE))
+    return heard
 
 
 @contextmanager

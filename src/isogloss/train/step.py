@@ -4,6 +4,7 @@
 on how rows are spread over micro-batches and ranks.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -77,8 +78,9 @@ def train_step(
     parameters = list(model.parameters())
     grad_norm = gradient_norm(parameters)
     n_targets = int(count)
-    loss, norm = float(nll) / n_targets, float(grad_norm)
-    nonfinite = _nonfinite(model, loss, norm)  # both are the same on all ranks, and so is what follows from them
+    loss, norm = float(nll) / n_targets if n_targets else math.nan, float(grad_norm)
+    # All are the same on all ranks, and so is what follows from them.
+    nonfinite = _nonfinite(model, loss, norm) if n_targets else "the loss of a batch without targets"
     if not nonfinite:
         # Only now: clipping by a norm that is not finite would spoil every gradient, and hide which one it was.
         clip_gradients(parameters, clip, grad_norm)

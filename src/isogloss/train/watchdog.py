@@ -15,17 +15,17 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from types import MappingProxyType
 from typing import Any
 
 from torch.distributed.distributed_c10d import PrefixStore
 
 from isogloss.headway import headway
 from isogloss.parallel.env import Ranks
+from isogloss.train.beats import Beat, describe, latest_headway, where
 from isogloss.train.loop import Progress, StepInfo
 
 HUNG = 70
@@ -33,35 +33,8 @@ HUNG = 70
 COLD = 3
 """So many times the limit has what may compile: the first two phases of a shape, for a run's first step is eager."""
 _COLD_PHASES = 2
-_SHOWN = 16
 MAIN, SAVER = 0, 1
 """The threads of a rank that others wait for: the one that trains, and the one that writes checkpoints."""
-
-
-@dataclass(frozen=True)
-class Beat:
-    """What a rank last wrote of one of its threads.
-
-    Args:
-        rank: its number.
-        doing: the phase it is in, such as ``training step 7``, or what came before.
-        place: how many phases it has entered; all ranks enter the same, in the same order.
-        seconds: for how long, headway or not.
-        still: for how long without headway; ``None`` between phases.
-        where: the innermost line that the thread executes.
-        pulse: how many times the rank has written.
-    """
-
-    rank: int
-    doing: str
-    place: int
-    seconds: float
-    still: float | None
-    where: str
-    pulse: int
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} has been {self.doing} for {self.seconds:.0f} s, at {self.where}"
 
 
 @dataclass
@@ -196,14 +169,19 @@ class Watchdog:
                 lane.doing,
                 lane.place,
                 round(now - lane.since, 1),
-                # Alone at work counts as headway, as long as there are signs of life.
-                (round(lane.look(), 1) if lane.limit is not None else 0.0) if lane.inside else None,
-                _where(lane.thread),
+                self._still(lane),
+                where(lane.thread),
                 self._pulse,
             )
             for lane in self._lanes
         ]
         self._store.set(f"beat/{self._rank}", json.dumps([asdict(beat) for beat in beats]))
+
+    def _still(self, lane: _Lane) -> float | None:
+        if not lane.inside:
+            return None
+        # Rank 0 at work alone is taken to get on. Who waits for it is not: it may have missed that rank 0 is done.
+        return 0.0 if lane.limit is None and self._rank == 0 else round(lane.look(), 1)
 
     def _look_around(self, number: int) -> None:
         """This rank's lane is overdue: is any rank at work, or do all stand still?"""
@@ -231,7 +209,9 @@ class Watchdog:
             self._first, self._first_beat = found[0].pulse, time.monotonic()
         elif time.monotonic() - self._first_beat > self._limit:
             before, now = self._read_twice()
-            self._bark(describe(before[MAIN], now[MAIN], lane.doing, self._limit, self._world_size))
+            back = 0 in now[MAIN] and now[MAIN][0].pulse != self._first
+            if lane.inside and lane.limit is None and not back:
+                self._bark(describe(before[MAIN], now[MAIN], lane.doing, self._limit, self._world_size))
 
     def _bark(self, text: str) -> None:
         assert self._store is not None
@@ -258,61 +238,3 @@ class Watchdog:
 
     def _say(self, text: str) -> None:
         print(f"isogloss: {text}", file=sys.stderr, flush=True)
-
-
-def latest_headway(before: Sequence[dict[int, Beat]], now: Sequence[dict[int, Beat]]) -> float | None:
-    """Seconds since any rank, in any of its threads, has last made headway; those that write no more do not count."""
-    alive = [
-        beat.still
-        for earlier, later in zip(before, now, strict=True)
-        for rank, beat in later.items()
-        if beat.still is not None and (rank not in earlier or earlier[rank].pulse != beat.pulse)
-    ]
-    return min(alive, default=None)
-
-
-def describe(
-    before: dict[int, Beat],
-    now: dict[int, Beat],
-    doing: str,
-    limit: float,
-    world_size: int,
-    beside: Mapping[int, Beat] = MappingProxyType({}),
-) -> str:
-    """The report of a hang.
-
-    Args:
-        before: what ranks had written of the thread that waits.
-        now: what they have written since.
-        doing: the phase it waits in.
-        limit: seconds that are up.
-        world_size: how many ranks there are.
-        beside: what they have written of their other thread.
-    """
-    silent = [
-        rank
-        for rank in range(world_size)
-        if rank not in now or (rank in before and before[rank].pulse == now[rank].pulse)
-    ]
-    lowest = min((beat.place for beat in now.values()), default=0)
-    behind = silent or [rank for rank, beat in now.items() if beat.place == lowest]
-    if len(behind) == world_size:
-        why = "all ranks are in it"
-    else:
-        names = ", ".join(str(rank) for rank in behind[:_SHOWN])
-        how = "gives no sign of life" if silent else f"is still {now[behind[0]].doing}"
-        why = f"rank {names} {how}"
-    first = sorted(now.values(), key=lambda beat: (beat.rank not in behind, beat.rank))[:_SHOWN]
-    busy = [beside[beat.rank] for beat in first if beat.rank in beside and beside[beat.rank].still is not None]
-    lines = [f"  {beat}" for beat in (*first, *busy)]
-    if (more := len(now) - len(first)) > 0:
-        lines.append(f"  and {more} more")
-    return "\n".join([f"{doing} has stood still for {limit:.0f} s: {why}", *lines])
-
-
-def _where(thread: int) -> str:
-    frame = sys._current_frames().get(thread)
-    if frame is None:
-        return "its end"
-    code = frame.f_code
-    return f"{'/'.join(code.co_filename.rsplit('/', 3)[-3:])}:{frame.f_lineno} ({code.co_name})"

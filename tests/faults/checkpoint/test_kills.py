@@ -95,7 +95,7 @@ class Run:
     def launch(self, steps: int, *overrides: str) -> list[BaseProcess]:
         (self.folder / "stage").write_bytes(bytes(2))
         settings = [f"name={self.name}", f"train.steps={steps}", "checkpoint.every=1", *overrides]
-        settings += ["watch.validate_every=1000", "watch.sample_every=1000", "optim.schedule.type=constant"]
+        settings += ["watch.validate_every=3", "watch.sample_every=1000", "optim.schedule.type=constant"]
         return ranks.start(jobs.train_recipe, self.n_ranks, str(self.recipe), settings, str(self.folder), launched=True)
 
     def stage(self, rank: int) -> str:

@@ -39,6 +39,7 @@ m.{name} = stuck
 ASLEEP, STOPPED = "time.sleep(10000)", "os.kill(os.getpid(), signal.SIGSTOP)"
 PHASES = {
     "preparing the corpus": ("isogloss.data.opening", "open_corpus", 0, STOPPED),
+    "opening the corpus": ("isogloss.data.prepared", "_open_as_told", 1, ASLEEP),
     "looking at the machine": ("isogloss.train.machine", "find_machine", 0, ASLEEP),
     "building the model": ("isogloss.init.apply", "initialise", 1, ASLEEP),
     "loading the newest checkpoint": ("isogloss.init.fingerprint", "fingerprint", 1, ASLEEP),

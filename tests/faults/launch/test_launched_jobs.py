@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -72,8 +73,9 @@ def some_step() -> int:
 ONE_THREAD = ("--threads", "1")  # as the ranks of tests have
 TO_THE_END = ["optim.schedule.type=constant", "train.steps=200"]
 VERY_SHORT = ["train.steps=3", "optim.schedule.warmup=1"]
-LONG = ["train.steps=250", "checkpoint.every=5", "watch.validate_every=1000", "watch.sample_every=1000"]
-SHORT = ["train.steps=40", "checkpoint.every=10", "watch.validate_every=100", "watch.sample_every=100"]
+# Validation comes between a step and its checkpoint.
+LONG = ["train.steps=250", "checkpoint.every=5", "watch.validate_every=5", "watch.sample_every=1000"]
+SHORT = ["train.steps=40", "checkpoint.every=10", "watch.validate_every=10", "watch.sample_every=100"]
 
 
 @pytest.mark.campaign(3, 18)
