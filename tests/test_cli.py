@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from isogloss.cli.errors import leave
+
 PATHS = os.pathsep.join(sys.path)
 
 
@@ -31,6 +33,17 @@ def complaint(result: tuple[int, str, str]) -> str:
     assert "Traceback" not in errors
     assert errors.startswith("isogloss: ")
     return errors
+
+
+def test_a_rank_whose_output_is_closed_ends_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr("isogloss.cli.errors.one_of_many", lambda: True)
+    monkeypatch.setattr("os._exit", ends.append)
+    monkeypatch.setattr("sys.stdout", None)  # as Python has it where file descriptor 1 is closed
+    monkeypatch.setattr("sys.stderr", None)
+    with pytest.raises(SystemExit):  # `os._exit` has come back
+        leave(75)
+    assert ends == [75]
 
 
 def test_help_is_quick_and_loads_no_torch() -> None:

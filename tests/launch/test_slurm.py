@@ -1,6 +1,7 @@
 """The job script, run under a SLURM that is made of three shell scripts."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,14 @@ def test_what_is_asked_of_sbatch(recipe: Recipe) -> None:
     assert script.index("set -u") > script.rindex("#SBATCH")
     assert "train.max_minutes=58.5" in script
     assert not recipe.folder.parent.exists()  # planned only
+
+
+def test_sbatch_reads_a_path_with_blanks_as_one_option(recipe: Recipe, tmp_path: Path) -> None:
+    spaced = recipe.model_copy(update={"runs_dir": tmp_path / "my runs"})
+    lines = plan_slurm(spaced, LAUNCH).script.splitlines()
+    options = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")]
+    # sbatch takes words apart at blanks, as a shell does, and minds quotes.
+    assert [f"--output={tmp_path}/my runs/.launch/tiny/slurm-%j.out"] in map(shlex.split, options)
 
 
 def test_no_gpus_no_option_of_gpus(recipe: Recipe) -> None:

@@ -110,8 +110,8 @@ def test_projections_in_float8_take_half_the_time() -> None:
     saved = plain.step_seconds(h100, share) - found.step_seconds(h100, share)
     assert saved == pytest.approx(0.5 * found.float8_flops / found.steps / (64 * h100.peak * share))
     assert "a step at 40% of 989 (float8 1,978) Tflop/s" in dict(estimate_rows(found, h100, share, 50e9))
-    for name, scales in (("a100", "no"), ("l40s", "tensorwise")):
-        with pytest.raises(UserError, match=f"multiplies in float8 with {scales} scales"):
+    for name, offered in (("a100", "not in float8"), ("l40s", "in float8 with tensorwise scales only")):
+        with pytest.raises(UserError, match=f"this kind of GPU multiplies {offered};"):
             found.step_seconds(GPUS[name], share)
     with pytest.raises(UserError, match="up_proj maps 4096 numbers to 14330"):
         estimate_recipe(load_recipe("stdlib-small", [*LARGE, "train.float8=rowwise", "model.ffn.d_ff=14330"]), 64)

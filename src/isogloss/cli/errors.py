@@ -39,8 +39,8 @@ def leave(code: int) -> NoReturn:
     A rank of many ends at once: what PyTorch tears down may wait for other ranks, and aborts now and then.
     """
     if one_of_many():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        print(end="", flush=True)  # unlike the stream's own, does nothing where it is closed
+        print(end="", file=sys.stderr, flush=True)
         os._exit(code)
     sys.exit(code)
 

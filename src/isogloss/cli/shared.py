@@ -20,7 +20,7 @@ def console() -> "Console":
     """Where tables go: as wide as the terminal, or wide enough for a file."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 150)
+    return Console(width=None if sys.stdout and sys.stdout.isatty() else 150)
 
 
 def warn(message: str) -> None:

@@ -102,7 +102,8 @@ def check_length(length: int, sampling: SamplingConfig) -> None:
     if length + sampling.max_tokens > sampling.max_context:
         raise UserError(
             f"a prompt of {length:,} tokens and max_tokens = {sampling.max_tokens:,} more are above max_context = "
-            f"{sampling.max_context:,}; give less of the prompt, or raise max_context (memory grows with it)"
+            f"{sampling.max_context:,}; give less of the prompt, lower max_tokens, or raise max_context "
+            "(memory grows with it)"
         )
 
 

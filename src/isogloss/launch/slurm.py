@@ -172,7 +172,7 @@ def _options(name: str, folder: Path, launch: SlurmLaunch) -> list[str]:
         *([f"--account={launch.account}"] if launch.account else []),
         "--requeue",
         f"--signal=USR1@{round(60 * launch.lead)}",
-        f"--output={folder}/slurm-%j.out",
+        f"--output={shlex.quote(f'{folder}/slurm-%j.out')}",
         "--open-mode=append",
         *launch.options,
     ]

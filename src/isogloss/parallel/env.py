@@ -152,8 +152,8 @@ def process_group(device: str, timeout: timedelta = TIMEOUT, arrival: timedelta 
     yield ranks
     wait_for_all(ranks)
     dist.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    print(end="", flush=True)  # unlike the stream's own, does nothing where it is closed
+    print(end="", file=sys.stderr, flush=True)
 
 
 def rank_0_first(ranks: Ranks, name: str, action: Callable[[], T]) -> T:

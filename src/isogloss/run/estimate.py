@@ -97,9 +97,10 @@ class RunEstimate:
         seconds = (self.flops - self.float8_flops) / gpu.peak
         if self.float8 != "off":
             if self.float8 not in gpu.float8:
+                offered = f"in float8 with {' and '.join(gpu.float8)} scales only" if gpu.float8 else "not in float8"
                 raise UserError(
-                    f"train.float8 is {self.float8}, and this kind of GPU multiplies in float8 with "
-                    f"{' and '.join(gpu.float8) or 'no'} scales; take another, or set train.float8='off'"
+                    f"train.float8 is {self.float8}, and this kind of GPU multiplies {offered}; take another, or set "
+                    "train.float8='off'"
                 )
             seconds += self.float8_flops / gpu.float8_peak
         return seconds / self.steps / (self.axes.size * share)

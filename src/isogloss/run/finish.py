@@ -1,5 +1,6 @@
 """The end of a run: validation on all of the split, samples, the plot, the summary. Done again if it was cut short."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,11 +93,17 @@ def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], dis
         ("tokens a second", f"{summary['tokens_per_second']:,.0f}"),
     ]
     display.show(results_table(rows, title=f"results of {recipe.name}"))
-    display.say(
-        f"in {folder.path}: summary.json, loss.png, metrics.jsonl, samples.txt, checkpoints/\n"
-        "next:\n"
-        f"  isogloss generate {folder.path} '{recipe.watch.prompts[0] if recipe.watch.prompts else ''}'\n"
-        f"  isogloss eval {folder.path} FILE.txt\n"
-        f"  isogloss init plan {folder.recipe_file}\n"
-        f"  isogloss train {folder.recipe_file} name={recipe.name}-deeper model.n_layers={recipe.model.n_layers * 2}"
-    )
+    display.say(f"in {folder.path}: summary.json, loss.png, metrics.jsonl, samples.txt, checkpoints/")
+    display.say("\n  ".join(["next:", *next_commands(folder, recipe)]))
+
+
+def next_commands(folder: RunFolder, recipe: Recipe) -> list[str]:
+    """What may be done with a finished run, as a shell takes it: paths and prompts may have blanks and quotes."""
+    path, recipe_file = shlex.quote(str(folder.path)), shlex.quote(str(folder.recipe_file))
+    prompt = shlex.quote(recipe.watch.prompts[0] if recipe.watch.prompts else "")
+    return [
+        f"isogloss generate {path} {prompt}",
+        f"isogloss eval {path} FILE.txt",
+        f"isogloss init plan {recipe_file}",
+        f"isogloss train {recipe_file} name={recipe.name}-deeper model.n_layers={recipe.model.n_layers * 2}",
+    ]

@@ -53,7 +53,7 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
 
     display.start(progress.step, recipe.train.steps)
     if progress.step and session.machine.compiled:
-        display.wait("compiling the blocks, where they are not in the cache: up to half a minute")
+        display.wait("compiling the blocks, where they are not in the cache: up to half a minute, minutes in float8")
     try:
         with (
             Prefetcher(session.batches, last_step=recipe.train.steps + progress.passed_over, pinned=pinned) as ahead,

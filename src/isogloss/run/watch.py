@@ -72,7 +72,7 @@ class Watch:
         loss = loss_in_words(self._session, values["loss"], bits)
         self._display.step(info.step, f"{loss}  {speed}lr {info.lr:.2e}  grad {values['grad_norm']:.2f}")
         if info.step == 1 and self._session.machine.compiled and not info.last:
-            self._display.wait("compiling the blocks, once for each shape: up to half a minute")
+            self._display.wait("compiling the blocks, once for each shape: up to half a minute, minutes in float8")
 
     def validate(self, info: StepInfo) -> None:
         """Read the first rows of the validation split."""

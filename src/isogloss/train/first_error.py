@@ -6,7 +6,6 @@ another rank has gone waits first: that rank's own error, or the launcher's word
 """
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ def first_error(ranks: Ranks) -> Iterator[None]:
             time.sleep(_DEFERENCE)  # a launcher that has seen a rank die ends this one meanwhile
         if not _first(ranks.store, ranks.rank):
             time.sleep(_GRACE)
-            sys.stdout.flush()
+            print(end="", flush=True)  # unlike the stream's own, does nothing where it is closed
             os._exit(1)
         error.add_note(f"(on rank {ranks.rank} of {ranks.world_size})")
         raise

@@ -327,8 +327,9 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_seen_by_both(launch) -> None:
 @pytest.mark.campaign(24)
 @long
 @pytest.mark.parametrize("time_", range(max(N // 2, 1)))
-def test_short_runs_end_with_zero(launch, time_: int) -> None:
-    job = launch("short", *SHORT, *VERY_SHORT)
+@pytest.mark.parametrize("output", ["", "import sys; sys.stdout = sys.stderr = None"], ids=["heard", "closed"])
+def test_short_runs_end_with_zero(launch, output: str, time_: int) -> None:
+    job = launch("short", *SHORT, *VERY_SHORT, code=output)
     assert job.wait() == 0, job.text
 
 
