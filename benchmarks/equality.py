@@ -200,7 +200,7 @@ def compare(case: Case, device: str = "cpu") -> Found:
 
 def make_layout(case: Case, device: str = "cpu") -> Layout:
     """The layout of a case on the ranks there are."""
-    config = ParallelConfig(**{"unit": 1} | case.parallel)
+    config = ParallelConfig.model_validate({"unit": 1} | case.parallel)
     return Layout(find_axes(config, case.n_ranks), config, device)
 
 
