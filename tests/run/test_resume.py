@@ -21,6 +21,7 @@ from isogloss import cli
 from isogloss.config.base import UserError
 from isogloss.recipe import load_recipe
 from isogloss.run.folder import RunFolder
+from isogloss.run.load import load_run
 from isogloss.run.train import train
 from isogloss.train.display import Display
 from isogloss.train.metrics import read_metrics
@@ -117,6 +118,10 @@ def test_a_damaged_checkpoint_costs_one_interval(tiny: Path) -> None:
     data = bytearray(newest.read_bytes())
     data[-5] ^= 4
     newest.write_bytes(bytes(data))
+    heard: list[str] = []
+    assert load_run(folder, warn=heard.append).step == 6
+    assert "step-0000000009" in heard[0]
+    assert heard[1:] == ["taking that of step 6 instead"]
     _, text = run(tiny, "name=hurt", "train.steps=10")
     assert "step-0000000009" in text
     assert "damaged" in text
