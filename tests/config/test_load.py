@@ -146,6 +146,10 @@ def test_reads_a_file(load):
         ("optim: {betas: 1}", "optim.betas: must be a list, got 1"),
         ("optim: {schedule: {warmup: 1}}", "optim.schedule.type: required, but not given; one of cosine, linear"),
         (
+            "optim: {schedule: {tpe: linear}}",
+            "optim.schedule.type: required, but not given, unless tpe is meant to be it; one of cosine, linear",
+        ),
+        (
             "optim: {schedule: {type: cosin}}",
             "optim.schedule.type: must be one of cosine, linear, got 'cosin'; did you mean cosine?",
         ),

@@ -132,11 +132,12 @@ def _siblings(model: type[Config], location: tuple[str | int, ...]) -> Iterable[
 
 
 def _word_tag(shape: Shape, given: Any) -> str:
-    tags = list(shape.tags())
-    tag = given.get(shape.discriminator) if isinstance(given, dict) else None
-    choices = ", ".join(tags)
+    tags, name = list(shape.tags()), str(shape.discriminator)
+    keys = given if isinstance(given, dict) else {}
+    tag, choices = keys.get(name), ", ".join(tags)
     if tag is None:
-        return f"required, but not given; one of {choices}"
+        misspelt = next((f", unless {key} is meant to be it" for key in keys if did_you_mean(str(key), [name])), "")
+        return f"required, but not given{misspelt}; one of {choices}"
     return f"must be one of {choices}, got {show(tag)}{did_you_mean(str(tag), tags)}"
 
 
