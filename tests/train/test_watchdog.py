@@ -29,7 +29,7 @@ def test_a_rank_that_writes_no_more_is_behind() -> None:
     text = describe(before, {0: beat(0, 7, 2), 1: beat(1, 7)}, "training step 7", 60.0, 2)
     first, second = text.splitlines()[:2]
     assert first == "training step 7 has stood still for 60 s: rank 1 gives no sign of life"
-    assert second == "  rank 1 has been training step 7 for 9 s, at a.py:1 (f)"
+    assert second == "  rank 1 was last training step 7, at a.py:1 (f)"
 
 
 def test_a_rank_that_never_wrote_is_behind() -> None:

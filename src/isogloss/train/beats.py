@@ -33,6 +33,10 @@ class Beat:
     def __str__(self) -> str:
         return f"rank {self.rank} has been {self.doing} for {self.seconds:.0f} s, at {self.where}"
 
+    def last_word(self) -> str:
+        """Of a rank that writes no more: how long it has been silent nobody knows."""
+        return f"rank {self.rank} was last {self.doing}, at {self.where}"
+
 
 def latest_headway(before: Sequence[dict[int, Beat]], now: Sequence[dict[int, Beat]]) -> float | None:
     """Seconds since any rank, in any of its threads, has last made headway; those that write no more do not count."""
@@ -78,7 +82,7 @@ def describe(
         why = f"rank {names} {how}"
     first = sorted(now.values(), key=lambda beat: (beat.rank not in behind, beat.rank))[:_SHOWN]
     busy = [beside[beat.rank] for beat in first if beat.rank in beside and beside[beat.rank].still is not None]
-    lines = [f"  {beat}" for beat in (*first, *busy)]
+    lines = [f"  {beat.last_word() if beat.rank in silent else beat}" for beat in (*first, *busy)]
     if (more := len(now) - len(first)) > 0:
         lines.append(f"  and {more} more")
     return "\n".join([f"{doing} has stood still for {limit:.0f} s: {why}", *lines])
