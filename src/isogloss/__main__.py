@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from isogloss.train.signals import leave_from_now_on
+from isogloss.train.signals import HEARD, leave_from_now_on
 
 
 def main() -> None:
@@ -31,8 +31,7 @@ def hear_early(words: Sequence[str], environment: Mapping[str, str]) -> None:
         return
     many = launching or any(environment.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
     leave_from_now_on(many)
-    held = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
 
 if __name__ == "__main__":

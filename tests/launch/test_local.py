@@ -187,7 +187,7 @@ def test_ranks_are_born_with_signals_held_back(tmp_path, monkeypatch) -> None:
     look()
     before, inside, after = masks
     assert before == after
-    assert inside == before | set(module._FORWARDED)
+    assert inside == before | set(module.HEARD)
 
 
 def test_between_two_attempts_a_schedulers_signal_is_kept(tmp_path, monkeypatch) -> None:

@@ -33,7 +33,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from isogloss.config.base import UserError
-from isogloss.train.signals import ECHO, OUTCOME, REQUEUE
+from isogloss.train.signals import ECHO, ENDING, HEARD, OUTCOME, REQUEUE
 
 # Ranks of a job that has failed have nothing to save: they get so many seconds between SIGTERM and SIGKILL.
 _GRACE = 5
@@ -41,9 +41,7 @@ _GRACE = 5
 _MENDABLE = 2
 # A scheduler's signal found the rank before its first step, or before it listened: there was nothing to save.
 _EARLY = (REQUEUE, -signal.SIGUSR1, -signal.SIGUSR2)
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FINAL = (signal.SIGINT, signal.SIGHUP)  # someone at a terminal; the others come from schedulers
-_FORWARDED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass(frozen=True)
@@ -141,8 +139,8 @@ class _Agent(LocalElasticAgent):
     @contextmanager
     def signals_forwarded(self) -> Iterator[None]:
         """Pass signals on to the ranks; a second one that means the end kills them."""
-        former = {number: signal.getsignal(number) for number in _FORWARDED}
-        heard = [number for number in _FORWARDED if former[number] not in (signal.SIG_IGN, None)]
+        former = {number: signal.getsignal(number) for number in HEARD}
+        heard = [number for number in HEARD if former[number] not in (signal.SIG_IGN, None)]
         for number in heard:
             signal.signal(number, self._forward)
         try:
@@ -159,10 +157,10 @@ class _Agent(LocalElasticAgent):
         return REQUEUE
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        if number in _ENDING:
-            if self.asked in _ENDING and time.monotonic() - self._since < ECHO:
+        if number in ENDING:
+            if self.asked in ENDING and time.monotonic() - self._since < ECHO:
                 return
-            self._again = self.asked in _ENDING
+            self._again = self.asked in ENDING
             self.asked, self._since = self.asked if self._again else number, time.monotonic()
             if self._again:
                 number = signal.SIGKILL
@@ -251,7 +249,7 @@ def _held_back() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     try:
         yield
     finally:

@@ -95,6 +95,11 @@ def declare(module: nn.Module, **declared: Declared) -> None:
     module.__dict__.setdefault("declared_roles", {}).update(declared)
 
 
+def declared_by(module: nn.Module) -> dict[str, Declared]:
+    """What ``module`` itself has declared, by attribute name."""
+    return module.__dict__.get("declared_roles", {})
+
+
 def declare_layer(module: nn.Module, index: int, n_layers: int) -> None:
     """Say that ``module`` is layer ``index`` (from 0) of ``n_layers``; everything inside it belongs to that layer."""
     module.__dict__["declared_layer"] = (index, n_layers)
@@ -116,7 +121,7 @@ def declared_tensors(model: nn.Module) -> Iterator[tuple[Site, Tensor]]:
 
     def walk(module: nn.Module, prefix: str, layer: int | None) -> Iterator[tuple[Site, Tensor]]:
         layer = module.__dict__.get("declared_layer", (layer,))[0]
-        roles: dict[str, Declared] = module.__dict__.get("declared_roles", {})
+        roles = declared_by(module)
         own = list(module.named_parameters(recurse=False)) + list(module.named_buffers(recurse=False))
         for attribute, tensor in own:
             name = canonical_name(prefix + attribute)

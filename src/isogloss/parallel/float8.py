@@ -25,7 +25,7 @@ from torch.func import functional_call
 from isogloss.config.base import UserError
 from isogloss.models.decoder import Decoder
 from isogloss.nn.linear import Linear
-from isogloss.nn.roles import READERS, WRITERS, Role
+from isogloss.nn.roles import READERS, WRITERS, Role, declared_by
 
 Float8 = Literal["off", "tensorwise", "rowwise"]
 
@@ -47,7 +47,7 @@ def projections(model: Decoder) -> Iterator[tuple[str, Linear]]:
 
 
 def _role(linear: Linear) -> Role:
-    return linear.__dict__["declared_roles"]["weight"].role
+    return declared_by(linear)["weight"].role
 
 
 def multiply_in_float8(model: Decoder, scaling: Float8, device: torch.device) -> None:

@@ -21,7 +21,7 @@ from torch.distributed.tensor.parallel import (
 
 from isogloss.config.base import UserError
 from isogloss.models.decoder import Decoder
-from isogloss.nn.roles import READERS, WRITERS, Declared, Role
+from isogloss.nn.roles import READERS, WRITERS, Declared, Role, declared_by
 from isogloss.parallel.loss import VocabularyLoss
 
 _BY_OUTPUT = READERS - {Role.ROUTER, Role.HEAD}
@@ -37,7 +37,7 @@ def split_layers(model: Decoder, mesh: DeviceMesh) -> None:
     for index, block in enumerate(model.blocks()):
         plan: dict[str, ParallelStyle] = {}
         for name, module in block.named_modules():
-            for attribute, said in module.__dict__.get("declared_roles", {}).items():
+            for attribute, said in declared_by(module).items():
                 plan[name] = _style(f"layers.{index}.{name}.{attribute}", said, inner="." in name)
         whole = (Shard(_POSITIONS), None, None), (Replicate(), None, None)
         plan["mixer"] = PrepareModuleInput(input_layouts=whole[0], desired_input_layouts=whole[1])

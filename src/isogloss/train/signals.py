@@ -35,13 +35,14 @@ class Interrupted(BaseException):
 
     def __init__(self, asked: int, many: bool = False) -> None:
         super().__init__("train.max_minutes" if asked == TIME_LIMIT else signal.Signals(asked).name)
-        again = asked in (TIME_LIMIT, *_USER) or (many and asked == signal.SIGTERM)
+        again = asked in (TIME_LIMIT, *USER) or (many and asked == signal.SIGTERM)
         self.exit_code = REQUEUE if again else 128 + asked
 
 
 # Windows has neither SIGHUP, which a terminal that is closed sends, nor the two for users.
-_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-_USER = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+USER = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+HEARD = (*ENDING, *USER)
 
 
 class StopRequest:
@@ -86,7 +87,7 @@ def leave_from_now_on(many: bool) -> Sequence[int]:
     Args:
         many: whether this is one rank of several, or launches them.
     """
-    numbers = (*_USER, signal.SIGTERM) if many else _USER
+    numbers = (*USER, signal.SIGTERM) if many else USER
     heard = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in heard:
         signal.signal(number, lambda number, frame: os._exit(REQUEUE))
@@ -102,7 +103,7 @@ def stop_requests(until: float | None = None, loud: bool = True) -> Iterator[Sto
         loud: say so when a signal comes; one rank of many is enough.
     """
     request = StopRequest(until)
-    former = {number: signal.getsignal(number) for number in (*_ENDING, *_USER)}
+    former = {number: signal.getsignal(number) for number in HEARD}
     # What is ignored stays so: nohup runs on after a logout.
     heard = tuple(number for number in former if former[number] not in (signal.SIG_IGN, None))
     since = 0.0
@@ -110,7 +111,7 @@ def stop_requests(until: float | None = None, loud: bool = True) -> Iterator[Sto
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal since
         if request.signal_number is not None:
-            if number in _ENDING and time.monotonic() - since > ECHO:
+            if number in ENDING and time.monotonic() - since > ECHO:
                 for other in heard:
                     signal.signal(other, former[other])
                 os.kill(os.getpid(), number)
