@@ -30,7 +30,8 @@ from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import checkpoint_folders
 from isogloss.checkpoint.load import Checkpoint, newest_checkpoint
 from isogloss.checkpoint.peers import Peers, join_peers
-from isogloss.checkpoint.save import SaveFailedError, save_checkpoint
+from isogloss.checkpoint.retention import delete
+from isogloss.checkpoint.save import Draft, SaveFailedError, save_checkpoint
 from isogloss.init.apply import initialise
 from isogloss.init.plan import plan_init
 from isogloss.init.schemes import LinguaConfig
@@ -360,3 +361,14 @@ def save_many(rank: int, n_ranks: int, root: str, n_saves: int, guard_taken_out:
                 dist.all_reduce(total)
                 assert torch.equal(total, torch.full((3,), float(n * n_ranks)))
                 saver.poll()
+
+
+def delete_first(commit: Callable[..., None]) -> Callable[..., None]:
+    """The commit of a save, for controls: with the order of the last two stages turned round."""
+
+    def deleting(draft: Draft, *rest: object) -> None:
+        for folder in checkpoint_folders(draft.root).values():
+            delete(folder)
+        commit(draft, *rest)
+
+    return deleting

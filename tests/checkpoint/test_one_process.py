@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import checkpoint_jobs as jobs
 import isogloss.checkpoint.load as load
 import isogloss.checkpoint.save as save_module
 from isogloss.checkpoint.asynchronous import Saver
 from isogloss.checkpoint.config import CheckpointConfig
-from isogloss.checkpoint.layout import CorruptCheckpointError, checkpoint_folders
+from isogloss.checkpoint.layout import CorruptCheckpointError
 from isogloss.checkpoint.load import load_checkpoint, newest_checkpoint
 from isogloss.checkpoint.save import save_checkpoint
 from isogloss.config.base import UserError
@@ -269,14 +270,7 @@ def test_killed_before_every_call_that_orders_a_save(tmp_path: Path, keep_last: 
 @pytest.mark.control(11)
 def test_deleted_before_the_new_one_is_there_none_would_be_left(tmp_path: Path, monkeypatch) -> None:
     """Killed at the same calls, but with the order of the last two stages turned round."""
-    commit = save_module._commit
-
-    def delete_first(draft, *rest) -> None:
-        for folder in checkpoint_folders(draft.root).values():
-            save_module.delete(folder)
-        commit(draft, *rest)
-
-    monkeypatch.setattr(save_module, "_commit", delete_first)
+    monkeypatch.setattr(save_module, "_commit", jobs.delete_first(save_module._commit))
     for fatal in range(5, 40):
         root = tmp_path / str(fatal)
         save(root, 2, CheckpointConfig(keep_last=1))

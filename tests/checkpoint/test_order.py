@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import checkpoint_jobs as jobs
 import isogloss.checkpoint.save
 import isogloss.checkpoint.storage
 from isogloss.checkpoint.config import CheckpointConfig
-from isogloss.checkpoint.layout import checkpoint_folders
 from isogloss.checkpoint.save import save_checkpoint
 
 
@@ -68,14 +68,7 @@ def test_the_order_is_what_is_checked(tmp_path: Path, monkeypatch, guard: str) -
     elif guard == "sync_folder":
         monkeypatch.setattr(save, "sync_folder", lambda folder: None)
     else:
-        commit = save._commit
-
-        def delete_first(draft, *rest) -> None:
-            for folder in checkpoint_folders(draft.root).values():
-                save.delete(folder)
-            commit(draft, *rest)
-
-        monkeypatch.setattr(save, "_commit", delete_first)
+        monkeypatch.setattr(save, "_commit", jobs.delete_first(save._commit))
     calls = record_a_save(tmp_path, monkeypatch)
     with pytest.raises(AssertionError):
         check(calls, tmp_path)
