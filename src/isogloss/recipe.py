@@ -75,6 +75,7 @@ class Recipe(Config):
                 f"tokenizer.type symbols is for generated data, which data.type {self.data.type} is not; set "
                 "tokenizer.type to bytes, bpe or file"
             )
+        self.init.rules(self._any_vocabulary())  # a scheme may be for some models only
         for stage in self.train.seq_len_warmup:
             if self.data.seq_len % stage.divisor:
                 raise ValueError(
@@ -129,15 +130,18 @@ class Recipe(Config):
             UserError: they cannot; every reason is listed.
         """
         if self.train.float8 != "off":
-            any_vocabulary = self.model.model_copy(update={"vocab_size": self.model.vocab_size or 1})
             check_float8(
                 self.train.float8,
-                plan_model(any_vocabulary, self.init).model,
+                plan_model(self._any_vocabulary(), self.init).model,
                 precision=self.train.precision,
                 n_positions=self.data.seq_len // axes.context,
                 n_tensor=axes.tensor,
                 device=device,
             )
+
+    def _any_vocabulary(self) -> ModelConfig:
+        """The model, with a vocabulary of one where it follows from the tokenizer."""
+        return self.model.model_copy(update={"vocab_size": self.model.vocab_size or 1})
 
     def with_vocabulary(self, n_tokens: int) -> "Recipe":
         """The recipe with the model's vocabulary settled for a tokenizer of ``n_tokens`` ids.

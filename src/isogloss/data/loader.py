@@ -130,8 +130,10 @@ def cut_rows(rows: Rows, divisor: int) -> Rows:
     return Rows(tokens, targets, None if documents is None else documents - documents[:, :1])
 
 
-def sequential_batches(rows: RowSource, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-    """Every row of a finite source once and in order, for validation.
+def sequential_batches(
+    rows: RowSource, batch_size: int, rank: int = 0, world_size: int = 1, first: int | None = None
+) -> Iterator[Batch]:
+    """Every row of a finite source, or of its first ones, once and in order, for validation.
 
     Every process gets as many batches as the others, and with more than one process batches of one shape: the last one
     is filled with rows whose targets are all ``IGNORED``.
@@ -141,16 +143,17 @@ def sequential_batches(rows: RowSource, batch_size: int, rank: int = 0, world_si
         batch_size: B, rows in a batch over all processes.
         rank: this process's share of each batch.
         world_size: how many processes share a batch.
+        first: only so many rows; all if not given, or if there are no more.
 
     Raises:
         UserError: ``world_size`` does not divide the batch size.
     """
-    first, last = _share(batch_size, rank, world_size)
+    begin, end = _share(batch_size, rank, world_size)
     assert rows.n_rows is not None, "rows without an end cannot be read to it"
-    for start in range(0, rows.n_rows, batch_size):
-        end = start + last if world_size > 1 else min(start + last, rows.n_rows)
-        numbers = np.arange(start + first, end)
-        yield _to_batch(_blank_beyond(rows.rows(np.minimum(numbers, rows.n_rows - 1)), numbers, rows.n_rows))
+    n_rows = rows.n_rows if first is None else min(first, rows.n_rows)
+    for start in range(0, n_rows, batch_size):
+        numbers = np.arange(start + begin, start + end if world_size > 1 else min(start + end, n_rows))
+        yield _to_batch(_blank_beyond(rows.rows(np.minimum(numbers, n_rows - 1)), numbers, n_rows))
 
 
 def _blank_beyond(rows: Rows, numbers: Int[np.ndarray, "N"], n_rows: int) -> Rows:

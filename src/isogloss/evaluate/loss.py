@@ -3,7 +3,6 @@
 ``bits per byte = nll / ln 2 / n_bytes``: what an arithmetic coder driven by the model would need for the text.
 """
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -112,7 +111,7 @@ def evaluate_corpus(
         cut: how rows are cut.
         batch_size: rows at a time, over all ranks.
         precision: ``bf16`` or ``fp32``.
-        n_rows: only so many of the first rows of the split, or of each source's, up to whole batches.
+        n_rows: only so many of the first rows of the split, or of each source's; the same on any number of ranks.
         layout: the ranks that share the model and the rows; all return the same.
 
     Returns:
@@ -127,8 +126,7 @@ def evaluate_corpus(
         }
         return _weighted([(part.weight, of[part.name]) for part in corpus.parts]), of
     rank, n_data = (0, 1) if layout is None else (layout.data_rank, layout.axes.data)
-    batches = sequential_batches(corpus.rows("validation", *cut), batch_size, rank, n_data)
-    batches = batches if n_rows is None else itertools.islice(batches, -(-n_rows // batch_size))
+    batches = sequential_batches(corpus.rows("validation", *cut), batch_size, rank, n_data, n_rows)
     # All targets (every token but the first) stand for all bytes, a part of them for its share.
     bytes_per_target = corpus.facts("validation").bytes_per_target
     found = evaluate_batches(model, batches, precision=precision, bytes_per_token=bytes_per_target, layout=layout)

@@ -22,7 +22,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     return {
         f"{site.name}/{key}": value
         for site, parameter in parameters
-        for key, value in optimizer.state.get(parameter, {}).items()
+        for key, value in sorted(optimizer.state.get(parameter, {}).items())  # as it was made, or as it was loaded
     }
 
 

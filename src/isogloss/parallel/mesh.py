@@ -192,3 +192,8 @@ class Layout:
         """The sum over the ranks whose targets differ, in place, the same on all ranks."""
         dist.all_reduce(value, group=self._targets)
         return value
+
+    def agreed_sum(self, value: Tensor) -> Tensor:
+        """As ``sum_over_targets``, of what tensor ranks have each a copy of: if one of these is not finite, no sum is."""
+        dist.all_reduce(value)
+        return value.div_(self.axes.tensor)

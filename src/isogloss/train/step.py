@@ -74,7 +74,7 @@ def train_step(
         (output.total / count).backward()
         nll += output.nll
     if layout is not None:
-        layout.sum_over_targets(nll)
+        layout.agreed_sum(nll)
     parameters = list(model.parameters())
     grad_norm = gradient_norm(parameters)
     n_targets = int(count)
