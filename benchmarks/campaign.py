@@ -1,4 +1,4 @@
-"""The campaign: 24 kinds of fault, and for each the tests that bring it about and the controls that take a guard out.
+"""The campaign: 25 kinds of fault, and for each the tests that bring it about and the controls that take a guard out.
 
 A test says which it is of by ``@pytest.mark.campaign(9)``, a control by ``@pytest.mark.control(9)``; a test that takes
 its guard out at its own end bears both. They are found by reading the tests, which takes no imports.
@@ -35,6 +35,7 @@ FAULTS = {
     22: "generation at its limits",
     23: "a long run under many kinds of fault",
     24: "clean ends",
+    25: "a run's choices taken together, any two of them, on ranks",
 }
 
 

@@ -25,13 +25,13 @@ def cover(
     """
     generator = random.Random(seed)
     names = list(choices)
-    missing = dict.fromkeys(
-        ((a, x), (b, y)) for a, b in combinations(names, 2) for x in choices[a] for y in choices[b]
-    )
+    missing = dict.fromkeys(((a, x), (b, y)) for a, b in combinations(names, 2) for x in choices[a] for y in choices[b])
     while missing:
         first = generator.choice(list(missing))
         drafts = [_draft(choices, dict(first), missing, generator) for _ in range(DRAFTS)]
         drafts.sort(key=lambda row: -sum(pair in missing for pair in combinations(row.items(), 2)))
+        # What covers most may be what is refused: then any row will do.
+        drafts += [{name: generator.choice(list(choices[name])) for name in choices} | dict(first) for _ in drafts]
         row = next((row for row in drafts if allowed(row)), None)
         if row is None:
             del missing[first]

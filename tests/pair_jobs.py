@@ -12,14 +12,12 @@ import shutil
 import signal
 import socket
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,8 +28,10 @@ import torch.distributed as dist
 from rich.console import Console
 from safetensors.torch import load, load_file
 
+import isogloss.evaluate.loss
 import isogloss.nn.loss
 import isogloss.run.finish
+import isogloss.run.state
 import isogloss.run.steps
 import isogloss.run.train
 import isogloss.train.loop
@@ -65,7 +65,7 @@ MESHES: dict[str, tuple[int, list[str]]] = {
     "context x tensor 2x2": (4, ["parallel.context=2", "parallel.tensor=2"]),
 }
 """Ranks and settings."""
-MOVES = ("alone", "FSDP 2", "FSDP 4", "copies 2", "tensor 2", "context 2", "FSDP x tensor 2x2")
+MOVES = ("alone", "FSDP 4", "copies 2", "tensor 2", "context 2")
 
 FILES = "{{type: files, train: ['ROOT/corpus/0[{0}]*.txt'], validation_bytes: 400, prepared_dir: ROOT/prepared}}"
 SOURCES = f"{{a: {{weight: 1.0, data: {FILES.format('0-2')}}}, b: {{weight: 2.0, data: {FILES.format('3-5')}}}}}"
@@ -108,11 +108,7 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         name: [f"optim.schedule={{type: {name}, warmup: {warmup}}}"]
         for name, warmup in (("constant", 0), ("cosine", 2), ("wsd", 1), ("inverse_sqrt", 2))
     },
-    "init": {
-        "lingua": [],
-        "mup": ["init={type: mup, base_width: 16}"],
-        "deepnorm": ["init={type: deepnorm}"],
-    },
+    "init": {"lingua": [], "mup": ["init={type: mup, base_width: 16}"]},
     "validation": {
         "each step": ["watch.validate_every=1", "watch.validation_rows=5"],
         "each second": ["watch.validate_every=2", "watch.validation_rows=8"],
@@ -251,7 +247,6 @@ def run(case: Case, mesh: str, name: str, root: Path, stop: Stop | None = None) 
     last = int(os.environ.get("RANK", "0")) == n_ranks - 1
     shown = io.StringIO()
     heard = root / f"heard-{os.getpid()}"
-    begun = time.monotonic()
     with ExitStack() as stack:
         said = stack.enter_context(_listening(heard))
         for patched in _patches(case, last, stop):
@@ -263,7 +258,6 @@ def run(case: Case, mesh: str, name: str, root: Path, stop: Stop | None = None) 
             assert stop is not None
             if dist.is_initialized():
                 dist.destroy_process_group()
-    if os.environ.get("PAIRS_TIMES"): open("/tmp/s/pairs/times","a").write(f"{name} {mesh} {time.monotonic()-begun:.2f}\n")
     lines = [line for line in shown.getvalue().splitlines() if "warning" in line.lower()]
     return "\n".join([*lines, said()]).strip()
 
@@ -296,6 +290,12 @@ def _patches(case: Case, last: bool, stop: Stop | None) -> Iterator[Any]:
     yield patch.object(os, "fsync", lambda handle: None)
     if case["loss"] == "in many":
         yield patch.object(isogloss.nn.loss, "LOGITS_PER_CHUNK", 2000)
+    if case.get("without") == "letting go":
+        yield patch.object(isogloss.evaluate.loss, "let_go", lambda model: None)
+    if case.get("without") == "moments":
+        allot = isogloss.run.state.allot_optimizer_tensors
+        elsewhere = lambda *rest: {key: tensor.clone() for key, tensor in allot(*rest).items()}  # noqa: E731
+        yield patch.object(isogloss.run.state, "allot_optimizer_tensors", elsewhere)
     factors = {}
     if case["not finite"] != "no" and last:
         factors[BAD] = math.nan
@@ -389,16 +389,20 @@ def newest(folder: Path) -> Path:
 def unequal(whole: Path, again: Path) -> list[str]:
     """What is not bit for bit the same: weights, moments, counts, records, which checkpoints are kept."""
     found = []
-    files = [{path.name: load(path.read_bytes()) for path in newest(run).glob("*.safetensors")} for run in (whole, again)]
+    files = [
+        {path.name: load(path.read_bytes()) for path in newest(run).glob("*.safetensors")} for run in (whole, again)
+    ]
     for name in sorted(files[0] | files[1]):
         one, two = (parts.get(name, {}) for parts in files)
-        if differ := [key for key in sorted(one | two) if key not in one or key not in two or not same(one[key], two[key])]:
+        if differ := [
+            key for key in sorted(one | two) if key not in one or key not in two or not same(one[key], two[key])
+        ]:
             found.append(f"{name}: {', '.join(differ[:4])}: {[one.get(differ[0]), two.get(differ[0])]}")
     states = [load_checkpoint(newest(run)).state for run in (whole, again)]
     for state in states:
         state["progress"].pop("seconds")
         for info in state["window"]:
-            info.pop("seconds"), info.pop("warming")
+            info |= {"seconds": 0, "warming": False}
     found += [f"{key}: {states[0][key]} and {states[1][key]}" for key in states[0] if states[0][key] != states[1][key]]
     kept = [records(run) for run in (whole, again)]
     for key in sorted(kept[0] | kept[1]):
@@ -429,8 +433,11 @@ def differences(alone: Path, split: Path, case: Case) -> list[str]:
             bound = limit if name.startswith(("loss", "bits")) else 1e-12
             if a[name] != b[name] and (None in (a[name], b[name]) or not abs(a[name] - b[name]) <= bound):
                 found.append(f"{key[1]} {key[0]} {name}: {a[name]} and {b[name]}")
-        if key[0] == 1 and exact and a.get("grad_norm") and not off(a["grad_norm"], b["grad_norm"]) <= (
-            equality.FIRST_NORM
+        if (
+            key[0] == 1
+            and exact
+            and a.get("grad_norm")
+            and not off(a["grad_norm"], b["grad_norm"]) <= (equality.FIRST_NORM)
         ):
             found.append(f"norm of step 1: {a['grad_norm']} and {b['grad_norm']}")
     states = [load_checkpoint(newest(run)).state["progress"] for run in (alone, split)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from isogloss.config.base import UserError
 from isogloss.data.synthetic.task import SyntheticConfig
 from isogloss.recipe import DEFAULT, load_recipe, shipped_recipes
 from isogloss.run.plan import plan_recipe
@@ -35,6 +36,11 @@ def test_its_first_line_says_what_it_is_and_no_other_says_the_same(name: str) ->
     line = first_line(RECIPES[name])
     assert line.startswith("# ")
     assert [other for other, path in RECIPES.items() if first_line(path) == line] == [name]
+
+
+def test_a_scheme_that_is_for_other_models_is_refused_before_any_text_is_read() -> None:
+    with pytest.raises(UserError, match="deepnorm is for post-norm blocks; set model"):
+        load_recipe(DEFAULT, ["init={type: deepnorm}"])
 
 
 @recipes

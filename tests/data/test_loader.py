@@ -104,15 +104,16 @@ def test_a_changed_corpus_or_setting_is_noticed():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.sampled_from([1, 2, 3, 6]), st.integers(1, 120), st.integers(1, 9))
-def test_sequential_batches_cover_every_target_once_and_in_order(world_size, n_tokens, seq_len):
+@given(st.sampled_from([1, 2, 3, 6]), st.integers(1, 120), st.integers(1, 9), st.none() | st.integers(1, 20))
+def test_sequential_batches_cover_every_target_once_and_in_order(world_size, n_tokens, seq_len, first):
     rows = make_rows(n_tokens, seq_len)
-    ranks = [list(sequential_batches(rows, 6, rank, world_size)) for rank in range(world_size)]
+    ranks = [list(sequential_batches(rows, 6, rank, world_size, first)) for rank in range(world_size)]
     assert len({len(batches) for batches in ranks}) == 1
     if world_size > 1:
         assert {len(batch.tokens) for batches in ranks for batch in batches} <= {6 // world_size}
     in_order = list(itertools.chain.from_iterable(zip(*ranks, strict=True)))
     targets = torch.cat([batch.targets.ravel() for batch in in_order]) if in_order else torch.empty(0)
-    assert targets[targets != IGNORED].tolist() == list(range(1, n_tokens))
+    n_targets = n_tokens - 1 if first is None else min(n_tokens - 1, first * seq_len)
+    assert targets[targets != IGNORED].tolist() == list(range(1, n_targets + 1))
     if world_size == 1:
         assert all((batch.targets != IGNORED).any(dim=1).all() for batch in in_order)

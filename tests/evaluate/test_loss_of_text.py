@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
+from isogloss.data.synthetic.copy import CopyConfig
+from isogloss.data.synthetic.corpus import SyntheticCorpus
 from isogloss.data.tokenizers.bytes import BytesTokenizer
-from isogloss.evaluate.loss import Evaluation, evaluate_batches, evaluate_text
+from isogloss.evaluate.loss import Evaluation, evaluate_batches, evaluate_corpus, evaluate_text
 from isogloss.models.protocol import IGNORED, Batch
 
 TOKENIZER = BytesTokenizer()
@@ -110,3 +112,18 @@ def test_no_batches(make_decoder):
 
 def test_perplexity_beyond_floats_is_infinite():
     assert Evaluation(nll=1e6, n_targets=10, n_bytes=10).perplexity == math.inf
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_so_many_of_the_first_rows_are_read_whatever_a_batch_holds(make_decoder, batch_size: int) -> None:
+    """A batch holds more rows on more ranks."""
+    corpus = SyntheticCorpus(CopyConfig(type="copy", seq_len=16, max_length=8, validation_rows=7))
+    model = make_decoder(vocab_size=corpus.tokenizer.n_tokens)
+
+    def read(size: int, n_rows: int | None) -> Evaluation:
+        return evaluate_corpus(model, corpus, corpus.config.cut(), size, precision="fp32", n_rows=n_rows)[0]
+
+    for n_rows in (5, None):
+        assert read(batch_size, n_rows).n_targets == read(7, n_rows).n_targets
+        assert read(batch_size, n_rows).loss == pytest.approx(read(7, n_rows).loss, rel=1e-5)
+    assert read(batch_size, 5).n_targets < read(batch_size, None).n_targets

@@ -45,7 +45,10 @@ def test_state_goes_out_and_back() -> None:
     assert any(name.endswith("/exp_avg_sq") for name in tensors)
     other, fresh = model_and_optimizer()
     other.load_state_dict(model.state_dict())
-    room = allot_optimizer_tensors(other, fresh, {name: (t.dtype, t.shape) for name, t in tensors.items()})
+    there = {name: (t.dtype, t.shape) for name, t in sorted(tensors.items(), reverse=True)}
+    room = allot_optimizer_tensors(other, fresh, there)
+    # In one order: by it ranks that hold copies share out who writes what.
+    assert list(optimizer_tensors(other, fresh)) == list(tensors)
     for name, tensor in tensors.items():
         room[name].copy_(tensor)
     for m, o in ((model, optimizer), (other, fresh)):

@@ -144,9 +144,9 @@ def vocabulary_losses() -> float:
     return max(from_all_ranks(worst))
 
 
-def poisoned() -> dict[str, Any]:
+def poisoned(strategy: str) -> dict[str, Any]:
     """What all ranks say of a step that is not finite on the last rank alone, and whether its weights moved."""
-    layout, found = make_layout(FSDP_2), {}
+    layout, found = make_layout(CASES[strategy]), {}
     planned = plan_model(CONFIG, LinguaConfig())
     model = materialise(planned, seed=0, device=CPU, layout=layout)
     optimizer = create_optimizer(model, AdamWConfig(), planned.plan)
@@ -156,9 +156,9 @@ def poisoned() -> dict[str, Any]:
         dist.get_world_size() - 1,
     )
 
-    def poison(part: int) -> Any:
+    def poison(part: int, original: Any) -> Any:
         def kernel(*arguments: Any) -> tuple[torch.Tensor, ...]:
-            parts = list(chunk_loss(*arguments))
+            parts = list(original(*arguments))
             if dist.get_rank() == last:
                 parts[part] = parts[part] * float("nan")
             return tuple(parts)
@@ -166,13 +166,21 @@ def poisoned() -> dict[str, Any]:
         return kernel
 
     for name, part in (("loss", 0), ("gradient", 2)):
-        model.loss_kernel = poison(part)
-        result = train_step(
-            model, optimizer, rows.batch(0), micro_batch_size=8, clip=1.0, precision="fp32", layout=layout
-        )
+        with patch.object(model, "loss_kernel", poison(part, model.loss_kernel)):
+            result = train_step(
+                model, optimizer, rows.batch(0), micro_batch_size=8, clip=1.0, precision="fp32", layout=layout
+            )
         found[name] = from_all_ranks(result.nonfinite)
     after = whole_tensors(model, keep=True)
     return found | {"moved": any(not torch.equal(after[key], before[key]) for key in before)}
+
+
+def poisoned_rows() -> dict[str, Any]:
+    return poisoned("FSDP 2")
+
+
+def poisoned_copies_of_a_loss() -> dict[str, Any]:
+    return poisoned("tensor 2")
 
 
 def transfers() -> dict[str, dict[str, int]]:
@@ -287,7 +295,8 @@ ON_TWO = (
     positions_forgotten,
     gathered_gradients,
     vocabulary_losses,
-    poisoned,
+    poisoned_rows,
+    poisoned_copies_of_a_loss,
     transfers,
     validated,
     duplicated_shards,
@@ -392,8 +401,9 @@ def test_the_loss_of_a_split_vocabulary(found, n_ranks: int) -> None:
 
 
 @pytest.mark.campaign(13)
-def test_what_is_not_finite_on_one_rank_is_seen_by_all(found) -> None:
-    got = found["poisoned 2"]
+@pytest.mark.parametrize("what", ["rows", "copies_of_a_loss"])
+def test_what_is_not_finite_on_one_rank_is_seen_by_all(found, what: str) -> None:
+    got = found[f"poisoned_{what} 2"]
     assert got["loss"] == ["the loss"] * 2
     assert len(set(got["gradient"])) == 1
     assert got["gradient"][0].startswith("the gradient of ")

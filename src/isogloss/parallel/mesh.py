@@ -194,6 +194,6 @@ class Layout:
         return value
 
     def agreed_sum(self, value: Tensor) -> Tensor:
-        """As ``sum_over_targets``, of what tensor ranks have each a copy of: if one of these is not finite, no sum is."""
+        """As ``sum_over_targets``, of what each tensor rank has a copy of: not finite if any copy is not."""
         dist.all_reduce(value)
         return value.div_(self.axes.tensor)
