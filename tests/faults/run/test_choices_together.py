@@ -1,4 +1,4 @@
-"""A run's choices taken together: of every two that can stand together, some run has both (`covering`, `pair_jobs`).
+"""A run's choices taken together: of every two that can stand together, some run has both (`covering`, `pair_choices`).
 
 ``ISOGLOSS_FAULTS`` is the percentage of the covering array that is gone through: 100 is all of it, every twelfth run
 compiled.
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-import pair_jobs as jobs
+import pair_choices as choices
+import pair_jobs
 import ranks
 from covering import Row, cover
 
@@ -23,7 +24,7 @@ SECONDS = 3000
 
 def found(tiny: Path, cases: dict[int, Row]) -> dict[int, list[str]]:
     """What four processes find of each case that they come to."""
-    processes = ranks.start(jobs.work, jobs.RANKS, cases, str(tiny.parent), launched=True)
+    processes = ranks.start(pair_jobs.work, choices.RANKS, cases, str(tiny.parent), launched=True)
     ranks.end(processes, SECONDS)
     said: dict[int, list[str]] = {}
     for line in (tiny.parent / "found").read_text().splitlines():
@@ -35,7 +36,7 @@ def found(tiny: Path, cases: dict[int, Row]) -> dict[int, list[str]]:
 @pytest.mark.campaign(25)
 @many
 def test_any_two_choices_together_do_what_each_does(tiny: Path) -> None:
-    rows = list(cover(jobs.CHOICES, lambda row: jobs.can_be_had(row, tiny.parent), seed=0))
+    rows = list(cover(choices.CHOICES, lambda row: choices.can_be_had(row, tiny.parent), seed=0))
     cases = dict(list(enumerate(rows))[: max(1, len(rows) * FAULTS // 100)])
     for number in list(cases)[COMPILED - 1 :: COMPILED]:
         cases[number] |= {"compiled": "yes"}
@@ -51,5 +52,5 @@ def test_any_two_choices_together_do_what_each_does(tiny: Path) -> None:
     ("guard", "words"), [("letting go", "a checkpoint would lack"), ("moments", "gone on with: optimizer")]
 )
 def test_without_a_guard_it_is_seen(tiny: Path, guard: str, words: str) -> None:
-    row = {name: options[0] for name, options in jobs.CHOICES.items()} | {"without": guard}
+    row = {name: options[0] for name, options in choices.CHOICES.items()} | {"without": guard}
     assert words in str(found(tiny, {0: row})[0])
