@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,40 @@ def test_nothing_heavy_is_imported_before() -> None:
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "isogloss.__main__" in found
     assert not {"typer", "click", "isogloss.cli", "logging", "pathlib", "torch"} & set(found)
+
+
+CLOSED = (
+    "import os, sys; os.closerange(0, 3); os.execv(sys.executable, [sys.executable, '-c', sys.argv[1], sys.argv[2]])"
+)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_no_file_gets_the_number_of_a_stream_that_is_closed(tmp_path: Path, guarded: bool) -> None:
+    """Else what is written to that number, by a library or `isogloss.train.signals`, goes into the file."""
+    code = "import os, sys; from isogloss.__main__ import open_what_is_closed\n"
+    code += "open_what_is_closed()\n" if guarded else ""
+    code += (
+        "files = [open(sys.argv[1], 'ab', 0) for _ in range(3)]\nfiles[2].write(b'weights')\nos.write(2, b'stopping')"
+    )
+    subprocess.run([sys.executable, "-c", CLOSED, code, tmp_path / "file"], check=True)
+    assert ((tmp_path / "file").read_bytes() == b"weights") == guarded
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        (
+            "> /dev/full",
+            2,
+            "isogloss: the disk is full (while writing). Free some space and run the same command again\n",
+        ),
+        ("> /dev/full 2> /dev/full", 2, ""),
+        (">&-", 0, ""),
+        ("| true", 141, ""),
+    ],
+)
+def test_what_cannot_be_written_is_said_once(redirected: str, code: int, said: str) -> None:
+    command = f"set -o pipefail; '{sys.executable}' -m isogloss --help {redirected}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)

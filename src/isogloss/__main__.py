@@ -10,10 +10,24 @@ from isogloss.train.signals import HEARD, leave_from_now_on
 
 def main() -> None:
     """Run the command line."""
+    open_what_is_closed()
     hear_early(sys.argv[1:], os.environ)
     from isogloss.cli import main as run
 
     run()
+
+
+def open_what_is_closed() -> None:
+    """Standard streams that are closed (``>&-``) lead nowhere.
+
+    Else the next file that is opened gets such a stream's number, and what any library prints is written into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(handle, True)
+            setattr(sys, name, os.fdopen(handle, mode))
+            assert handle == number or os.name != "posix"
 
 
 def hear_early(words: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -34,12 +34,10 @@ KEPT = frozenset(
 )
 """Operations whose results ``selective`` keeps."""
 
-# Compiled, `torch.utils.checkpoint` with a ``context_fn`` says on every rank, whatever is in the block, that operations in
-# place might get lost in it (pytorch/pytorch#113737). Blocks have none, as tests/parallel/test_recompute.py sees to.
-_WARNS, _OF_OPERATIONS_IN_PLACE = (
-    logging.getLogger("torch._higher_order_ops.wrap"),
-    "Detected that context_fn is passed",
-)
+_WARNS = logging.getLogger("torch._higher_order_ops.wrap")
+# Compiled, `torch.utils.checkpoint` with a ``context_fn`` says on every rank, whatever is in the block, that operations
+# in place might get lost (pytorch/pytorch#113737). Blocks have none, as tests/parallel/test_recompute.py sees to.
+_OF_OPERATIONS_IN_PLACE = "Detected that context_fn is passed"
 
 
 def recompute_blocks(model: Decoder, what: Recompute) -> None:
