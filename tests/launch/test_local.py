@@ -88,7 +88,7 @@ def test_a_child_that_has_failed_is_seen_and_can_still_be_waited_for() -> None:
     assert not _has_failed(endless.pid)
 
 
-@pytest.mark.parametrize(("code", "left"), [(2, 0), (75, 0), (-signal.SIGUSR1, 0), (1, 3), (-9, 3), (70, 3)])
+@pytest.mark.parametrize(("code", "left"), [(2, 0), (75, 0), (-signal.SIGUSR1, 0), (129, 0), (1, 3), (-9, 3), (70, 3)])
 def test_what_the_user_must_mend_is_not_tried_again(tmp_path, monkeypatch, capfd, code: int, left: int) -> None:
     agent = _Agent(LocalLaunch(["tiny"], 2, max_restarts=3), str(tmp_path))
     result = RunResult(state=WorkerState.FAILED, failures={0: failure(0, code)})
