@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,11 +28,15 @@ def ended(number: int, words: list[str], environment: dict[str, str], before: st
         (signal.SIGTERM, ["launch", "local"], {}, REQUEUE),
         (signal.SIGTERM, ["train", "my.yaml"], TORCHRUN, REQUEUE),
         (signal.SIGTERM, ["train"], SRUN, REQUEUE),
-        (signal.SIGTERM, ["train"], ALONE, -signal.SIGTERM),
+        (signal.SIGTERM, ["train"], ALONE, 128 + signal.SIGTERM),
+        (signal.SIGHUP, ["train"], ALONE, 128 + signal.SIGHUP),
+        (signal.SIGHUP, ["launch", "local"], {}, 128 + signal.SIGHUP),
+        (signal.SIGHUP, ["train"], TORCHRUN, 128 + signal.SIGHUP),
+        (signal.SIGINT, ["train"], ALONE, 128 + signal.SIGINT),
         (signal.SIGUSR1, ["config", "show"], TORCHRUN, -signal.SIGUSR1),  # the control: not heard, it kills
     ],
 )
-def test_a_schedulers_signal_asks_for_another_start(number: int, words: list[str], environment, code: int) -> None:
+def test_a_signal_gives_the_code_that_it_gives_later(number: int, words: list[str], environment, code: int) -> None:
     assert ended(number, words, environment) == code
 
 
@@ -42,15 +47,26 @@ def test_the_program_listens_before_the_command_line_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == REQUEUE
 
 
-def test_what_is_ignored_stays_so() -> None:
-    assert ended(signal.SIGUSR1, ["train"], {}, "signal.signal(signal.SIGUSR1, signal.SIG_IGN)") == 0
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
+def test_what_is_ignored_stays_so(number: int) -> None:
+    """SIGHUP is under nohup, SIGINT in the background of a shell."""
+    assert ended(number, ["train"], {}, f"signal.signal({number}, signal.SIG_IGN)") == 0
+
+
+def test_ctrl_c_is_not_lost_where_exceptions_are() -> None:
+    """As in what runs when an object is deleted, while something is imported."""
+    code = "import signal, time\nfrom isogloss.__main__ import hear_early\n{}\nclass Deleted:\n"
+    code += "    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\nDeleted()\n"
+    heard = [code.format(line) for line in ("hear_early(['train'], {})", "")]
+    ends = [subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode for code in heard]
+    assert ends == [130, 0]  # the second is the control
 
 
 def test_what_was_held_back_until_then_is_heard() -> None:
     held = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM])\n"
     held += "signal.raise_signal(signal.SIGUSR1)"
     assert ended(signal.SIGTERM, ["train"], {}, held) == REQUEUE
-    assert ended(signal.SIGTERM, ["train"], {}, held.partition("\n")[0]) == -signal.SIGTERM
+    assert ended(signal.SIGTERM, ["train"], {}, held.partition("\n")[0]) == 128 + signal.SIGTERM
 
 
 def test_nothing_heavy_is_imported_before() -> None:
@@ -58,3 +74,40 @@ def test_nothing_heavy_is_imported_before() -> None:
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "isogloss.__main__" in found
     assert not {"typer", "click", "isogloss.cli", "logging", "pathlib", "torch"} & set(found)
+
+
+CLOSED = (
+    "import os, sys; os.closerange(0, 3); os.execv(sys.executable, [sys.executable, '-c', sys.argv[1], sys.argv[2]])"
+)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_no_file_gets_the_number_of_a_stream_that_is_closed(tmp_path: Path, guarded: bool) -> None:
+    """Else what is written to that number, by a library or `isogloss.train.signals`, goes into the file."""
+    code = "import os, sys; from isogloss.__main__ import open_what_is_closed\n"
+    code += "open_what_is_closed()\n" if guarded else ""
+    code += (
+        "files = [open(sys.argv[1], 'ab', 0) for _ in range(3)]\nfiles[2].write(b'weights')\nos.write(2, b'stopping')"
+    )
+    subprocess.run([sys.executable, "-c", CLOSED, code, tmp_path / "file"], check=True)
+    assert ((tmp_path / "file").read_bytes() == b"weights") == guarded
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        (
+            "> /dev/full",
+            2,
+            "isogloss: the disk is full (while writing). Free some space and run the same command again\n",
+        ),
+        ("> /dev/full 2> /dev/full", 2, ""),
+        (">&-", 0, ""),
+        ("| true", 141, ""),
+    ],
+)
+def test_what_cannot_be_written_is_said_once(redirected: str, code: int, said: str) -> None:
+    command = f"set -o pipefail; '{sys.executable}' -m isogloss --help {redirected}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)

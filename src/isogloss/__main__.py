@@ -1,4 +1,4 @@
-"""``python -m isogloss``, and the command ``isogloss``: hears a scheduler's signals before anything heavy is there."""
+"""``python -m isogloss``, and the command ``isogloss``: hears signals before anything heavy is there."""
 
 import os
 import signal
@@ -10,17 +10,32 @@ from isogloss.train.signals import HEARD, leave_from_now_on
 
 def main() -> None:
     """Run the command line."""
+    open_what_is_closed()
     hear_early(sys.argv[1:], os.environ)
     from isogloss.cli import main as run
 
     run()
 
 
-def hear_early(words: Sequence[str], environment: Mapping[str, str]) -> None:
-    """For runs: signals that mean "stop, and be started again" do so from now on; there is nothing to save yet.
+def open_what_is_closed() -> None:
+    """Standard streams that are closed (``>&-``) lead nowhere.
 
-    Else they would kill a process that has not come to `isogloss.train.signals.leave_at_once`, with 128 + n, and no
-    scheduler would start it again. Ranks of `isogloss.launch.local` are born with signals held back until this.
+    Else the next file that is opened gets such a stream's number, and what any library prints is written into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(handle, True)
+            setattr(sys, name, os.fdopen(handle, mode))
+            assert handle == number or os.name != "posix"
+
+
+def hear_early(words: Sequence[str], environment: Mapping[str, str]) -> None:
+    """For runs: signals end them, from now on, with the codes they end them with later; there is nothing to save yet.
+
+    Else a scheduler's would kill a process that has not come to `isogloss.train.signals.leave_at_once`, and
+    it would not be started again. Python's own answer to Ctrl-C, an exception, may get lost in what is imported at that
+    moment, and the run would go on. Ranks of `isogloss.launch.local` are born with signals held back until this.
 
     Args:
         words: of the command line, without the program.
@@ -30,7 +45,7 @@ def hear_early(words: Sequence[str], environment: Mapping[str, str]) -> None:
     if sys.platform == "win32" or not (launching or list(words[:1]) == ["train"]):
         return
     many = launching or any(environment.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
-    leave_from_now_on(many)
+    leave_from_now_on(many, (signal.SIG_DFL, signal.default_int_handler))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
 

@@ -63,6 +63,41 @@ def test_no_checkpoint_yet(tmp_path: Path) -> None:
     assert newest(tmp_path / "absent") == (None, [])
 
 
+@pytest.mark.campaign(9)
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "its 0 bytes are empty"),
+        (b"\n \n", "its 3 bytes are empty"),
+        (b'{"format": 2,\n "step": ', "its 23 bytes are no JSON from line 2, column 10 on"),
+        (b"\x00" * 9, "its 9 bytes are no JSON from line 1, column 1 on"),
+        (b'{"format": "\xff"}', "no text at byte 12 of 15"),
+        (b"[1]", "it holds no names"),
+        (b"{}", "it does not say which format of checkpoints it is of"),
+        (b'{"format": 2, "step": 2, "files": {"a": 3}}', "files.a: "),
+    ],
+)
+@pytest.mark.parametrize("others", [(), (1,)])
+def test_a_damaged_list_is_named_with_what_is_wrong_and_what_is_done(
+    tmp_path: Path, content: bytes, what: str, others: tuple[int, ...]
+) -> None:
+    for step in (*others, 2):
+        save(tmp_path, step)
+    path = tmp_path / "step-0000000002/manifest.json"
+    path.write_bytes(content)
+    if others:
+        step, (warning,) = newest(tmp_path)
+        assert step == 1
+        assert warning.startswith(f"{path} is damaged: {what}")
+        assert warning.endswith(f"; step 1 is taken instead, from {tmp_path / 'step-0000000001'}")
+        return
+    warnings: list[str] = []
+    with pytest.raises(CorruptCheckpointError, match=r"none of the 1 checkpoints in .* is whole; start afresh"):
+        newest_checkpoint(tmp_path, warnings.append)
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{path} is damaged: {what}")
+
+
 @pytest.mark.campaign(11)
 def test_retention(tmp_path: Path) -> None:
     for step in range(1, 25):

@@ -67,6 +67,12 @@ class Recipe(Config):
     def _name_is_not_forbidden(self):
         if self.name == "forbidden":
             raise ValueError("this name is taken")
+        if self.steps == 13:
+            raise ValueError(f"optim.lr ({self.optim.lr:g}) is too much for 13 steps")
+        if self.steps == 17:
+            raise ValueError("unlucky")
+        if self.name == "deep":
+            raise ValueError("n_heads is too high")
         return self
 
 
@@ -191,10 +197,29 @@ def test_all_problems_come_at_once(errors):
     ])  # fmt: skip
 
 
-def test_a_refused_section_names_the_overrides_inside_it(errors):
-    assert errors("steps: 3\nmodel: {d_model: 32}", "model.n_heads=5") == [
-        "recipe.yaml:2: model: n_heads (5) must divide d_model (32) (with command line: model.n_heads=5)"
-    ]
+@pytest.mark.campaign(16)
+@pytest.mark.parametrize(
+    ("text", "overrides", "where", "sources"),
+    [
+        # What the message names, with what set it: the file's line, an override; a default was set by nobody.
+        ("steps: 3\nmodel:\n  d_model: 32", ("model.n_heads=5", "model.norm=post"), "recipe.yaml:2: model: ",
+         "n_heads (5) must divide d_model (32) "
+         "(n_heads from command line: model.n_heads=5, d_model from recipe.yaml:3)"),
+        ("steps: 3", ("model.norm=post", "model.n_heads=5"), "command line: model.norm=post: model: ",
+         "n_heads (5) must divide d_model (64) (n_heads from command line: model.n_heads=5)"),
+        ("model: {d_model: 30}", (), "recipe.yaml:1: model: ", "n_heads (4) must divide d_model (30)"),
+        ("name: forbidden\nsteps: 7\n", ("compile=true",), "recipe.yaml:1: ", "this name is taken"),
+        # From the top, further down, and where nothing is named: all overrides.
+        ("steps: 13\nmodel: {d_model: 64}", ("optim.lr=1", "compile=true"), "recipe.yaml:1: ",
+         "optim.lr (1) is too much for 13 steps (optim.lr from command line: optim.lr=1)"),
+        ("steps: 17", ("model.window=3", "optim.clip=2"), "recipe.yaml:1: ",
+         "unlucky (with command line: model.window=3, command line: optim.clip=2)"),
+        ("name: deep\nmodel: {d_model: 64}", ("model.n_heads=8", "optim.clip=2"), "recipe.yaml:1: ",
+         "n_heads is too high (n_heads from command line: model.n_heads=8)"),
+    ],
+)  # fmt: skip
+def test_a_refused_section_names_what_set_the_values_it_names(errors, text, overrides, where, sources):
+    assert errors(text, *overrides) == [where + sources]
 
 
 @pytest.mark.parametrize(

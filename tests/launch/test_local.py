@@ -1,6 +1,8 @@
 """What a local launch would run, and which failure it names; jobs themselves are in tests/faults/launch."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +19,8 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from isogloss.config.base import UserError
 from isogloss.launch import local as module
 from isogloss.launch.local import LocalLaunch, _Agent, _has_failed, check_local, launch_local
+from isogloss.recipe import load_recipe
+from isogloss.run.folder import RunFolder
 from isogloss.train.signals import OUTCOME
 
 
@@ -77,8 +81,6 @@ def test_a_child_that_has_failed_is_seen_and_can_still_be_waited_for() -> None:
     endless = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     assert not _has_failed(endless.pid)
     endless.send_signal(signal.SIGKILL)
-    import os
-
     for child in [*children, endless]:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert [_has_failed(child.pid) for child in [*children, endless]] == [False, True, True]
@@ -86,7 +88,7 @@ def test_a_child_that_has_failed_is_seen_and_can_still_be_waited_for() -> None:
     assert not _has_failed(endless.pid)
 
 
-@pytest.mark.parametrize(("code", "left"), [(2, 0), (75, 0), (-signal.SIGUSR1, 0), (1, 3), (-9, 3), (70, 3)])
+@pytest.mark.parametrize(("code", "left"), [(2, 0), (75, 0), (-signal.SIGUSR1, 0), (129, 0), (1, 3), (-9, 3), (70, 3)])
 def test_what_the_user_must_mend_is_not_tried_again(tmp_path, monkeypatch, capfd, code: int, left: int) -> None:
     agent = _Agent(LocalLaunch(["tiny"], 2, max_restarts=3), str(tmp_path))
     result = RunResult(state=WorkerState.FAILED, failures={0: failure(0, code)})
@@ -94,6 +96,53 @@ def test_what_the_user_must_mend_is_not_tried_again(tmp_path, monkeypatch, capfd
     agent._monitor_workers(agent._worker_group)
     assert agent._remaining_restarts == left
     assert ("all ranks start again (1 of 3)" in capfd.readouterr().err) == bool(left)
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[LocalLaunch]:
+    """The launches that came so far as to start ranks."""
+    launches = list[LocalLaunch]()
+    monkeypatch.setattr(module, "launch_local", lambda launch: launches.append(launch) or 0)
+    return launches
+
+
+@pytest.mark.parametrize("options", [(), ("--fresh",), ("--max-restarts", "2")])
+def test_a_run_that_is_held_is_refused_before_any_rank_starts(call, tiny: Path, started, options) -> None:
+    folder = RunFolder(load_recipe(str(tiny)).folder)
+    with folder.locked():
+        code, said, told = call("launch", "local", *options, tiny)
+    here = f"process {os.getpid()} on {socket.gethostname()}"
+    assert (code, said) == (2, "")
+    assert told.splitlines() == [
+        f"isogloss: {folder.path} is in use by {here}; wait for it, or give this run another name (name=...)"
+    ]
+    assert started == []
+
+
+def test_the_ranks_of_a_launch_can_take_its_folder(call, tiny: Path, monkeypatch) -> None:
+    folder = RunFolder(load_recipe(str(tiny)).folder)
+    taken = list[bool]()
+
+    def launch(launch: LocalLaunch) -> int:
+        with folder.locked():
+            taken.append(True)
+        return 0
+
+    monkeypatch.setattr(module, "launch_local", launch)
+    assert call("launch", "local", tiny)[0] == 0
+    assert call("launch", "local", tiny)[0] == 0  # the file of a lock is there now, and nobody holds it
+    assert taken == [True, True]
+
+
+def test_a_dry_run_is_shown_while_another_trains(call, tiny: Path, started) -> None:
+    with RunFolder(load_recipe(str(tiny)).folder).locked():
+        assert call("launch", "local", "--dry-run", tiny)[0] == 0
+
+
+def test_looking_makes_nothing(call, tiny: Path, started) -> None:
+    assert call("launch", "local", tiny)[0] == 0
+    assert len(started) == 1
+    assert not load_recipe(str(tiny)).folder.exists()
 
 
 def test_a_fresh_run_is_set_aside_by_the_ranks() -> None:

@@ -38,10 +38,21 @@ def test_shard_takes_what_is_left(replicate: int, shard: int, context: int, tens
     assert (axes.shard, axes.data) == (shard, replicate * shard)
 
 
-@pytest.mark.parametrize(("given", "n_ranks"), [({"tensor": 2}, 1), ({"tensor": 3}, 4), ({"shard": 2}, 4)])
-def test_a_product_that_is_not_the_number_of_ranks_is_refused(given, n_ranks: int) -> None:
-    with pytest.raises(UserError, match=rf"but this run has {n_ranks}; launch as many, or change parallel"):
+@pytest.mark.parametrize(
+    ("given", "n_ranks", "fits"),
+    [
+        ({"tensor": 2}, 1, "replicate x context x tensor (2) must divide them"),
+        ({"tensor": 3}, 4, "replicate x context x tensor (3) must divide them"),
+        ({"shard": 2}, 4, "parallel.shard=4 fits"),
+        ({"shard": 2, "tensor": 2}, 8, "parallel.shard=4 fits"),
+    ],
+)
+def test_a_product_that_is_not_the_number_of_ranks_is_refused(given, n_ranks: int, fits: str) -> None:
+    with pytest.raises(UserError) as error:
         find_axes(ParallelConfig(**given), n_ranks)
+    assert f"but this run has {n_ranks}; launch as many, or change parallel: {fits}" in str(error.value)
+    if fits.startswith("parallel.shard"):
+        find_axes(ParallelConfig(**{**given, "shard": int(fits.split("=")[1].split()[0])}), n_ranks)
 
 
 def refused(config: dict, n_ranks: int, seq_len: int = 64, batch_size: int = 8) -> str:

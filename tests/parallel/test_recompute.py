@@ -1,9 +1,13 @@
 """A block that recomputes keeps less for its backward pass, and gives the same loss and gradients, bit for bit."""
 
+import logging
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch._logging import warning_once
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import Batch
@@ -51,7 +55,7 @@ def test_less_is_kept_and_nothing_changes(make_decoder, mixer: dict) -> None:
 def test_products_are_kept_by_the_selective_one(make_decoder) -> None:
     """Each matrix is multiplied once in the forward pass and not again in the backward one; by the full one it is."""
 
-    class Products(torch.utils._python_dispatch.TorchDispatchMode):
+    class Products(TorchDispatchMode):
         n = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -68,3 +72,63 @@ def test_products_are_kept_by_the_selective_one(make_decoder) -> None:
         counted[what] = Products.n
     assert counted["selective"] == counted["none"] < counted["full"]
     assert counted["full"] - counted["none"] == 6 * 2  # a block's matrices, but the last: nobody needs its result
+
+
+class InPlace(TorchDispatchMode):
+    """Which operations, in the blocks of a model or anywhere, have changed a tensor that was there before."""
+
+    def __init__(self, model: Decoder | None = None) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._inside = model is None
+        for block in model.blocks() if model is not None else ():
+            block.register_forward_pre_hook(lambda *_: setattr(self, "_inside", True))
+            block.register_forward_hook(lambda *_: setattr(self, "_inside", False))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if self._inside and func._schema.is_mutable:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def loss(model: Decoder) -> torch.Tensor:
+    tokens = torch.arange(32).reshape(2, 16)
+    return model.loss(Batch(tokens, tokens)).total
+
+
+@pytest.mark.parametrize("norm", ["pre", "post", "output", "sandwich"])
+@pytest.mark.parametrize("ffn", ["swiglu", "gelu", "relu2"])
+def test_blocks_change_nothing_in_place(make_decoder, norm: str, ffn: str) -> None:
+    """Compiled, a selective recomputing could lose it; PyTorch's warning of that is not shown."""
+    for mixer in ({"n_kv_heads": 2, "qk_norm": True, "window": 5}, {"backend": "plain", "softcap": 20.0}):
+        model = make_decoder(mixer=mixer, norm=norm, ffn={"type": ffn, "d_ff": 48})
+        with InPlace() as own:  # on what it has made itself, which no graph has seen
+            torch.nn.functional.rms_norm(torch.ones(4), (4,), eps=1e-6)
+        with InPlace(model) as seen:
+            loss(model)
+        assert set(seen.found) <= set(own.found)
+
+
+def test_an_operation_in_place_would_be_seen(make_decoder) -> None:
+    model = make_decoder()
+    norm = model.layers[0].mixer_norm
+    norm.register_forward_hook(lambda module, given, result: result.relu_())
+    with InPlace(model) as seen:
+        loss(model)
+    assert "aten.relu_.default" in seen.found
+
+
+def test_compiled_it_says_nothing(make_decoder, monkeypatch) -> None:
+    logger, said = logging.getLogger("torch._higher_order_ops.wrap"), []
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setattr(logger, "handle", lambda record: said.append(record) if logger.filter(record) else None)
+    for heard in (False, True):
+        model = make_decoder(n_layers=1)
+        recompute_blocks(model, "selective")
+        if heard:  # the control: PyTorch still says it, in the words that are looked for
+            logger.filters.clear()
+        warning_once.cache_clear()
+        torch.compiler.reset()
+        (block,) = model.blocks()
+        torch.compile(partial(block.recompute, torch.sin), backend="eager")(torch.ones(2, requires_grad=True))
+        assert any("in-place ops" in record.getMessage() for record in said) == heard

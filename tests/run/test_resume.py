@@ -120,8 +120,9 @@ def test_a_damaged_checkpoint_costs_one_interval(tiny: Path) -> None:
     newest.write_bytes(bytes(data))
     heard: list[str] = []
     assert load_run(folder, warn=heard.append).step == 6
+    assert len(heard) == 1
     assert "step-0000000009" in heard[0]
-    assert heard[1:] == ["taking that of step 6 instead"]
+    assert heard[0].endswith(f"; step 6 is taken instead, from {folder / 'checkpoints/step-0000000006'}")
     _, text = run(tiny, "name=hurt", "train.steps=10")
     assert "step-0000000009" in text
     assert "damaged" in text

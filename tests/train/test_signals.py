@@ -85,15 +85,30 @@ def test_a_schedulers_signal_outside_the_steps_asks_for_another_start() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == REQUEUE
 
 
+def test_in_a_notebook_an_interrupt_stays_an_exception() -> None:
+    with leave_at_once():
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.mark.parametrize(("ignored", "asked"), [(False, signal.SIGHUP), (True, 0)])
+def test_a_closed_terminal_is_heard_unless_nohup_ignores_it(ignored: bool, asked: int) -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with leave_at_once(), stop_requests(loud=False) as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.asked == asked
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
 def test_a_rank_of_several_is_asked_so_by_sigterm_too(heard, monkeypatch) -> None:
     codes = list[int]()
     monkeypatch.setattr(module.os, "_exit", codes.append)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with leave_at_once():
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    with leave_at_once(many=True):
-        handler = signal.getsignal(signal.SIGTERM)
-    assert callable(handler)
-    handler(signal.SIGTERM, None)
-    assert codes == [REQUEUE]
+    for many in (False, True):
+        with leave_at_once(many):
+            handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        handler(signal.SIGTERM, None)
+    assert codes == [128 + signal.SIGTERM, REQUEUE]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -17,7 +17,7 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -181,6 +181,28 @@ def refuse_pickles(folder: Path) -> None:
             )
 
 
+def parse_json(path: Path, data: bytes) -> dict[str, Any]:
+    """The names and values of a small file of a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: it holds none; what it holds instead is said.
+    """
+    try:
+        values = json.loads(data.decode())
+    except json.JSONDecodeError as error:
+        what = f"no JSON from line {error.lineno}, column {error.colno} on" if data.strip() else "empty"
+        raise CorruptCheckpointError(f"{path} is damaged: its {len(data):,} bytes are {what}") from error
+    except UnicodeDecodeError as error:
+        raise CorruptCheckpointError(f"{path} is damaged: no text at byte {error.start:,} of {len(data):,}") from error
+    except RecursionError as error:
+        raise CorruptCheckpointError(f"{path} is damaged: it is nested without end") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise CorruptCheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise CorruptCheckpointError(f"{path} is damaged: it holds no names")
+    return values
+
+
 def parse_manifest(path: Path, data: bytes, step: int) -> Manifest:
     """Check a manifest.
 
@@ -213,13 +235,14 @@ def parse_index(path: Path, data: bytes, manifest: Manifest) -> Index:
 
 
 def _parse(path: Path, data: bytes, kind: type[_Listing], step: int) -> _Listing:
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CorruptCheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        has = values.get("format") if isinstance(values, dict) else None
-        raise CorruptCheckpointError(f"{path} has checkpoint format {has!r}, this version reads {FORMAT}")
+    values = parse_json(path, data)
+    if "format" not in values:
+        raise CorruptCheckpointError(f"{path} is damaged: it does not say which format of checkpoints it is of")
+    if values["format"] != FORMAT:
+        raise CorruptCheckpointError(
+            f"{path} has checkpoint format {values['format']!r}, this version reads {FORMAT}; load it with the version "
+            "that wrote it"
+        )
     try:
         found = kind.model_validate(values)
     except (ValidationError, RecursionError) as error:

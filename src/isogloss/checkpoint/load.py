@@ -4,7 +4,6 @@ Everything in a folder is checked before any of it is used: the files against th
 the index, the index against itself. Ranks share the hashing.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from isogloss.checkpoint.layout import (
     Manifest,
     checkpoint_folders,
     parse_index,
+    parse_json,
     parse_manifest,
     piece_key,
     plain_size,
@@ -102,7 +102,7 @@ def newest_checkpoint(root: Path, warn: Callable[[str], None], peers: Peers = AL
 
     Args:
         root: the folder that holds a run's checkpoints.
-        warn: hears, on each rank, of each checkpoint that is not whole.
+        warn: hears, on each rank, of each checkpoint that is not whole, and of which is taken in its place.
         peers: who loads together.
 
     Raises:
@@ -111,11 +111,18 @@ def newest_checkpoint(root: Path, warn: Callable[[str], None], peers: Peers = AL
     with peers.together(UserError):
         names = [path.name for _, path in sorted(checkpoint_folders(root).items(), reverse=True)]
     names = peers.gather(names)[0]  # rank 0's view counts
+    damaged: list[str] = []
     for name in names:
         try:
-            return load_checkpoint(root / name, peers)
+            found = load_checkpoint(root / name, peers)
         except CorruptCheckpointError as error:
-            warn(str(error))
+            damaged.append(str(error))
+            continue
+        for text in damaged:
+            warn(f"{text}; step {found.step} is taken instead, from {found.folder}")
+        return found
+    for text in damaged:
+        warn(text)
     if names:
         raise CorruptCheckpointError(
             f"none of the {len(names)} checkpoints in {root} is whole; start afresh with --fresh, or restore a backup"
@@ -140,7 +147,7 @@ def load_checkpoint(folder: Path, peers: Peers = ALONE) -> Checkpoint:
         for name in (INDEX, STATE):
             verify_file(folder, name, manifest)
         index = parse_index(folder / INDEX, read_json(folder / INDEX), manifest)
-        state = _parse_state(folder / STATE)
+        state = parse_json(folder / STATE, read_json(folder / STATE))
         shards = sorted(name for name in manifest.files if name not in (INDEX, STATE))
         for name in shards:  # cheap, and on every rank: a folder that is not shared shows here
             _check_size(folder, name, manifest)
@@ -189,16 +196,6 @@ def _check_header(folder: Path, name: str, meant: Mapping[str, Shape], step: int
     if found != meant:
         wrong = next(key for key in {**meant, **found} if meant.get(key) != found.get(key))
         raise CorruptCheckpointError(f"{folder / name} is not what {INDEX} says: {wrong}")
-
-
-def _parse_state(path: Path) -> dict[str, Any]:
-    try:
-        state = json.loads(read_json(path))
-    except (ValueError, RecursionError) as error:
-        raise CorruptCheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(state, dict):
-        raise CorruptCheckpointError(f"{path} is damaged: it holds no names")
-    return state
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from isogloss.cli import runs, studies
 from isogloss.cli.checkpoint import checkpoint_app
 from isogloss.cli.config import config_app
 from isogloss.cli.data import data_app
-from isogloss.cli.errors import explain, leave, leave_word, one_of_many
+from isogloss.cli.errors import READER_GONE, complain, explain, leave, leave_word, one_of_many
 from isogloss.cli.estimate import estimate
 from isogloss.cli.init import init_app
 from isogloss.cli.launch import launch_app
@@ -55,7 +55,14 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Run the command line; exit 2 with one message for what a user can mend."""
     try:
-        app()
+        try:
+            app()
+        except SystemExit:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # not when the interpreter ends: here it is told what cannot be written
+            raise
+    except BrokenPipeError:
+        leave(READER_GONE)
     except Exception as error:
         message = explain(error)
         if message is None:
@@ -63,11 +70,13 @@ def main() -> None:
                 raise
             traceback.print_exc()
         else:
-            print(f"isogloss: {message}", file=sys.stderr)
+            complain(message)
         leave(1 if message is None else getattr(error, "exit_code", 2))
     except BaseException as error:
         if (code := getattr(error, "exit_code", None)) is not None and not isinstance(error, SystemExit):
             leave(leave_word(code))
+        if isinstance(error.__context__, BrokenPipeError):  # typer's and rich's answer to it is 1
+            leave(READER_GONE)
         if isinstance(error, SystemExit) and error.code in (None, 0) and one_of_many():
             leave(0)
         raise

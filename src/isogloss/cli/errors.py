@@ -2,9 +2,14 @@
 
 import errno
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
+
+READER_GONE = 128 + getattr(signal, "SIGPIPE", 13)
+"""The exit code when whoever read the output has gone (``| head``): what a shell gives for a program that this ends."""
 
 
 def explain(error: Exception) -> str | None:
@@ -27,6 +32,12 @@ def explain(error: Exception) -> str | None:
     return None
 
 
+def complain(message: str) -> None:
+    """Say what is wrong, if that can still be written anywhere."""
+    with suppress(OSError):
+        print(f"isogloss: {message}", file=sys.stderr, flush=True)
+
+
 def one_of_many() -> bool:
     """Whether this process is a rank of several, and has got so far as to know."""
     env = sys.modules.get("isogloss.parallel.env")
@@ -38,9 +49,12 @@ def leave(code: int) -> NoReturn:
 
     A rank of many ends at once: what PyTorch tears down may wait for other ranks, and aborts now and then.
     """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            print(end="", file=stream, flush=True)  # unlike the stream's own, does nothing where it is closed
+        except OSError:  # a full disk, or nobody reads: else it is tried again as the interpreter ends, with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if one_of_many():
-        print(end="", flush=True)  # unlike the stream's own, does nothing where it is closed
-        print(end="", file=sys.stderr, flush=True)
         os._exit(code)
     sys.exit(code)
 

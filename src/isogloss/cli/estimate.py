@@ -26,7 +26,7 @@ def estimate(
 
     from isogloss.recipe import load_recipe
     from isogloss.run.estimate import estimate_recipe, estimate_rows
-    from isogloss.train.display import Display, results_table
+    from isogloss.train.display import results_table
     from isogloss.train.gpus import find_gpu
 
     name, overrides = split_words(arguments)
@@ -37,6 +37,6 @@ def estimate(
         print(json.dumps(found.as_dict(kind, mfu), indent=1))
     else:
         title = f"{recipe.name} on {gpus} x {gpu}"
-        Display(Console()).show(results_table(estimate_rows(found, kind, mfu, network * 1e9), title))
+        Console().print(results_table(estimate_rows(found, kind, mfu, network * 1e9), title))
     if not found.fits(kind):
         raise typer.Exit(1)

@@ -29,6 +29,7 @@ def launch_local(
 
     from isogloss.launch.local import LocalLaunch, check_local, launch_local
     from isogloss.recipe import load_recipe
+    from isogloss.run.folder import RunFolder
 
     name, overrides = split_words(arguments)
     recipe = load_recipe(name, overrides)  # what is wrong in it is said once, before any rank starts
@@ -39,6 +40,7 @@ def launch_local(
     if dry_run:
         print(launch.describe())
         return
+    RunFolder(recipe.folder).check_free()  # its first rank takes it, and could only say so seconds later
     sys.exit(launch_local(launch))
 
 

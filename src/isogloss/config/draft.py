@@ -1,10 +1,12 @@
 """A config being put together: plain data, where each part of it came from, and the overrides laid over it."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum
+from functools import reduce
 from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +20,7 @@ from isogloss.config.wording import locate, word_errors
 from isogloss.config.yaml import MAX_DEPTH, YamlError, read_value
 
 C = TypeVar("C", bound=Config)
+_WORD = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 
 
 def to_data(value: Any, *, only_set: bool = False) -> Any:
@@ -108,7 +111,7 @@ class Draft(Generic[C]):
             config = self._validate()
         except ValidationError as error:
             problems = word_errors(self.model, error, self.where)
-            raise ConfigError([*self.problems, *map(self._with_overrides, problems)]) from None
+            raise ConfigError([*self.problems, *map(self._with_sources, problems)]) from None
         if self.problems:
             raise ConfigError(self.problems)
         return config
@@ -120,13 +123,34 @@ class Draft(Generic[C]):
     def _origin(self, path: Path) -> Origin:
         return next(self.origins[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.origins)
 
-    def _with_overrides(self, problem: Problem) -> Problem:
-        """Name the overrides inside a section that is refused as a whole, for one of them may be to blame."""
+    def _with_sources(self, problem: Problem) -> Problem:
+        """Say of a section that is refused as a whole where the values that the message names came from.
+
+        Where it names none that is known, all overrides inside the section are: one of them may be to blame.
+        """
+        section = next((path for path in _paths(self.data) if dotted(path) == problem.path), None)
+        if section is None or not isinstance(_at(self.data, section), dict):
+            return problem
+        named = {word: path for word in _WORD.findall(problem.what) if (path := self._named(word, section))}
+        sources = {word: self.where(path) for word, path in named.items() if self.where(path) != problem.where}
+        if sources:
+            told = ", ".join(f"{word} from {where}" for word, where in sources.items())
+            return Problem(problem.path, problem.where, f"{problem.what} ({told})")
         prefix = f"{problem.path}." if problem.path else ""
         inside = [where for parts, _, where in self.applied if ".".join(parts).startswith(prefix)]
-        if problem.where in inside or not inside:
+        if named or problem.where in inside or not inside:
             return problem
         return Problem(problem.path, problem.where, f"{problem.what} (with {', '.join(inside)})")
+
+    def _named(self, word: str, section: Path) -> Path | None:
+        """The value that a word of a message about a section names: in it, from the top, or further down in it."""
+        parts = tuple(word.split("."))
+        there = [path for path in _paths(self.data) if path and not isinstance(_at(self.data, path), dict | list)]
+        below = [path for path in there if path[: len(section)] == section and path[-len(parts) :] == parts]
+        exact = [path for path in there if path in ((*section, *parts), parts)]
+        # Further down plain English words may be meant as such.
+        found = exact or (below if len(below) == 1 and re.search(r"[._]", word) else [])
+        return found[0] if found else None
 
     def _validate(self) -> C:
         # As JSON, because pydantic's strict mode then refuses "6" for 6 and yes for true, yet takes text for a path and
@@ -211,6 +235,18 @@ class Draft(Generic[C]):
     def _mark(self, path: Path, origin: Origin) -> None:
         self.origins = {known: old for known, old in self.origins.items() if known[: len(path)] != path}
         self.origins[path] = origin
+
+
+def _paths(data: Any, path: Path = ()) -> Iterator[Path]:
+    """All places in plain data, those of sections and lists before what they hold."""
+    yield path
+    children = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in children:
+        yield from _paths(value, (*path, key))
+
+
+def _at(data: Any, path: Path) -> Any:
+    return reduce(lambda node, key: node[key], path, data)
 
 
 def _default_data(field: FieldInfo | None) -> Any:

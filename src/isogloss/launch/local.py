@@ -41,7 +41,10 @@ _GRACE = 5
 _MENDABLE = 2
 # A scheduler's signal found the rank before its first step, or before it listened: there was nothing to save.
 _EARLY = (REQUEUE, -signal.SIGUSR1, -signal.SIGUSR2)
-_FINAL = (signal.SIGINT, signal.SIGHUP)  # someone at a terminal; the others come from schedulers
+# Someone at a terminal, who does not want it started again; the others come from schedulers.
+_FINAL = tuple(number for number in ENDING if number != signal.SIGTERM)
+
+_ENDED = tuple(128 + number for number in _FINAL)
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ class _Agent(LocalElasticAgent):
             killing.start()
         result: RunResult = super()._monitor_workers(worker_group)  # pyright: ignore
         killing.cancel()
-        if result.is_failed() and self.first(result.failures).exitcode in (_MENDABLE, *_EARLY):
+        if result.is_failed() and self.first(result.failures).exitcode in (_MENDABLE, *_EARLY, *_ENDED):
             self._remaining_restarts = 0
         if result.is_failed() and self._remaining_restarts > 0 and not self.asked:
             restart = worker_group.spec.max_restarts - self._remaining_restarts + 1

@@ -91,9 +91,11 @@ def find_axes(config: ParallelConfig, n_ranks: int) -> Axes:
     given = config.replicate * config.context * config.tensor
     axes = Axes(config.replicate, config.shard or max(1, n_ranks // given), config.context, config.tensor)
     if axes.size != n_ranks:
+        left, over = divmod(n_ranks, given)
+        fits = f"parallel.shard={left} fits" if not over else f"replicate x context x tensor ({given}) must divide them"
         raise UserError(
             f"parallel asks for replicate {axes.replicate} x shard {axes.shard} x context {axes.context} x tensor "
-            f"{axes.tensor} = {axes.size} ranks, but this run has {n_ranks}; launch as many, or change parallel"
+            f"{axes.tensor} = {axes.size} ranks, but this run has {n_ranks}; launch as many, or change parallel: {fits}"
         )
     return axes
 

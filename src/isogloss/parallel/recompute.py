@@ -5,6 +5,7 @@ selective   keep what products, attention kernels and transfers between ranks gi
 full        keep the block's input only (Chen et al. 2016): about a third more operations
 """
 
+import logging
 from functools import partial
 from typing import Any, Literal
 
@@ -33,12 +34,19 @@ KEPT = frozenset(
 )
 """Operations whose results ``selective`` keeps."""
 
+_WARNS = logging.getLogger("torch._higher_order_ops.wrap")
+# Compiled, `torch.utils.checkpoint` with a ``context_fn`` says on every rank, whatever is in the block, that operations
+# in place might get lost (pytorch/pytorch#113737). Blocks have none, as tests/parallel/test_recompute.py sees to.
+_OF_OPERATIONS_IN_PLACE = "Detected that context_fn is passed"
+
 
 def recompute_blocks(model: Decoder, what: Recompute) -> None:
     """Let the blocks of a model, not yet compiled, recompute what is not kept."""
     if what == "none":
         return
     contexts = {} if what == "full" else {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
+    if contexts:
+        _WARNS.addFilter(_is_of_use)
     for block in model.blocks():
         # No block draws random numbers: there is no generator's state to put back.
         block.recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, **contexts)
@@ -46,3 +54,7 @@ def recompute_blocks(model: Decoder, what: Recompute) -> None:
 
 def _policy(context: Any, operation: Any, *arguments: Any, **keywords: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return _OF_OPERATIONS_IN_PLACE not in record.getMessage()

@@ -82,13 +82,7 @@ class RunFolder:
             raise UserError(f"{error.filename} is a file where a folder is needed; move it, or set runs_dir") from None
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} cannot be made; set runs_dir to a folder that can hold runs") from None
-        lock = FileLock(self.path / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{self.path} is in use by {self._holder()}; wait for it, or give this run another name (name=...)"
-            ) from None
+        lock = self._acquire()
         try:
             with suppress(OSError):  # a full disk: whoever needs room says so
                 self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
@@ -96,6 +90,28 @@ class RunFolder:
         finally:
             (self.path / _HOLDER).unlink(missing_ok=True)
             lock.release()
+
+    def check_free(self) -> None:
+        """Refuse a folder that another process holds, for whoever starts those that are to hold it; makes nothing.
+
+        The lock is held for a moment only. Another may still come first: then they are refused when they take it.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        if (self.path / _LOCK).exists():
+            with suppress(OSError):  # whoever is to hold it says what is wrong
+                self._acquire().release()
+
+    def _acquire(self) -> FileLock:
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.path} is in use by {self._holder()}; wait for it, or give this run another name (name=...)"
+            ) from None
+        return lock
 
     def _holder(self) -> str:
         try:

@@ -47,19 +47,9 @@ def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = prin
     recipe = folder.saved_recipe()
     if recipe is None:
         raise UserError(f"{path} holds no run (no recipe.yaml); a run's folder is runs/NAME")
-    damaged: list[str] = []
-
-    def passed_over(text: str) -> None:
-        damaged.append(text)
-        warn(text)
-
-    checkpoint: Checkpoint | None = (
-        load_checkpoint(given) if given else newest_checkpoint(folder.checkpoints, passed_over)
-    )
+    checkpoint: Checkpoint | None = load_checkpoint(given) if given else newest_checkpoint(folder.checkpoints, warn)
     if checkpoint is None:
         raise UserError(f"{path} has no checkpoint yet; train it for checkpoint.every={recipe.checkpoint.every} steps")
-    if damaged:
-        warn(f"taking that of step {checkpoint.step} instead")
     model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device(device))
     checkpoint.load_into("model", model_tensors(model))
     return LoadedRun(recipe, model.eval(), load_tokenizer(folder.tokenizer), checkpoint.step)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: failed for now, try again."""
@@ -66,14 +67,15 @@ class StopRequest:
 
 @contextmanager
 def leave_at_once(many: bool = False) -> Iterator[None]:
-    """Within it, SIGUSR1 and SIGUSR2 end the process with ``REQUEUE``: before the first step, and after the last one.
+    """Within it, signals end the process at once, with the code that a run has: before its first step, after its last.
 
-    There is nothing to save then that is not on the disk, but a scheduler is still to start the run again.
+    There is nothing to save then that is not on the disk, but a scheduler is still to start the run again. SIGINT stays
+    Python's, for whoever calls this from a notebook.
 
     Args:
-        many: whether this is one rank of several; SIGTERM means the same to it.
+        many: whether this is one rank of several; SIGTERM asks it for another start.
     """
-    heard = leave_from_now_on(many)
+    heard = leave_from_now_on(many, (signal.SIG_DFL,))
     try:
         yield
     finally:
@@ -81,16 +83,16 @@ def leave_at_once(many: bool = False) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def leave_from_now_on(many: bool) -> Sequence[int]:
-    """Let a scheduler's signals end the process with ``REQUEUE``, where nobody hears or ignores them; which do so now.
+def leave_from_now_on(many: bool, instead_of: Sequence[Any]) -> Sequence[int]:
+    """Let signals end the process at once, with the code they end a run with; which do so now.
 
     Args:
         many: whether this is one rank of several, or launches them.
+        instead_of: the handlers that give way; a signal that another hears, or that is ignored, is left alone.
     """
-    numbers = (*USER, signal.SIGTERM) if many else USER
-    heard = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    heard = [number for number in HEARD if signal.getsignal(number) in instead_of]
     for number in heard:
-        signal.signal(number, lambda number, frame: os._exit(REQUEUE))
+        signal.signal(number, lambda number, frame: os._exit(Interrupted(number, many).exit_code))
     return heard
 
 
