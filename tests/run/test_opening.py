@@ -17,7 +17,8 @@ from isogloss.data import stamps
 from isogloss.data.prepare import pipeline
 from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.stamps import VERIFIED
-from isogloss.parallel.env import ALONE, OtherRankError, process_group, rank_0_first, told_by_rank_0
+from isogloss.parallel.env import ALONE, OtherRankError, process_group
+from isogloss.parallel.first_rank import rank_0_first, told_by_rank_0
 from isogloss.recipe import load_recipe
 from isogloss.run import opening
 from isogloss.run.folder import RunFolder

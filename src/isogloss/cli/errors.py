@@ -39,8 +39,9 @@ def leave(code: int) -> NoReturn:
     A rank of many ends at once: what PyTorch tears down may wait for other ranks, and aborts now and then.
     """
     if one_of_many():
-        print(end="", flush=True)  # unlike the stream's own, does nothing where it is closed
-        print(end="", file=sys.stderr, flush=True)
+        from isogloss.parallel.env import flush_output
+
+        flush_output()
         os._exit(code)
     sys.exit(code)
 

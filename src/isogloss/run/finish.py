@@ -6,7 +6,7 @@ from typing import Any
 
 from isogloss.durable import write_whole
 from isogloss.evaluate.loss import Evaluation
-from isogloss.parallel.env import from_rank_0
+from isogloss.parallel.first_rank import from_rank_0
 from isogloss.recipe import Recipe
 from isogloss.report.loss import plot_loss
 from isogloss.run.folder import RunFolder

@@ -17,7 +17,8 @@ from isogloss.data.rows.packing import PackedRows
 from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.nn.compiler import compiler_found
 from isogloss.optim.groups import create_optimizer
-from isogloss.parallel.env import Ranks, from_rank_0, rank_0_first, told_by_rank_0
+from isogloss.parallel.env import Ranks
+from isogloss.parallel.first_rank import from_rank_0, rank_0_first, told_by_rank_0
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder, check_changes

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
-from isogloss.parallel.env import OtherRankError, Ranks
+from isogloss.parallel.env import OtherRankError, Ranks, flush_output
 
 _DEFERENCE = 3.0
 _GRACE = 10.0
@@ -31,7 +31,7 @@ def first_error(ranks: Ranks) -> Iterator[None]:
             time.sleep(_DEFERENCE)  # a launcher that has seen a rank die ends this one meanwhile
         if not _first(ranks.store, ranks.rank):
             time.sleep(_GRACE)
-            print(end="", flush=True)  # unlike the stream's own, does nothing where it is closed
+            flush_output()
             os._exit(1)
         error.add_note(f"(on rank {ranks.rank} of {ranks.world_size})")
         raise
