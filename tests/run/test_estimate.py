@@ -11,8 +11,8 @@ from isogloss.models.protocol import Batch
 from isogloss.optim.groups import create_optimizer
 from isogloss.recipe import Recipe, load_recipe
 from isogloss.run.estimate import estimate_recipe, estimate_rows, with_planned_vocabulary
-from isogloss.train.gpus import GPUS, find_gpu
-from isogloss.train.memory import LiveBytes
+from isogloss.run.estimate.activations import LiveBytes
+from isogloss.run.estimate.gpus import GPUS, find_gpu
 from isogloss.train.step import train_step
 
 COMMON = ["train.precision=fp32", "train.device=cpu", "train.compile='off'", "data.within_document=false"]
