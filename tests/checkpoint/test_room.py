@@ -161,9 +161,9 @@ def test_a_run_that_has_only_to_be_finished_needs_none(tiny: Path, disk) -> None
     folder = RunFolder(recipe.folder)
     folder.checkpoints.mkdir(parents=True)
     with pytest.raises(UserError, match="bytes free"):
-        _find_room(recipe, folder, Estimate({"head": 1000}, 1.0, 1.0), ALONE, display)
+        _find_room(recipe, folder, Estimate({"head": 1000}, 1.0), ALONE, display)
     (folder.checkpoints / f"step-{recipe.train.steps:010}").mkdir()
-    _find_room(recipe, folder, Estimate({"head": 1000}, 1.0, 1.0), ALONE, display)
+    _find_room(recipe, folder, Estimate({"head": 1000}, 1.0), ALONE, display)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class Units:
 
 
 def find_units(blocks: Sequence[float], embedding: float | None, least: int) -> Units:
-    """Spread blocks evenly over units of ``least`` weights on average, or more, and give a large embedding one of its own.
+    """Spread blocks evenly over units of ``least`` weights or more on average; a large embedding has one of its own.
 
     Args:
         blocks: weights of each, as a tensor rank gathers them.

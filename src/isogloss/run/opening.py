@@ -21,11 +21,12 @@ from isogloss.parallel.env import Ranks
 from isogloss.parallel.first_rank import from_rank_0, rank_0_first, told_by_rank_0
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
+from isogloss.run.estimate.memory import estimate_memory
 from isogloss.run.folder import RunFolder, check_changes
 from isogloss.run.session import Session
 from isogloss.run.state import checkpoint_bytes, resume
 from isogloss.train.display import Display, banner
-from isogloss.train.estimate import Estimate, estimate
+from isogloss.train.estimate import Estimate, parameters_by_part
 from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
@@ -68,7 +69,7 @@ def open_session(
     planned = plan_model(recipe.model, recipe.init)
     sites = [entry.site for entry in planned.plan.values()]
     seq_len = recipe.data.seq_len
-    expected = estimate(sites, recipe.flops(planned.model), recipe.train.largest_micro_batch, seq_len)
+    expected = Estimate(parameters_by_part(sites), recipe.flops(planned.model))
     with watchdog.phase("looking at the machine"):
         machine = from_rank_0(
             _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
@@ -77,7 +78,10 @@ def open_session(
     peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
     per_step, there_are = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
     steps, read = recipe.train.steps, recipe.n_tokens
-    display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, read, there_are))
+    if ranks.first:
+        memory = _memory(recipe, machine, axes, planned)
+        where = str(folder.path)
+        display.say(banner(recipe.name, where, expected, machine, peak, steps, per_step, read, there_are, memory))
     if recipe.train.float8 != "off":
         emulated = ", emulated: slow, to study its numerics" if machine.device == "cpu" else ""
         display.say(f"  projections in float8, {recipe.train.float8} scales{emulated}")
@@ -146,6 +150,13 @@ def _choose_machine(
         if was != (now := getattr(here, what)):
             display.say(f"note: the run began with {what} {was} and goes on with {now}: not bit for bit the same")
     return here
+
+
+def _memory(recipe: Recipe, machine: Machine, axes: Axes, planned: PlannedModel) -> float:
+    """Bytes of a rank that training here will take; of blocks that are not compiled."""
+    here = {"device": machine.device, "precision": machine.precision}
+    decided = recipe.model_copy(update={"train": recipe.train.model_copy(update=here)})
+    return estimate_memory(decided, axes, planned.plan).total
 
 
 def _find_room(recipe: Recipe, folder: RunFolder, expected: Estimate, ranks: Ranks, display: Display) -> None:
