@@ -28,7 +28,7 @@ from isogloss.run.opening import _find_corpus
 from isogloss.run.train import train
 from isogloss.train import machine
 from isogloss.train.display import Display
-from isogloss.train.estimate import Estimate
+from isogloss.train.size import RunSize
 
 QUIET = Display(Console(quiet=True))
 
@@ -125,7 +125,7 @@ def test_decisions_are_kept_where_they_can_be_and_made_again_where_what_decides_
         for module in (machine, opening):
             monkeypatch.setattr(module, "compiler_found", lambda device: compiler)
         recipe = load_recipe(str(tiny), ("train.precision=auto", "train.compile=auto", *overrides))
-        return opening._choose_machine(recipe, folder, Estimate({}, 1.0), changes, Display(console), 1)
+        return opening._choose_machine(recipe, folder, RunSize({}, 1.0), changes, Display(console), 1)
 
     assert chosen([], True) == former
     assert console.export_text() == ""

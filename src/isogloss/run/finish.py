@@ -57,7 +57,7 @@ def _write_summary(session: Session, found: Evaluation, by_source: Mapping[str, 
         "tokens": progress.tokens,
         "seconds": progress.seconds,
         "tokens_per_second": n_read / progress.seconds if progress.seconds else 0.0,
-        "parameters": session.estimate.n_parameters,
+        "parameters": session.size.n_parameters,
         "corpus": session.corpus.origin,
         "machine": session.machine.as_dict(),
     }

@@ -14,7 +14,7 @@ from isogloss.run.estimate.gpus import Gpu
 from isogloss.run.estimate.memory import Memory, estimate_memory
 from isogloss.run.estimate.traffic import estimate_traffic
 from isogloss.run.state import checkpoint_bytes
-from isogloss.train.estimate import parameters_by_part
+from isogloss.train.size import parameters_by_part
 
 UNSEEN = 1.5e9
 """Bytes of a GPU that no tensor of ours has: the CUDA context, NCCL's buffers, the allocator's gaps."""
@@ -88,7 +88,7 @@ class RunEstimate:
 
 
 def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
-    """Estimate a recipe on ``n_ranks`` ranks, with a vocabulary taken from what is asked of the tokenizer.
+    """RunSize a recipe on ``n_ranks`` ranks, with a vocabulary taken from what is asked of the tokenizer.
 
     Raises:
         UserError: it cannot be shared out over so many.

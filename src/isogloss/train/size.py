@@ -16,7 +16,7 @@ _PARTS = {
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunSize:
     """Parameters by part, and operations of the whole run."""
 
     parameters: dict[str, int]

@@ -1,4 +1,4 @@
-"""What the machine is found to be, and what a run is estimated to take."""
+"""What the machine is found to be, and how large a run is."""
 
 import pytest
 import torch
@@ -10,9 +10,9 @@ from isogloss.nn.multipliers import Multipliers
 from isogloss.recipe import load_recipe
 from isogloss.train import machine as module
 from isogloss.train.display import duration
-from isogloss.train.estimate import Estimate, parameters_by_part
 from isogloss.train.loop import TrainConfig
 from isogloss.train.machine import find_machine, measure_peak
+from isogloss.train.size import RunSize, parameters_by_part
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ def test_parts_add_up() -> None:
     parts = parameters_by_part(sites)
     with torch.device("meta"):
         expected = sum(p.numel() for p in create_model(recipe.model, Multipliers()).parameters())
-    assert sum(parts.values()) == Estimate(parts, 1.0).n_parameters == expected
+    assert sum(parts.values()) == RunSize(parts, 1.0).n_parameters == expected
 
 
 def test_durations() -> None:
