@@ -14,7 +14,7 @@ from isogloss.optim.groups import create_optimizer
 from isogloss.parallel import fsdp
 from isogloss.parallel.mesh import Layout, Stretch, check_axes, find_axes
 from isogloss.recipe import load_recipe
-from isogloss.run.estimate import estimate_recipe, with_planned_vocabulary
+from isogloss.run.estimate import estimate_recipe
 from isogloss.run.estimate.sizes import Sizes
 from isogloss.train.step import train_step
 
@@ -66,7 +66,7 @@ def test_a_rank_of_64_makes_its_first_step(parallel: list[str], blocks: list[int
         return fully_shard(unit, **options)
 
     monkeypatch.setattr(fsdp, "fully_shard", counted)
-    recipe = with_planned_vocabulary(load_recipe("stdlib-small", [*RECIPE, *parallel]))
+    recipe = load_recipe("stdlib-small", [*RECIPE, *parallel]).with_planned_vocabulary()
     axes = find_axes(recipe.parallel, 64)
     check_axes(axes, recipe.model, [Stretch(recipe.data.seq_len, recipe.train.batch_size)])
     layout = Layout(axes, recipe.parallel, "cpu")

@@ -22,7 +22,7 @@ from isogloss.parallel.env import ALONE, OtherRankError, process_group
 from isogloss.parallel.first_rank import rank_0_first, told_by_rank_0
 from isogloss.recipe import load_recipe
 from isogloss.run import opening
-from isogloss.run.estimate import estimate_recipe, with_planned_vocabulary
+from isogloss.run.estimate import estimate_recipe
 from isogloss.run.folder import RunFolder
 from isogloss.run.opening import _find_corpus
 from isogloss.run.train import train
@@ -135,7 +135,7 @@ def test_decisions_are_kept_where_they_can_be_and_made_again_where_what_decides_
 
 
 def test_the_memory_that_is_said_is_that_of_a_rank_by_what_was_decided(tiny: Path) -> None:
-    recipe = with_planned_vocabulary(load_recipe(str(tiny), ["train.precision=auto", "train.device=auto"]))
+    recipe = load_recipe(str(tiny), ["train.precision=auto", "train.device=auto"]).with_planned_vocabulary()
     planned = plan_model(recipe.model, recipe.init)
 
     def said(precision: str, n_ranks: int = 1) -> float:

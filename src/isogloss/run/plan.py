@@ -12,15 +12,11 @@ import torch
 from rich.table import Table
 
 from isogloss.build import PlannedModel, plan_model
-from isogloss.data.synthetic.corpus import SyntheticCorpus
-from isogloss.data.synthetic.task import SyntheticConfig
-from isogloss.data.tokenizers.config import BPEConfig
-from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.predict import predict_signals
 from isogloss.init.signals import Signals
 from isogloss.nn.multipliers import Multipliers
 from isogloss.optim.groups import parameter_groups
-from isogloss.recipe import Recipe, load_recipe
+from isogloss.recipe import load_recipe
 from isogloss.report.tables import markdown_table
 
 N_TOKENS = 128
@@ -49,7 +45,7 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
 
     Where the recipe leaves the vocabulary to the tokenizer, it is taken to be the size asked of the tokenizer.
     """
-    recipe = _with_planned_vocabulary(load_recipe(name, overrides))
+    recipe = load_recipe(name, overrides).with_planned_vocabulary()
     planned, n_vocab = plan_model(recipe.model, recipe.init), recipe.model.vocab_size
     assert n_vocab is not None
     n_tokens = min(recipe.data.seq_len, N_TOKENS)
@@ -80,20 +76,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(former)
-
-
-def _with_planned_vocabulary(recipe: Recipe) -> Recipe:
-    """The recipe with a vocabulary, without reading any text."""
-    if recipe.model.vocab_size is not None:
-        return recipe
-    match recipe.data, recipe.tokenizer:
-        case SyntheticConfig() as data, _:
-            n_tokens = SyntheticCorpus(data).tokenizer.n_tokens
-        case _, BPEConfig() as tokenizer:
-            n_tokens = tokenizer.vocab_size
-        case _, tokenizer:
-            n_tokens = build_tokenizer(tokenizer, tuple).n_tokens
-    return recipe.with_vocabulary(n_tokens)
 
 
 def plan_table(plan: RecipePlan) -> Rows:

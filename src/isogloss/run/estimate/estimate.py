@@ -5,7 +5,6 @@ from typing import Any
 
 from isogloss.build import plan_model
 from isogloss.config.base import UserError
-from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.models.decoder import Decoder
 from isogloss.parallel.float8 import Float8, projections
 from isogloss.parallel.mesh import Axes
@@ -93,7 +92,7 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
     Raises:
         UserError: it cannot be shared out over so many.
     """
-    recipe = with_planned_vocabulary(recipe)
+    recipe = recipe.with_planned_vocabulary()
     axes = recipe.axes(n_ranks)
     recipe.check_float8(axes)
     planned = plan_model(recipe.model, recipe.init)
@@ -117,12 +116,3 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
 def _flops_of_projections(recipe: Recipe, model: Decoder) -> float:
     """Six for each weight and token: a product forward, and two backward."""
     return 6.0 * sum(projection.weight.numel() for _, projection in projections(model)) * recipe.n_tokens
-
-
-def with_planned_vocabulary(recipe: Recipe) -> Recipe:
-    """The recipe with a vocabulary, without reading any text."""
-    if recipe.model.vocab_size is not None:
-        return recipe
-    tokenizer = recipe.tokenizer
-    n_tokens = tokenizer.vocab_size if tokenizer.type == "bpe" else build_tokenizer(tokenizer, tuple).n_tokens
-    return recipe.with_vocabulary(n_tokens)
