@@ -68,7 +68,6 @@ def open_session(
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     sites = [entry.site for entry in planned.plan.values()]
-    seq_len = recipe.data.seq_len
     size = RunSize(parameters_by_part(sites), recipe.flops(planned.model))
     with watchdog.phase("looking at the machine"):
         machine = from_rank_0(
@@ -76,12 +75,20 @@ def open_session(
         )
     assert machine is not None
     peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
-    per_step, there_are = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
-    steps, read = recipe.train.steps, recipe.n_tokens
     if ranks.first:
-        memory = _memory(recipe, machine, axes, planned)
-        where = str(folder.path)
-        display.say(banner(recipe.name, where, size, machine, peak, steps, per_step, read, there_are, memory))
+        said = banner(
+            recipe.name,
+            str(folder.path),
+            size,
+            machine,
+            peak=peak,
+            memory=_memory(recipe, machine, axes, planned),
+            steps=recipe.train.steps,
+            tokens_per_step=recipe.train.batch_size * recipe.data.seq_len,
+            tokens=recipe.n_tokens,
+            corpus_tokens=corpus.facts("train").n_tokens,
+        )
+        display.say(said)
     if recipe.train.float8 != "off":
         emulated = ", emulated: slow, to study its numerics" if machine.device == "cpu" else ""
         display.say(f"  projections in float8, {recipe.train.float8} scales{emulated}")

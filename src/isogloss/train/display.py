@@ -90,12 +90,13 @@ def banner(
     folder: str,
     size: RunSize,
     machine: Machine,
+    *,
     peak: float,
+    memory: float,
     steps: int,
     tokens_per_step: int,
     tokens: int,
     corpus_tokens: int | None,
-    memory: float,
 ) -> str:
     """What a run is about to do, before its first step.
 
