@@ -75,10 +75,10 @@ def measure(case: str) -> dict[str, float]:
     from isogloss.parallel.env import process_group
     from isogloss.parallel.mesh import Layout, find_axes
     from isogloss.recipe import load_recipe
-    from isogloss.run.estimate import estimate_recipe, with_planned_vocabulary
+    from isogloss.run.estimate import estimate_recipe
     from isogloss.train.step import train_step
 
-    recipe = with_planned_vocabulary(load_recipe("stdlib-small", recipe_words(case)))
+    recipe = load_recipe("stdlib-small", recipe_words(case)).with_planned_vocabulary()
     n_ranks = 2 if case in SHARDED else 1
     foreseen = estimate_recipe(recipe, n_ranks)
     torch.set_num_threads(1)

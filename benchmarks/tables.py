@@ -39,8 +39,9 @@ from isogloss.init.signals import Signals
 from isogloss.models.decoder import DecoderConfig
 from isogloss.models.ignored import IGNORED
 from isogloss.nn.roles import Role
-from isogloss.run.plan import as_markdown, footer, plan_recipe, plan_table
-from isogloss.train.gpus import GPUS
+from isogloss.run.estimate.gpus import GPUS
+from isogloss.run.plan import plan_recipe
+from isogloss.run.plan_table import as_markdown, footer, plan_table
 
 DOCS = Path(__file__).parent.parent / "docs"
 REPAIR = "write them anew with: make docs (python benchmarks/tables.py)"

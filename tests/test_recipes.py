@@ -10,6 +10,7 @@ from rich.console import Console
 from isogloss.config.base import UserError
 from isogloss.data.synthetic.task import SyntheticConfig
 from isogloss.recipe import DEFAULT, load_recipe, shipped_recipes
+from isogloss.run.estimate import estimate_recipe
 from isogloss.run.plan import plan_recipe
 from isogloss.run.train import train
 from isogloss.train.display import Display
@@ -49,6 +50,12 @@ def test_its_weights_can_be_planned(name: str) -> None:
     layers = {row["layer"] for row in rows} - {None}
     assert layers == set(range(load_recipe(name).model.n_layers))
     assert all(row["effective_std"] > 0 for row in rows if len(row["shape"]) == 2)
+
+
+@recipes
+def test_what_it_takes_can_be_estimated(name: str) -> None:
+    found = estimate_recipe(load_recipe(name), 1)
+    assert found.n_parameters == sum(math.prod(row["shape"]) for row in plan_recipe(name).rows)
 
 
 @recipes

@@ -12,7 +12,7 @@ from isogloss.models.protocol import Batch
 from isogloss.nn.attention import attend
 from isogloss.nn.loss import chunk_loss
 from isogloss.parallel.env import Ranks, first_host
-from isogloss.parallel.fsdp import count_units
+from isogloss.parallel.fsdp import find_units
 from shape_checks import check, quick
 
 REFUSED = (TypeCheckError, BeartypeCallHintViolation)
@@ -30,7 +30,7 @@ HEADS = (1, 2, 4, 8)
 def test_what_is_right_is_let_through() -> None:
     assert attended(HEADS, HEADS, HEADS).shape == HEADS
     chunk_loss(LOGITS, TARGETS, -1, None, 0)
-    assert count_units(3, 10, 5) == 2, "an int passes for a float"
+    assert len(find_units([4, 3, 3], 10, 5).blocks) == 2, "an int passes for a float"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_is_right_is_let_through() -> None:
         lambda: chunk_loss(LOGITS.tolist(), TARGETS, -1, None, 0.0),  # pyright: ignore
         lambda: Batch(TARGETS[None], TARGETS[None, 1:]),  # a dataclass
         lambda: Ranks("0", 0, 1),  # pyright: ignore
-        lambda: count_units(3, 10.0, "5"),  # pyright: ignore
+        lambda: find_units([10.0], None, "5"),  # pyright: ignore
         lambda: first_host(None),  # pyright: ignore
     ],
 )

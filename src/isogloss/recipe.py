@@ -12,8 +12,10 @@ from isogloss.config.base import Config, UserError
 from isogloss.config.load import load_config
 from isogloss.config.problems import did_you_mean
 from isogloss.data.opening import DataConfig
+from isogloss.data.synthetic.corpus import SyntheticCorpus
 from isogloss.data.synthetic.task import SyntheticConfig
-from isogloss.data.tokenizers.config import SymbolsConfig, TokenizerConfig
+from isogloss.data.tokenizers.config import BPEConfig, SymbolsConfig, TokenizerConfig
+from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.schemes import LinguaConfig, SchemeConfig
 from isogloss.models.protocol import LanguageModel
 from isogloss.models.registry import ModelConfig
@@ -157,6 +159,19 @@ class Recipe(Config):
             )
         model = self.model.model_copy(update={"vocab_size": asked or n_tokens})
         return self.model_copy(update={"model": model})
+
+    def with_planned_vocabulary(self) -> "Recipe":
+        """The recipe with a vocabulary, of the size asked of the tokenizer where that decides; no text is read."""
+        if self.model.vocab_size is not None:
+            return self
+        match self.data, self.tokenizer:
+            case SyntheticConfig() as data, _:
+                n_tokens = SyntheticCorpus(data).tokenizer.n_tokens
+            case _, BPEConfig() as tokenizer:
+                n_tokens = tokenizer.vocab_size
+            case _, tokenizer:
+                n_tokens = build_tokenizer(tokenizer, tuple).n_tokens
+        return self.with_vocabulary(n_tokens)
 
 
 def shipped_recipes() -> dict[str, Path]:

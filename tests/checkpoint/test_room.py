@@ -26,7 +26,7 @@ from isogloss.run.folder import RunFolder
 from isogloss.run.opening import _find_room
 from isogloss.run.state import checkpoint_bytes
 from isogloss.train.display import Display
-from isogloss.train.estimate import Estimate
+from isogloss.train.size import RunSize
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -161,9 +161,9 @@ def test_a_run_that_has_only_to_be_finished_needs_none(tiny: Path, disk) -> None
     folder = RunFolder(recipe.folder)
     folder.checkpoints.mkdir(parents=True)
     with pytest.raises(UserError, match="bytes free"):
-        _find_room(recipe, folder, Estimate({"head": 1000}, 1.0, 1.0), ALONE, display)
+        _find_room(recipe, folder, RunSize({"head": 1000}, 1.0), ALONE, display)
     (folder.checkpoints / f"step-{recipe.train.steps:010}").mkdir()
-    _find_room(recipe, folder, Estimate({"head": 1000}, 1.0, 1.0), ALONE, display)
+    _find_room(recipe, folder, RunSize({"head": 1000}, 1.0), ALONE, display)
 
 
 @pytest.fixture

@@ -39,11 +39,12 @@ def test_a_prompt_up_to_the_limit_is_gone_on_with(model, length: int) -> None:
 def test_a_longer_one_is_refused_before_memory_is_taken_for_it(model, monkeypatch, length: int) -> None:
     made: list[int] = []
     monkeypatch.setattr(model, "new_state", lambda rows, longest: made.append(longest))
+    monkeypatch.setattr(engine, "StreamDecoder", lambda tokenizer: made.append(0))  # which reads the prompt too
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError, match=rf"a prompt of {length + 1:,} tokens.*max_context = 40"):
         write(model, "a" * length)
     with pytest.raises(UserError, match="max_context"):
-        list(generate_ids(model, torch.full((1, length), 97), SamplingConfig(max_tokens=40, max_context=40), 257))
+        generate_ids(model, torch.full((1, length), 97), SamplingConfig(max_tokens=40, max_context=40), 257)
     with pytest.raises(
         UserError, match=r"max_tokens = 1,000,000,000 more are above max_context = 65,536.*lower max_tokens"
     ):

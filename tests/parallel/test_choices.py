@@ -10,7 +10,7 @@ from isogloss.build import plan_model
 from isogloss.config.describe import leaf_paths
 from isogloss.init.schemes import LinguaConfig
 from isogloss.models.decoder import Decoder, DecoderConfig
-from isogloss.parallel.mesh import Layout, ParallelConfig
+from isogloss.parallel.mesh import Axes, Layout, ParallelConfig
 
 CONFIG = DecoderConfig.model_validate({"d_model": 16, "n_layers": 2, "vocab_size": 8, "mixer": {"n_heads": 2}})
 AXES = {"replicate", "shard", "context", "tensor"}
@@ -32,7 +32,8 @@ def asked(monkeypatch):
         monkeypatch.setattr(module, "fully_shard", record)
         monkeypatch.setattr(module, "register_fsdp_forward_method", lambda model, name: calls.append((name, {})))
         layout: Layout = object.__new__(Layout)
-        vars(layout).update(vars(SimpleNamespace(config=ParallelConfig(**choices), weights="mesh", device="cpu")))
+        given = SimpleNamespace(axes=Axes(1, 2, 1, 1), config=ParallelConfig(**choices), weights="mesh", device="cpu")
+        vars(layout).update(vars(given))
         model: Decoder = plan_model(
             CONFIG.model_copy(update={"tied_head": tied_head, "n_layers": n_layers}), LinguaConfig()
         ).model

@@ -20,9 +20,9 @@ from isogloss.parallel.env import (
     find_ranks,
     first_host,
     process_group,
-    rank_0_first,
     started_again,
 )
+from isogloss.parallel.first_rank import rank_0_first
 from isogloss.parallel.mesh import Layout, ParallelConfig, Stretch, check_axes, find_axes
 from isogloss.train.watchdog import COLD, HUNG
 

@@ -10,9 +10,9 @@ from isogloss.config.base import UserError
 from isogloss.models.protocol import Batch
 from isogloss.optim.groups import create_optimizer
 from isogloss.recipe import Recipe, load_recipe
-from isogloss.run.estimate import estimate_recipe, estimate_rows, with_planned_vocabulary
-from isogloss.train.gpus import GPUS, find_gpu
-from isogloss.train.memory import LiveBytes
+from isogloss.run.estimate import estimate_recipe, estimate_rows
+from isogloss.run.estimate.activations import LiveBytes
+from isogloss.run.estimate.gpus import GPUS, find_gpu
 from isogloss.train.step import train_step
 
 COMMON = ["train.precision=fp32", "train.device=cpu", "train.compile='off'", "data.within_document=false"]
@@ -31,7 +31,7 @@ LARGE = [
 
 
 def small(*overrides: str) -> Recipe:
-    return with_planned_vocabulary(load_recipe("stdlib-small", [*COMMON, *overrides]))
+    return load_recipe("stdlib-small", [*COMMON, *overrides]).with_planned_vocabulary()
 
 
 def counted(recipe: Recipe) -> float:

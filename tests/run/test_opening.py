@@ -12,20 +12,23 @@ import torch
 from rich.console import Console
 
 import ranks
+from isogloss.build import plan_model
 from isogloss.config.base import UserError
 from isogloss.data import stamps
 from isogloss.data.prepare import pipeline
 from isogloss.data.prepared import PreparedCorpus
 from isogloss.data.stamps import VERIFIED
-from isogloss.parallel.env import ALONE, OtherRankError, process_group, rank_0_first, told_by_rank_0
+from isogloss.parallel.env import ALONE, OtherRankError, process_group
+from isogloss.parallel.first_rank import rank_0_first, told_by_rank_0
 from isogloss.recipe import load_recipe
 from isogloss.run import opening
+from isogloss.run.estimate import estimate_recipe
 from isogloss.run.folder import RunFolder
 from isogloss.run.opening import _find_corpus
 from isogloss.run.train import train
 from isogloss.train import machine
 from isogloss.train.display import Display
-from isogloss.train.estimate import Estimate
+from isogloss.train.size import RunSize
 
 QUIET = Display(Console(quiet=True))
 
@@ -122,13 +125,26 @@ def test_decisions_are_kept_where_they_can_be_and_made_again_where_what_decides_
         for module in (machine, opening):
             monkeypatch.setattr(module, "compiler_found", lambda device: compiler)
         recipe = load_recipe(str(tiny), ("train.precision=auto", "train.compile=auto", *overrides))
-        return opening._choose_machine(recipe, folder, Estimate({}, 1.0, 1.0), changes, Display(console), 1)
+        return opening._choose_machine(recipe, folder, RunSize({}, 1.0), changes, Display(console), 1)
 
     assert chosen([], True) == former
     assert console.export_text() == ""
     assert chosen([], False) == replace(former, compiled=False)
     assert "the run began with compiled True and goes on with False" in " ".join(console.export_text().split())
     assert chosen(["train.float8: off -> rowwise"], True, "train.float8=rowwise").precision == "bf16"
+
+
+def test_the_memory_that_is_said_is_that_of_a_rank_by_what_was_decided(tiny: Path) -> None:
+    recipe = load_recipe(str(tiny), ["train.precision=auto", "train.device=auto"]).with_planned_vocabulary()
+    planned = plan_model(recipe.model, recipe.init)
+
+    def said(precision: str, n_ranks: int = 1) -> float:
+        decided = machine.Machine("cpu", "", precision, False, 1, "", n_ranks)
+        return opening._memory(recipe, decided, recipe.axes(n_ranks), planned)
+
+    asked = load_recipe(str(tiny), ["train.precision=fp32", "train.device=cpu"])
+    assert said("fp32") == estimate_recipe(asked, 1).memory.total != said("bf16")
+    assert said("fp32", 2) == estimate_recipe(asked, 2).memory.total != said("fp32")
 
 
 def test_a_run_hashes_nothing_that_has_not_changed_and_opens_its_rows_once(tiny: Path, monkeypatch) -> None:

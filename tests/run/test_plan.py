@@ -2,7 +2,8 @@
 
 from rich.console import Console
 
-from isogloss.run.plan import as_table, plan_recipe, plan_table
+from isogloss.run.plan import plan_recipe
+from isogloss.run.plan_table import as_table, plan_table
 
 
 def shown(width: int) -> str:

@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from isogloss.streams import let_out
+
 READER_GONE = 128 + getattr(signal, "SIGPIPE", 13)
 """The exit code when whoever read the output has gone (``| head``): what a shell gives for a program that this ends."""
 
@@ -49,11 +51,7 @@ def leave(code: int) -> NoReturn:
 
     A rank of many ends at once: what PyTorch tears down may wait for other ranks, and aborts now and then.
     """
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            print(end="", file=stream, flush=True)  # unlike the stream's own, does nothing where it is closed
-        except OSError:  # a full disk, or nobody reads: else it is tried again as the interpreter ends, with 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    let_out()
     if one_of_many():
         os._exit(code)
     sys.exit(code)

@@ -26,8 +26,8 @@ def estimate(
 
     from isogloss.recipe import load_recipe
     from isogloss.run.estimate import estimate_recipe, estimate_rows
+    from isogloss.run.estimate.gpus import find_gpu
     from isogloss.train.display import results_table
-    from isogloss.train.gpus import find_gpu
 
     name, overrides = split_words(arguments)
     kind = find_gpu(gpu)

@@ -41,28 +41,29 @@ def init_plan(
     import json
     from dataclasses import asdict
 
-    from isogloss.run import plan as plans
+    from isogloss.run import plan_table as tables
+    from isogloss.run.plan import plan_recipe
 
     name, overrides = split_words(arguments)
-    plan = plans.plan_recipe(name, overrides)
+    plan = plan_recipe(name, overrides)
     if diff:
         other, changes = split_words(diff)
         other = name if "=" in diff[0] else other
-        whole = rows = plans.diff_rows(plan, plans.plan_recipe(other, [*overrides, *changes]))
-        table, below = plans.diff_table(rows), []
+        whole = rows = tables.diff_rows(plan, plan_recipe(other, [*overrides, *changes]))
+        table, below = tables.diff_table(rows), []
     else:
-        rows, table, below = plan.rows, plans.plan_table(plan), plans.footer(plan)
+        rows, table, below = plan.rows, tables.plan_table(plan), tables.footer(plan)
         whole = {"parameters": rows, "multipliers": asdict(plan.multipliers), "signals": asdict(plan.signals)}
     match form:
         case PlanFormat.JSON:
             print(json.dumps(whole, indent=1))
         case PlanFormat.CSV:
-            print(plans.as_csv(rows), end="")
+            print(tables.as_csv(rows), end="")
         case PlanFormat.MARKDOWN:
-            print(plans.as_markdown(table, below), end="")
+            print(tables.as_markdown(table, below), end="")
         case PlanFormat.TABLE:
             out = console()
-            out.print(plans.as_table(table, out.width))
+            out.print(tables.as_table(table, out.width))
             print("".join(f"{line}\n" for line in below), end="")
 
 

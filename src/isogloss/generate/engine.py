@@ -40,12 +40,12 @@ def generate(
             tokenizer's.
     """
     prompt_ids = [tokenizer.end_of_text, *tokenizer.encode(prompt).tolist()]
-    check_length(len(prompt_ids), sampling)
+    chosen = generate_ids(model, torch.tensor([prompt_ids]), sampling, tokenizer.n_tokens, precision=precision)
     text = StreamDecoder(tokenizer)
     for token in prompt_ids:  # so that a space which begins the continuation is not taken for one that begins a text
         text.push(token)
     scanner = StopScanner(sampling.stop)
-    for ids in generate_ids(model, torch.tensor([prompt_ids]), sampling, tokenizer.n_tokens, precision=precision):
+    for ids in chosen:
         token = int(ids)
         if token == tokenizer.end_of_text:
             break
@@ -67,6 +67,8 @@ def generate_ids(
 ) -> Iterator[Int[Tensor, " B"]]:
     """Choose ``sampling.max_tokens`` ids for each row, one after the other; what ends a text is the caller's affair.
 
+    What is wrong with the prompt is said by the call, before any of it is read; the logits are seen as it goes on.
+
     Args:
         model: in any mode; it is left in the same.
         prompt: at least one token a row, all rows equally long.
@@ -79,9 +81,15 @@ def generate_ids(
             ``n_tokens``.
     """
     check_vocabulary(model, n_tokens)
+    check_length(prompt.shape[1], sampling)
+    return _go_on(model, prompt, sampling, n_tokens, precision)
+
+
+def _go_on(
+    model: LanguageModel, prompt: Int[Tensor, "B T"], sampling: SamplingConfig, n_tokens: int, precision: str
+) -> Iterator[Int[Tensor, " B"]]:
     generator = torch.Generator().manual_seed(sampling.seed)
     rows, length = prompt.shape
-    check_length(length, sampling)  # before the cache for all of it is made
     with inference(model, precision):
         # The last token chosen is never read.
         state = model.new_state(rows, length + sampling.max_tokens - 1)

@@ -6,23 +6,21 @@ on GPUs, beside gloo for what is on the CPU.
 
 import ctypes
 import os
-import pickle
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from isogloss.config.base import UserError
+from isogloss.streams import let_out
 
-T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
 """How long a collective call waits for the other ranks."""
 PATIENCE = timedelta(days=7)
@@ -152,81 +150,13 @@ def process_group(device: str, timeout: timedelta = TIMEOUT, arrival: timedelta 
     yield ranks
     wait_for_all(ranks)
     dist.destroy_process_group()
-    print(end="", flush=True)  # unlike the stream's own, does nothing where it is closed
-    print(end="", file=sys.stderr, flush=True)
-
-
-def rank_0_first(ranks: Ranks, name: str, action: Callable[[], T]) -> T:
-    """Let rank 0 do what the others then find done, however long it takes; each returns its own result.
-
-    Args:
-        ranks: this process.
-        name: of the action, unique within the run.
-        action: what to do; idempotent.
-
-    Raises:
-        OtherRankError: on the other ranks, if rank 0 has failed; its own error says why.
-    """
-    if ranks.store is None:
-        return action()
-    key = f"isogloss/{name}"
-    if not ranks.first:
-        ranks.store.wait([key], PATIENCE)
-        if ranks.store.get(key) != b"done":
-            raise OtherRankError(f"rank 0 failed ({name}); its message says why")
-        return action()
-    said = "failed"
-    try:
-        result = action()
-        said = "done"
-    finally:
-        ranks.store.set(key, said)
-    return result
-
-
-def told_by_rank_0(ranks: Ranks, name: str, found: T | None) -> T:
-    """What rank 0 has found, on every rank: the others make it of what they are told, and do not look for themselves.
-
-    They go on together, or not at all. A collective call.
-
-    Args:
-        ranks: this process.
-        name: of the action, unique within the run.
-        found: something that can be pickled; rank 0's counts.
-
-    Raises:
-        OtherRankError: another rank has failed in making it.
-    """
-    if ranks.store is None:
-        return cast(T, found)
-    data = from_rank_0(pickle.dumps(found) if ranks.first else b"")
-    words = [f"isogloss/{name}/{rank}" for rank in range(ranks.world_size)]
-    said = "failed"
-    try:
-        result = cast(T, found if ranks.first else pickle.loads(data))
-        said = "done"
-    finally:
-        ranks.store.set(words[ranks.rank], said)
-    ranks.store.wait(words, PATIENCE)
-    for rank, word in enumerate(ranks.store.multi_get(words)):
-        if word != b"done":
-            raise OtherRankError(f"rank {rank} failed ({name}); its message says why")
-    return result
+    let_out()
 
 
 def wait_for_all(ranks: Ranks) -> None:
     """Go on when all ranks have come here. A collective call."""
     if ranks.store is not None:
         dist.barrier()
-
-
-def from_rank_0(value: T) -> T:
-    """What rank 0 says, on every rank; the value itself for a process that is alone. A collective call."""
-    if not dist.is_initialized():
-        return value
-    said = [value]
-    dist.broadcast_object_list(said, src=0)
-    return said[0]
 
 
 def _rendezvous(ranks: Ranks, timeout: timedelta) -> Store:

@@ -5,6 +5,10 @@ The last one's are kept, for the backward pass needs them at once; the embedding
 Gradients are *summed* over ranks: the step has divided by the count of targets of all of them.
 """
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.distributed.fsdp import (
@@ -16,14 +20,35 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from isogloss.init.apply import local_part
 from isogloss.models.decoder import Decoder
 from isogloss.parallel.mesh import Layout
 
 
-def count_units(n_blocks: int, n_weights: float, least: int) -> int:
-    """Over how many units to spread blocks, of ``n_weights`` in all, evenly, so that each has ``least`` or more."""
-    return max(1, min(n_blocks, int(n_weights // least)))
+@dataclass(frozen=True)
+class Units:
+    """Which weights are gathered at once; what is in no unit named here is with the rest.
+
+    Args:
+        blocks: runs of blocks, by their numbers.
+        embedding: whether it is a unit of its own.
+    """
+
+    blocks: tuple[range, ...]
+    embedding: bool
+
+
+def find_units(blocks: Sequence[float], embedding: float | None, least: int) -> Units:
+    """Spread blocks evenly over units of ``least`` weights or more on average; a large embedding has one of its own.
+
+    Args:
+        blocks: weights of each, as a tensor rank gathers them.
+        embedding: its weights; ``None`` for a tied one, which is needed from the first to the last.
+        least: weights of a unit; blocks that have fewer in all are one.
+    """
+    n_units = max(1, min(len(blocks), int(sum(blocks) // least)))
+    edges = [unit * len(blocks) // n_units for unit in range(n_units + 1)]
+    runs = tuple(range(first, end) for first, end in itertools.pairwise(edges))
+    return Units(runs, embedding is not None and embedding >= least)
 
 
 def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
@@ -45,17 +70,19 @@ def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
     offload = CPUOffloadPolicy(pin_memory=layout.device == "cuda") if config.offload else OffloadPolicy()
     reshard = config.reshard == "always"
     layers = model.blocks()
-    n_units = count_units(len(layers), sum(map(_n_weights, layers)), config.unit)
-    for unit in range(n_units):
-        members: list[nn.Module] = list(layers[unit * len(layers) // n_units : (unit + 1) * len(layers) // n_units])
-        again = reshard and unit < n_units - 1
+    # By whole sizes, so that all tensor ranks, and `isogloss.run.estimate`, find the same units.
+    n_tensor = layout.axes.tensor
+    embedding = None if model.head is None else _n_weights(model.embedding) / n_tensor
+    units = find_units([_n_weights(layer) / n_tensor for layer in layers], embedding, config.unit)
+    for unit in units.blocks:
+        members: list[nn.Module] = list(layers[unit.start : unit.stop])
+        again = reshard and unit.stop < len(layers)
         fully_shard(members, mesh=mesh, mp_policy=blocks, reshard_after_forward=again, offload_policy=offload)
-    # Otherwise it is with the rest: a small one, and a tied one, which is needed from the first to the last.
-    if model.head is not None and _n_weights(model.embedding) >= config.unit:
-        embedding = fully_shard(
+    if units.embedding:
+        alone = fully_shard(
             model.embedding, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard, offload_policy=offload
         )
-        embedding.set_unshard_in_backward(False)
+        alone.set_unshard_in_backward(False)
     fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=False, offload_policy=offload)
     register_fsdp_forward_method(model, "loss")
     for module in model.modules():
@@ -65,8 +92,8 @@ def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
 
 
 def _n_weights(module: nn.Module) -> int:
-    """Of this tensor rank."""
-    return sum(local_part(parameter)[0].numel() for parameter in module.parameters())
+    """Of all tensor ranks."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def reduce_gradients(model: nn.Module, now: bool) -> None:

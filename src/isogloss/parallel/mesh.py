@@ -18,7 +18,6 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from isogloss.config.base import Config, UserError
 from isogloss.models.registry import ModelConfig
@@ -188,7 +187,7 @@ class Layout:
         self._targets = targets["targets"].get_group()
         # A mesh's groups have PyTorch's own limits: 10 minutes on NCCL, which would speak before the watchdog.
         for group in [*mesh.get_all_groups(), *rows.get_all_groups(), *targets.get_all_groups()]:
-            _set_pg_timeout(config.patience, group)
+            group.set_timeout(config.patience)
 
     def sum_over_targets(self, value: Tensor) -> Tensor:
         """The sum over the ranks whose targets differ, in place, the same on all ranks."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from isogloss.durable import write_whole
 from isogloss.evaluate.loss import Evaluation
-from isogloss.parallel.env import from_rank_0
+from isogloss.parallel.first_rank import from_rank_0
 from isogloss.recipe import Recipe
 from isogloss.report.loss import plot_loss
 from isogloss.run.folder import RunFolder
@@ -57,7 +57,7 @@ def _write_summary(session: Session, found: Evaluation, by_source: Mapping[str, 
         "tokens": progress.tokens,
         "seconds": progress.seconds,
         "tokens_per_second": n_read / progress.seconds if progress.seconds else 0.0,
-        "parameters": session.estimate.n_parameters,
+        "parameters": session.size.n_parameters,
         "corpus": session.corpus.origin,
         "machine": session.machine.as_dict(),
     }

@@ -17,18 +17,20 @@ from isogloss.data.rows.packing import PackedRows
 from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.nn.compiler import compiler_found
 from isogloss.optim.groups import create_optimizer
-from isogloss.parallel.env import Ranks, from_rank_0, rank_0_first, told_by_rank_0
+from isogloss.parallel.env import Ranks
+from isogloss.parallel.first_rank import from_rank_0, rank_0_first, told_by_rank_0
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
+from isogloss.run.estimate.memory import estimate_memory
 from isogloss.run.folder import RunFolder, check_changes
 from isogloss.run.session import Session
 from isogloss.run.state import checkpoint_bytes, resume
 from isogloss.train.display import Display, banner
-from isogloss.train.estimate import Estimate, estimate
 from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
 from isogloss.train.machine import Machine, find_machine, measure_peak
+from isogloss.train.size import RunSize, parameters_by_part
 from isogloss.train.watchdog import Watchdog
 
 
@@ -66,28 +68,36 @@ def open_session(
     recipe = recipe.with_vocabulary(corpus.tokenizer.n_tokens)
     planned = plan_model(recipe.model, recipe.init)
     sites = [entry.site for entry in planned.plan.values()]
-    seq_len = recipe.data.seq_len
-    expected = estimate(sites, recipe.flops(planned.model), recipe.train.largest_micro_batch, seq_len)
+    size = RunSize(parameters_by_part(sites), recipe.flops(planned.model))
     with watchdog.phase("looking at the machine"):
         machine = from_rank_0(
-            _choose_machine(recipe, folder, expected, changes, display, ranks.world_size) if ranks.first else None
+            _choose_machine(recipe, folder, size, changes, display, ranks.world_size) if ranks.first else None
         )
     assert machine is not None
     peak = measure_peak(torch.device(machine.device), machine.precision) * ranks.world_size
-    per_step, there_are = recipe.train.batch_size * seq_len, corpus.facts("train").n_tokens
-    steps, read = recipe.train.steps, recipe.n_tokens
-    display.say(banner(recipe.name, str(folder.path), expected, machine, peak, steps, per_step, read, there_are))
+    if ranks.first:
+        said = banner(
+            recipe.name,
+            str(folder.path),
+            size,
+            machine,
+            peak=peak,
+            memory=_memory(recipe, machine, axes, planned),
+            steps=recipe.train.steps,
+            tokens_per_step=recipe.train.batch_size * recipe.data.seq_len,
+            tokens=recipe.n_tokens,
+            corpus_tokens=corpus.facts("train").n_tokens,
+        )
+        display.say(said)
     if recipe.train.float8 != "off":
         emulated = ", emulated: slow, to study its numerics" if machine.device == "cpu" else ""
         display.say(f"  projections in float8, {recipe.train.float8} scales{emulated}")
     with watchdog.alone("finding room for checkpoints"):
-        rank_0_first(
-            ranks, "finding room for checkpoints", lambda: _find_room(recipe, folder, expected, ranks, display)
-        )
+        rank_0_first(ranks, "finding room for checkpoints", lambda: _find_room(recipe, folder, size, ranks, display))
     for block in planned.model.blocks():
         block.mixer.check_device(machine.device)
     with watchdog.phase("building the model"):
-        session = _build(recipe, folder, corpus, machine, expected, planned, ranks, watchdog, axes)
+        session = _build(recipe, folder, corpus, machine, size, planned, ranks, watchdog, axes)
     if saved is None:  # looks at every document's beginning: not again at each start
         with watchdog.alone("counting what packing wastes"):
             rank_0_first(ranks, "counting what packing wastes", lambda: _say_waste(session, display))
@@ -125,13 +135,13 @@ def _alone(corpus: Corpus) -> dict[str, Corpus]:
 
 
 def _choose_machine(
-    recipe: Recipe, folder: RunFolder, expected: Estimate, changes: list[str], display: Display, n_ranks: int
+    recipe: Recipe, folder: RunFolder, size: RunSize, changes: list[str], display: Display, n_ranks: int
 ) -> Machine:
     """The decisions that the run began with, as long as they can be kept; they change the last bits."""
     former = folder.saved_machine()
     redecide = any(c.startswith(("train.device", "train.precision", "train.float8", "train.compile")) for c in changes)
     if former is None or redecide:
-        return replace(find_machine(recipe.train, expected.flops / n_ranks), ranks=n_ranks)
+        return replace(find_machine(recipe.train, size.flops / n_ranks), ranks=n_ranks)
     device = former.device if torch.cuda.is_available() else "cpu"
     kept = recipe.train.model_copy(
         update={
@@ -140,19 +150,26 @@ def _choose_machine(
             "compile": "on" if former.compiled and compiler_found(device) else "off",
         }
     )
-    here = replace(find_machine(kept, expected.flops / n_ranks), ranks=n_ranks)
+    here = replace(find_machine(kept, size.flops / n_ranks), ranks=n_ranks)
     for what, was in former.as_dict().items():
         if was != (now := getattr(here, what)):
             display.say(f"note: the run began with {what} {was} and goes on with {now}: not bit for bit the same")
     return here
 
 
-def _find_room(recipe: Recipe, folder: RunFolder, expected: Estimate, ranks: Ranks, display: Display) -> None:
+def _memory(recipe: Recipe, machine: Machine, axes: Axes, planned: PlannedModel) -> float:
+    """Bytes of a rank that training here will take; of blocks that are not compiled."""
+    here = {"device": machine.device, "precision": machine.precision}
+    decided = recipe.model_copy(update={"train": recipe.train.model_copy(update=here)})
+    return estimate_memory(decided, axes, planned.plan).total
+
+
+def _find_room(recipe: Recipe, folder: RunFolder, size: RunSize, ranks: Ranks, display: Display) -> None:
     """On the first rank; a run that has only to be finished writes no checkpoint."""
     root, steps = folder.checkpoints, recipe.train.steps
     if ranks.first and steps not in checkpoint_folders(root):
-        size = sum(checkpoint_bytes(expected.n_parameters, recipe.optim))
-        check_room(root, size, steps, recipe.checkpoint, lambda text: display.say(f"warning: {text}"))
+        n_bytes = sum(checkpoint_bytes(size.n_parameters, recipe.optim))
+        check_room(root, n_bytes, steps, recipe.checkpoint, lambda text: display.say(f"warning: {text}"))
 
 
 def _build(
@@ -160,7 +177,7 @@ def _build(
     folder: RunFolder,
     corpus: Corpus,
     machine: Machine,
-    expected: Estimate,
+    size: RunSize,
     planned: PlannedModel,
     ranks: Ranks,
     watchdog: Watchdog,
@@ -188,7 +205,7 @@ def _build(
         open_loader(corpus, recipe.data.cut(), recipe.train.plan(), recipe.seed, recipe.train.steps),
         Progress(),
         Window(),
-        expected,
+        size,
         SpikeGuard(recipe.train.spike),
         ranks,
         watchdog,

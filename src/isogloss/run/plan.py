@@ -1,37 +1,21 @@
-"""The initialisation plan of a recipe: its rows, the signals it will give, and both as tables."""
+"""The initialisation plan of a recipe: its rows, and the signals it will give."""
 
-import csv
-import io
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from isogloss.build import PlannedModel, plan_model
-from isogloss.data.synthetic.corpus import SyntheticCorpus
-from isogloss.data.synthetic.task import SyntheticConfig
-from isogloss.data.tokenizers.config import BPEConfig
-from isogloss.data.tokenizers.loading import build_tokenizer
 from isogloss.init.predict import predict_signals
 from isogloss.init.signals import Signals
 from isogloss.nn.multipliers import Multipliers
 from isogloss.optim.groups import parameter_groups
-from isogloss.recipe import Recipe, load_recipe
-from isogloss.report.tables import markdown_table
+from isogloss.recipe import load_recipe
 
 N_TOKENS = 128
 """Of the row of random tokens that signals are predicted for; a real batch has repetitions, see `init verify`."""
-
-NUMBERS = frozenset({"shape", "fan-in", "nominal", "std", "group", "std of B / A"})
-"""Columns that stand to the right."""
-SPARE = ("std", "lr, decay, eps", "shape", "nominal", "role", "fan-in", "group")
-"""Columns that a narrow terminal goes without, the last of them first."""
-
-Rows = list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +33,7 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
 
     Where the recipe leaves the vocabulary to the tokenizer, it is taken to be the size asked of the tokenizer.
     """
-    recipe = _with_planned_vocabulary(load_recipe(name, overrides))
+    recipe = load_recipe(name, overrides).with_planned_vocabulary()
     planned, n_vocab = plan_model(recipe.model, recipe.init), recipe.model.vocab_size
     assert n_vocab is not None
     n_tokens = min(recipe.data.seq_len, N_TOKENS)
@@ -80,172 +64,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(former)
-
-
-def _with_planned_vocabulary(recipe: Recipe) -> Recipe:
-    """The recipe with a vocabulary, without reading any text."""
-    if recipe.model.vocab_size is not None:
-        return recipe
-    match recipe.data, recipe.tokenizer:
-        case SyntheticConfig() as data, _:
-            n_tokens = SyntheticCorpus(data).tokenizer.n_tokens
-        case _, BPEConfig() as tokenizer:
-            n_tokens = tokenizer.vocab_size
-        case _, tokenizer:
-            n_tokens = build_tokenizer(tokenizer, tuple).n_tokens
-    return recipe.with_vocabulary(n_tokens)
-
-
-def plan_table(plan: RecipePlan) -> Rows:
-    """Heading and rows. Layers with equal rules are shown once, as ``layers.0-3.…``."""
-    heading = ("parameter", "role", "shape", "fan-in", "rule", "nominal", "std", "lr, decay, eps", "group")
-    rows = [
-        (
-            name,
-            row["role"],
-            _shape(row),
-            str(row["fan_in"]),
-            _rule(row),
-            _std(row, "std"),
-            _std(row, "effective_std"),
-            _factors(row),
-            "" if row["group"] is None else str(row["group"]),
-        )
-        for name, row in _grouped(plan.rows)
-    ]
-    return [heading, *rows]
-
-
-def footer(plan: RecipePlan) -> list[str]:
-    """The reasons of rules that have one to give, the forward multipliers that are not 1, the predicted signals."""
-    s, reasons = plan.signals, {}
-    for name, row in _grouped(plan.rows):
-        if row["why"]:
-            reasons.setdefault(row["why"], []).append(name)
-    factors = [f"{name} {value:.4g}" for name, value in asdict(plan.multipliers).items() if value != 1.0]
-    return [
-        *(f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {why}" for why, names in reasons.items()),
-        *([f"forward multipliers: {', '.join(factors)}"] if factors else []),
-        f"predicted on random tokens: stream {s.stream[0]:.3g} -> {s.stream[-1]:.3g}, of which the embedding "
-        f"{s.embedding_share:.2g}; the last layer writes {s.mixer_write[-1]:.2g} (mixer), {s.ffn_write[-1]:.2g} (ffn)",
-        f"attention logits {s.attention_logit_std[0]:.2g} .. {s.attention_logit_std[-1]:.2g}; gradient at the "
-        f"embedding {s.gradient_ratio:.3g} times that at the last layer",
-        f"logits {s.logit_std:.3g}; loss {s.loss:.3f} nats (ln V is {math.log(plan.n_vocab):.3f})",
-    ]
-
-
-def diff_rows(a: RecipePlan, b: RecipePlan) -> list[dict[str, Any]]:
-    """What differs between two plans, and what comes of it: ``what``, ``a`` and ``b``, and the ``ratio`` of b to a.
-
-    Of a parameter a and b are rules, with the optimizer's factors where these differ (learning rate, decay, epsilon),
-    and the ratio is that of the stds after the cut. Of a predicted signal they are numbers.
-    """
-    others = {row["name"]: row for row in b.rows}
-    merged = []
-    for row in a.rows:
-        other = others.pop(row["name"], None)
-        if other is not None and _factors(row) != _factors(other):
-            rules = tuple(f"{_rule(x)}; {_factors(x) or '1, 1, 1'}" for x in (row, other))
-        else:
-            rules = (_rule(row), _rule(other) if other else "absent")
-        if rules[0] != rules[1]:
-            merged.append(row | {"rule": rules, "std": (_value(row), _value(other))})
-    merged += [row | {"rule": ("absent", _rule(row)), "std": (None, _value(row))} for row in others.values()]
-    found = [(name, row["rule"], row["std"]) for name, row in _grouped(merged)]
-    found += [(what, values, values) for what, values in _compared(a.signals, b.signals).items()]
-    return [
-        {"what": what, "a": left, "b": right, "ratio": y / x if x and y is not None else None}
-        for what, (left, right), (x, y) in found
-    ]
-
-
-def diff_table(rows: Sequence[Mapping[str, Any]]) -> Rows:
-    """Heading and rows of `diff_rows`."""
-
-    def cell(value: Any) -> str:
-        return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
-
-    return [("what", "A", "B", "std of B / A"), *(tuple(cell(value) for value in row.values()) for row in rows)]
-
-
-def as_table(table: Rows, width: int) -> Table:
-    """For rich's console of this width; a caption names columns that it has no room for."""
-    columns = list(zip(*table, strict=True))
-    left_out = []
-    while sum(max(map(len, column)) + 3 for column in columns) >= width:
-        spare = [column for column in columns if column[0] in SPARE]
-        if not spare:
-            break
-        left_out.append(max(spare, key=lambda column: SPARE.index(column[0])))
-        columns.remove(left_out[-1])
-    caption = f"no room for {'; '.join(column[0] for column in left_out)} (--format shows all)" if left_out else None
-    found = Table(caption=caption, caption_justify="left")
-    for index, (name, *_) in enumerate(columns):  # the first stays in one piece
-        found.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold", no_wrap=index == 0)
-    for row in zip(*(column[1:] for column in columns), strict=True):
-        found.add_row(*row)
-    return found
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """With a heading; of a plan, one line a parameter."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "shape": _shape(row)} if "shape" in row else row for row in rows)
-    return out.getvalue()
-
-
-def as_markdown(table: Rows, below: Sequence[str]) -> str:
-    """A table for a document, its names as code, and sentences below it."""
-    heading, *rows = table
-    lines = markdown_table(heading, [(what if " " in what else f"`{what}`", *cells) for what, *cells in rows])
-    return "\n".join([lines, *below, ""]) if below else lines
-
-
-def _compared(a: Signals, b: Signals) -> dict[str, tuple[float, float]]:
-    return {
-        "predicted: last stream": (a.stream[-1], b.stream[-1]),
-        "predicted: last mixer write": (a.mixer_write[-1], b.mixer_write[-1]),
-        "predicted: last ffn write": (a.ffn_write[-1], b.ffn_write[-1]),
-        "predicted: last attention logits": (a.attention_logit_std[-1], b.attention_logit_std[-1]),
-        "predicted: gradient embedding / last": (a.gradient_ratio, b.gradient_ratio),
-        "predicted: loss": (a.loss, b.loss),
-    }
-
-
-def _grouped(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows that differ in nothing but their layer, as one with a span of layers in its name."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        name = row["name"] if row["layer"] is None else row["name"].replace(f".{row['layer']}.", ".{}.", 1)
-        groups.setdefault((name, row["rule"], row["std"], _factors(row)), []).append(row)
-    for (name, *_), same in groups.items():
-        layers = [row["layer"] for row in same]
-        span = f"{layers[0]}" if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
-        yield name.replace("{}", span), same[0]
-
-
-def _rule(row: dict[str, Any]) -> str:
-    if row["distribution"] == "constant":
-        return f"constant {row['rule']}"
-    return row["rule"] + ("" if row["cut"] is None else f", cut {row['cut']:g}")
-
-
-def _value(row: dict[str, Any] | None) -> float | None:
-    if row is None:
-        return None
-    return row["value"] if row["distribution"] == "constant" else row["effective_std"]
-
-
-def _std(row: dict[str, Any], which: str) -> str:
-    return "" if row["distribution"] == "constant" else f"{row[which]:.4g}"
-
-
-def _shape(row: Mapping[str, Any]) -> str:
-    return "x".join(map(str, row["shape"]))
-
-
-def _factors(row: dict[str, Any]) -> str:
-    factors = [row["lr"], row["weight_decay"], row["eps"]]
-    return "" if factors == [1.0] * 3 else ", ".join(f"{factor:.4g}" for factor in factors)

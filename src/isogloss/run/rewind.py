@@ -1,10 +1,7 @@
 """Going back to a checkpoint after a spike of the loss, to go on with other data (`isogloss.train.guard`)."""
 
-from isogloss.checkpoint.load import newest_checkpoint
-from isogloss.checkpoint.peers import join_peers
-from isogloss.parallel.env import PATIENCE
 from isogloss.run.session import Session
-from isogloss.run.state import restore
+from isogloss.run.state import find_newest, restore
 from isogloss.train.display import Display
 from isogloss.train.loop import DivergedError, StepInfo
 from isogloss.train.metrics import Metrics
@@ -25,8 +22,7 @@ def rewind(session: Session, spike: StepInfo, metrics: Metrics, display: Display
     config, progress = session.recipe.train.spike, session.progress
     assert config is not None
     what = f"the loss spiked to {spike.loss:.3f}, above {session.guard.threshold():.3f}"
-    root = session.folder.checkpoints
-    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE))
+    checkpoint = find_newest(session, display)
     if checkpoint is None or progress.rewinds >= config.max_rewinds:
         why = "there is no checkpoint yet" if checkpoint is None else f"the run has gone back {progress.rewinds} times"
         raise DivergedError(

@@ -12,11 +12,11 @@ from isogloss.parallel.env import Ranks
 from isogloss.parallel.mesh import Layout
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
-from isogloss.train.estimate import Estimate
 from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
 from isogloss.train.machine import Machine
+from isogloss.train.size import RunSize
 from isogloss.train.watchdog import Watchdog
 
 
@@ -37,7 +37,7 @@ class Session:
     loader: Loader
     progress: Progress
     window: Window
-    estimate: Estimate
+    size: RunSize
     guard: SpikeGuard
     ranks: Ranks
     watchdog: Watchdog

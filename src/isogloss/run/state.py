@@ -39,6 +39,16 @@ def save(session: Session, saver: Saver) -> None:
     )
 
 
+def find_newest(session: Session, display: Display) -> Checkpoint | None:
+    """The newest whole checkpoint of the run, the same for all ranks, if there is one. Collective.
+
+    Raises:
+        UserError: there are checkpoints and none is whole.
+    """
+    root = session.folder.checkpoints
+    return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE))
+
+
 def resume(session: Session, display: Display) -> None:
     """Put back the newest whole checkpoint, if there is one; the weights of a run that begins are fingerprinted.
 
@@ -47,8 +57,7 @@ def resume(session: Session, display: Display) -> None:
     Raises:
         UserError: there are checkpoints and none is whole, or the newest does not fit the recipe or its data.
     """
-    root = session.folder.checkpoints
-    checkpoint = newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE))
+    checkpoint = find_newest(session, display)
     if checkpoint is None:
         session.initial = fingerprint(session.model)
         return

@@ -39,7 +39,7 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
     watchdog, plan = session.watchdog, recipe.train.plan()
     watch = Watch(session, metrics, display)
     pinned = session.machine.device == "cuda"
-    size = sum(checkpoint_bytes(session.estimate.n_parameters, recipe.optim))
+    size = sum(checkpoint_bytes(session.size.n_parameters, recipe.optim))
     saved_at = time.monotonic()
     hooks = [
         watch.log,

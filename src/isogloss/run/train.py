@@ -11,15 +11,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from isogloss.parallel.env import (
-    Ranks,
-    find_ranks,
-    from_rank_0,
-    process_group,
-    rank_0_first,
-    started_again,
-    wait_for_all,
-)
+from isogloss.parallel.env import Ranks, find_ranks, process_group, started_again, wait_for_all
+from isogloss.parallel.first_rank import from_rank_0, rank_0_first
 from isogloss.recipe import Recipe
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder

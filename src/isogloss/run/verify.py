@@ -5,7 +5,6 @@ trained one cannot be: how far it has moved is reported, and only numbers that a
 """
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from isogloss.models.weights import load_weights
 from isogloss.recipe import Recipe
 from isogloss.run.load import load_run
 from isogloss.train.display import Display
+from isogloss.train.metrics import finite
 
 MAX_ROWS, MAX_TOKENS = 4, 512
 """Of the batch that is measured and predicted: the prediction's cost grows with the square of the row."""
@@ -199,12 +199,4 @@ def as_json(found: Verification) -> str:
             for check in found.checks
         ],
     }
-    return json.dumps(_finite(values), indent=1)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(values), indent=1)

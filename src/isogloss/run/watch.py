@@ -13,7 +13,7 @@ from isogloss.generate.engine import generate
 from isogloss.generate.sampling import SamplingConfig
 from isogloss.models.decoder import Decoder
 from isogloss.models.weights import load_weights
-from isogloss.parallel.env import rank_0_first
+from isogloss.parallel.first_rank import rank_0_first
 from isogloss.parallel.whole import whole_tensors
 from isogloss.run.session import Session
 from isogloss.train.display import Display, duration

@@ -15,7 +15,8 @@ from isogloss.study import compare, slopes
 from isogloss.study.compare import Comparison
 from isogloss.study.slopes import Slope
 from isogloss.study.sweep import Sweep
-from isogloss.study.trials import Study, finite
+from isogloss.study.trials import Study
+from isogloss.train.metrics import finite
 
 
 def show_slopes(study: Study, axis: Axis, found: Sequence[Slope], steps: int) -> None:

@@ -32,6 +32,7 @@ from isogloss.parallel.mesh import Axes
 from isogloss.recipe import Recipe
 from isogloss.train.display import Display, duration
 from isogloss.train.machine import find_machine, measure_peak
+from isogloss.train.metrics import finite
 
 FORMAT = 1
 # Rooms whose code has no part in what a trial measures.
@@ -248,15 +249,6 @@ def _infinite(value: Any) -> Any:
     if isinstance(value, list):
         return [_infinite(item) for item in value]
     return math.inf if value is None else value
-
-
-def finite(value: Any) -> Any:
-    """JSON has no infinities: what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(file: Path) -> Result | None:

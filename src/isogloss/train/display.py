@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Column, Table
 
-from isogloss.train.estimate import Estimate
 from isogloss.train.machine import TYPICAL_SHARE_OF_PEAK, Machine
+from isogloss.train.size import RunSize
 
 
 class Display:
@@ -88,9 +88,11 @@ class Display:
 def banner(
     name: str,
     folder: str,
-    estimate: Estimate,
+    size: RunSize,
     machine: Machine,
+    *,
     peak: float,
+    memory: float,
     steps: int,
     tokens_per_step: int,
     tokens: int,
@@ -99,20 +101,22 @@ def banner(
     """What a run is about to do, before its first step.
 
     ``tokens_per_step`` holds after any warm-up, ``tokens`` are all of them; ``corpus_tokens`` is ``None`` if endless.
+    ``memory`` is in bytes, of one rank.
     """
-    parts = ", ".join(f"{part} {_count(n)}" for part, n in estimate.parameters.items())
+    parts = ", ".join(f"{part} {_count(n)}" for part, n in size.parameters.items())
     passes = tokens / corpus_tokens if corpus_tokens else 0.0
     times = f", {passes:,.1f} times the text" if corpus_tokens else ""
     by_heart = " (it will be learnt by heart: lower train.steps, or bring more text)" if passes > 20 else ""
-    seconds = estimate.flops / (TYPICAL_SHARE_OF_PEAK * peak)
+    seconds = size.flops / (TYPICAL_SHARE_OF_PEAK * peak)
+    rank = "" if machine.ranks == 1 else " on each rank"
     return "\n".join(
         [
-            f"{name}: {_count(estimate.n_parameters)} parameters ({parts})",
+            f"{name}: {_count(size.n_parameters)} parameters ({parts})",
             f"  training {steps} steps of {tokens_per_step:,} tokens = {_count(tokens)} tokens"
-            f"{times}{by_heart}, {estimate.flops:.2e} operations",
+            f"{times}{by_heart}, {size.flops:.2e} operations",
             f"  on {machine.name} ({machine.device}, {machine.threads} threads): products in {machine.precision},"
             f" measured peak {peak / 1e12:.2f} Tflop/s, {'compiled' if machine.compiled else 'eager'}",
-            f"  about {estimate.memory / 2**30:.1f} GiB for weights, optimizer and activations;"
+            f"  about {memory / 2**30:.1f} GiB for weights, optimizer and activations{rank};"
             f" about {duration(seconds)} at {TYPICAL_SHARE_OF_PEAK:.0%} of the peak",
             f"  in {folder}",
         ]

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from isogloss.parallel.env import OtherRankError, Ranks
+from isogloss.streams import let_out
 
 _DEFERENCE = 3.0
 _GRACE = 10.0
@@ -31,7 +32,7 @@ def first_error(ranks: Ranks) -> Iterator[None]:
             time.sleep(_DEFERENCE)  # a launcher that has seen a rank die ends this one meanwhile
         if not _first(ranks.store, ranks.rank):
             time.sleep(_GRACE)
-            print(end="", flush=True)  # unlike the stream's own, does nothing where it is closed
+            let_out()
             os._exit(1)
         error.add_note(f"(on rank {ranks.rank} of {ranks.world_size})")
         raise

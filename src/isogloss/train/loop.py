@@ -76,11 +76,6 @@ class TrainConfig(Config):
         """Rows a step, at most."""
         return max([self.batch_size, *(stage.batch_size for stage in self.batch_size_warmup)])
 
-    @property
-    def largest_micro_batch(self) -> int:
-        """Rows at a time on a device, at most."""
-        return min(self.micro_batch_size or self.largest_batch, self.largest_batch)
-
 
 @dataclass
 class Progress:

@@ -57,9 +57,13 @@ class Metrics:
             tracker.close(failed=kind is not None)
 
 
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """The values, with ``None`` for numbers that are not finite: JSON has none."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it, with ``None`` for numbers that are not finite, at any depth; tuples become lists."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

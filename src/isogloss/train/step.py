@@ -91,9 +91,9 @@ def train_step(
 
 def _nonfinite(model: nn.Module, loss: float, grad_norm: float) -> str:
     """Name what is not finite."""
-    if loss != loss or abs(loss) == float("inf"):
+    if not math.isfinite(loss):
         return "the loss"
-    if grad_norm == grad_norm and abs(grad_norm) != float("inf"):
+    if math.isfinite(grad_norm):
         return ""
     found = ""
     for site, tensor in declared_tensors(model):

@@ -1,4 +1,4 @@
-"""What a run will take, said before its first step: parameters by part, operations, memory, time."""
+"""How large a run is, known before its first step: parameters by part, and operations."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,12 +16,11 @@ _PARTS = {
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Parameters by part, operations of the whole run, bytes at the peak."""
+class RunSize:
+    """Parameters by part, and operations of the whole run."""
 
     parameters: dict[str, int]
     flops: float
-    memory: float
 
     @property
     def n_parameters(self) -> int:
@@ -38,17 +37,3 @@ def parameters_by_part(sites: Iterable[Site]) -> dict[str, int]:
             size *= n
         counts[next(part for part, roles in _PARTS.items() if site.role in roles)] += size
     return {part: n for part, n in counts.items() if n}
-
-
-def estimate(sites: Iterable[Site], flops: float, micro_rows: int, seq_len: int) -> Estimate:
-    """Estimate a run of ``flops`` operations in all that has ``micro_rows`` rows of ``seq_len`` tokens at a time.
-
-    Memory: 16 bytes a parameter (weight, gradient, two moments, float32) and, for each matrix that a token passes, its
-    input and output kept for the backward pass (about 6 bytes a number under bfloat16 autocast). An estimate:
-    attention's inner tensors, the allocator and the program itself (about 0.4 GB) are not in it.
-    """
-    sites = list(sites)
-    parameters = parameters_by_part(sites)
-    kept = sum(site.fan_in + site.fan_out for site in sites if len(site.shape) == 2 and site.layer is not None)
-    memory = 16.0 * sum(parameters.values()) + 6.0 * kept * micro_rows * seq_len
-    return Estimate(parameters, flops, memory)

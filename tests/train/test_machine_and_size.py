@@ -1,4 +1,4 @@
-"""What the machine is found to be, and what a run is estimated to take."""
+"""What the machine is found to be, and how large a run is."""
 
 import pytest
 import torch
@@ -10,9 +10,9 @@ from isogloss.nn.multipliers import Multipliers
 from isogloss.recipe import load_recipe
 from isogloss.train import machine as module
 from isogloss.train.display import duration
-from isogloss.train.estimate import estimate, parameters_by_part
 from isogloss.train.loop import TrainConfig
 from isogloss.train.machine import find_machine, measure_peak
+from isogloss.train.size import RunSize, parameters_by_part
 
 CPU = torch.device("cpu")
 
@@ -57,16 +57,13 @@ def test_a_measured_peak_is_a_rate() -> None:
     assert 1e8 < measure_peak(CPU, "fp32") < 1e15
 
 
-def test_parts_add_up_and_memory_grows_with_rows() -> None:
+def test_parts_add_up() -> None:
     recipe = load_recipe().with_vocabulary(2048)
     sites = [entry.site for entry in plan_model(recipe.model, recipe.init).plan.values()]
     parts = parameters_by_part(sites)
     with torch.device("meta"):
         expected = sum(p.numel() for p in create_model(recipe.model, Multipliers()).parameters())
-    assert sum(parts.values()) == expected
-    small, large = (estimate(sites, 20_480.0, rows, 256) for rows in (4, 8))
-    assert small.memory < large.memory
-    assert large.flops == 20_480.0
+    assert sum(parts.values()) == RunSize(parts, 1.0).n_parameters == expected
 
 
 def test_durations() -> None:
