@@ -52,7 +52,12 @@ def train_step(model, *args, **kwargs):
 m.train_step = train_step
 """
 RAISING = BROKEN.format(what="raise RuntimeError('a cosmic ray')")
-HELD = "\nimport gates, pathlib; gates.hold({step}, pathlib.Path({gate!r}))\n"
+HELD = """
+import os, pathlib
+if "RANK" in os.environ:
+    import gates
+    gates.hold({step}, pathlib.Path({gate!r}))
+"""
 POISONING = BROKEN.format(
     what="kernel = model.loss_kernel; model.loss_kernel = lambda *a: tuple(part * float('nan') for part in kernel(*a))"
 )
