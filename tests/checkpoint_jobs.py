@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import mmap
 import os
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+import gates
 import isogloss.checkpoint.asynchronous
 import isogloss.run.finish
 import isogloss.run.state
@@ -146,10 +148,28 @@ def load_layout(model: Decoder, roots: list[str], layout: str, peers: Peers) -> 
             assert torch.equal(local(moments[key]), meant), f"{key}: {root} -> {layout}"
 
 
-def train_recipe(rank: int, n_ranks: int, recipe: str, overrides: list[str], watched: str | None = None) -> None:
-    """``isogloss train`` as a launcher starts it; in ``watched``, where it is shows in a byte a rank."""
+def train_recipe(
+    rank: int,
+    n_ranks: int,
+    recipe: str,
+    overrides: list[str],
+    watched: str | None = None,
+    held: tuple[int, str] | None = None,
+) -> None:
+    """``isogloss train`` as a launcher starts it.
+
+    Args:
+        rank: this one.
+        n_ranks: of the run.
+        recipe: its file.
+        overrides: of the recipe.
+        watched: a folder in which it shows where it is, a byte a rank.
+        held: a step, and the file before whose end it goes no further.
+    """
     if watched is not None:
         show_stages(rank, Path(watched))
+    if held is not None:
+        gates.hold(held[0], Path(held[1]))
     # What takes a third of so short a run, and is not looked at: the machine's peak, the picture of the loss.
     isogloss.train.machine._measure_peak = lambda device, precision: 1e11
     isogloss.run.finish.plot_loss = lambda *rest, **more: None
@@ -267,8 +287,11 @@ def failures(rank: int, n_ranks: int, root: str) -> None:
 
 def fail_in_the_background(rank: int, n_ranks: int, root: str) -> None:
     """A save that fails while training goes on is heard of between two steps, by all ranks between the same two."""
+    polled = threading.Event()
 
     def reached(point: str) -> None:
+        if point == "file written":
+            assert polled.wait(60), "nobody asked how it gets on"
         time.sleep(0.02 * rank)
         if rank == 1 and point == "file written":
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -276,18 +299,19 @@ def fail_in_the_background(rank: int, n_ranks: int, root: str) -> None:
     heard, said = -1, ""
     saver = Saver(Path(root), KEEP, reached)
     saver.save(1, {"model": {"w": share(rank, n_ranks, 1)}}, {})
-    for step in range(10_000):
+    for step in itertools.count():
         dist.all_reduce(torch.zeros(1))  # a step of training
         time.sleep(0.001)
         try:
             saver.poll()
+            polled.set()
         except SaveFailedError as error:
             heard, said = step, str(error)
             break
     everyone = join_peers().gather(heard)
     assert everyone == [everyone[0]] * n_ranks
     assert "disk is full" in said
-    assert 0 < everyone[0] < 9_999
+    assert everyone[0] > 0
 
 
 def save_in_the_background(rank: int, n_ranks: int, root: str) -> None:

@@ -1,9 +1,10 @@
 """What several rooms' tests share: a tiny decoder with weights far from the symmetric start, and a tiny run."""
 
+import faulthandler
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Few cases of each property by default, so that the suite is quick; many times as many in a campaign.
 settings.register_profile("isogloss", max_examples=40 * int(os.environ.get("ISOGLOSS_FAULTS", "1")), deadline=None)
 settings.load_profile("isogloss")
+STDERR = pytest.StashKey[int]()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -35,6 +37,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         needed = marker.args[0] if marker.args else 1
         if torch.cuda.device_count() < needed:
             pytest.skip(f"needs {needed} CUDA devices")
+
+
+# Far more than any test takes on a busy machine; a campaign's are longer, and have no such limit.
+LIMIT = 900
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the real standard error: in tests another stands in its place."""
+    config.stash[STDERR] = os.dup(2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that waits for ever says where, thread by thread, and ends its process: xdist then names the test."""
+    if "ISOGLOSS_FAULTS" in os.environ:
+        return (yield)
+    faulthandler.dump_traceback_later(LIMIT, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 MakeDecoder = Callable[..., "Decoder"]

@@ -28,7 +28,7 @@ class Job:
         return max((r["step"] for r in read_metrics(self.folder / "metrics.jsonl")), default=0)
 
     def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while self.step() < step:
             assert self.launcher.poll() is None, self.text
             assert time.monotonic() < deadline, self.text
@@ -37,11 +37,11 @@ class Job:
         self.ranks = [int(pid) for pid in children.read_text().split()]
         assert len(self.ranks) == 2, self.text
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         """Until the launcher has ended; its exit code."""
         return self.launcher.wait(seconds)
 
-    def orphans(self, seconds: float = 10) -> list[int]:
+    def orphans(self, seconds: float = 60) -> list[int]:
         """The ranks that still run after so long."""
         deadline = time.monotonic() + seconds
         while (left := [pid for pid in self.ranks if runs(pid)]) and time.monotonic() < deadline:

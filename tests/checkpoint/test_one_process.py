@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -253,6 +254,7 @@ def save_and_die(root: Path, fatal: int, config: CheckpointConfig = KEEP) -> int
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(120)  # a child that hangs, as one that is forked beside other threads may, ends with -SIGALRM
     count = 0
 
     def counted(function):
@@ -340,13 +342,14 @@ def test_a_failure_in_the_background_is_raised_at_the_end_at_the_latest(tmp_path
 
 
 def test_an_interrupted_program_does_not_wait_for_the_background(tmp_path: Path) -> None:
-    released = threading.Event()
+    released, saver = threading.Event(), None
 
     def hang(point: str) -> None:
         if point == "file written":
-            released.wait(60)
+            released.wait(600)
 
     def interrupted() -> None:
+        nonlocal saver
         with Saver(tmp_path, KEEP, hang) as saver:
             saver.save(1, {"model": {"w": torch.zeros(3)}}, {})
             raise KeyboardInterrupt
@@ -355,3 +358,6 @@ def test_an_interrupted_program_does_not_wait_for_the_background(tmp_path: Path)
         interrupted()
     assert newest(tmp_path) == (None, [])  # it is still being written
     released.set()
+    assert saver is not None
+    saver.finish()  # not into another test, which may look at what is written
+    assert newest(tmp_path) == (1, [])

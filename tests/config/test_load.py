@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -418,13 +417,6 @@ def test_any_text_gives_a_config_or_a_user_error(tmp_path_factory, mutations, mo
     assert Recipe.model_validate(config.model_dump()).name == config.name
 
 
-def test_loading_is_quick_and_needs_no_torch(tmp_path):
-    path = tmp_path / "a.yaml"
-    path.write_text(VALID)
-    load_config(Recipe, path)
-    start = time.perf_counter()
-    for _ in range(5):
-        load_config(Recipe, path, ["optim.lr=1"])
-    assert (time.perf_counter() - start) / 5 < 0.1
+def test_loading_needs_no_torch():
     code = "import sys, isogloss.config.load; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

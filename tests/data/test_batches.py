@@ -253,4 +253,4 @@ def test_batches_beyond_the_last_step_are_made_when_asked_for(later: int):
                 found.put(int(ahead.batch(step).tokens))
 
         threading.Thread(target=ask, daemon=True).start()
-        assert [found.get(timeout=10) for _ in range(6)] == list(range(6))
+        assert [found.get(timeout=300) for _ in range(6)] == list(range(6))

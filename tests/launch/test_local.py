@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,13 +213,22 @@ def test_one_that_another_thread_takes_reaches_them_too(tmp_path, monkeypatch) -
     other.start()
     assert other.ident is not None
 
+    taken, told = socket.socketpair()
+    told.setblocking(False)
+
     def comes(number: int) -> None:
         signal.pthread_kill(other.ident or 0, number)
-        time.sleep(0.1)  # its handler runs here, in the main thread
+        assert taken.recv(1) == bytes([number])  # the other thread has it; its handler runs here, in the main thread
 
-    _, sent = signalled_while_started(tmp_path, monkeypatch, comes)
-    over.set()
-    other.join()
+    former = signal.set_wakeup_fd(told.fileno())
+    try:
+        _, sent = signalled_while_started(tmp_path, monkeypatch, comes)
+    finally:
+        signal.set_wakeup_fd(former)
+        over.set()
+        other.join()
+        taken.close()
+        told.close()
     assert sent == [(100, signal.SIGUSR1), (101, signal.SIGUSR1)]
 
 

@@ -120,7 +120,7 @@ def test_a_process_that_is_alone_begins_no_group() -> None:
 
 def test_a_rank_that_waits_for_others_in_vain_says_so_and_may_be_started_again(monkeypatch) -> None:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    for name, value in zip(names, ("0", "0", "2", "127.0.0.1", str(ranks._free_port())), strict=True):
+    for name, value in zip(names, ("0", "0", "2", "127.0.0.1", str(ranks.free_port())), strict=True):
         monkeypatch.setenv(name, value)
     arrival = ParallelConfig(timeout=0.01).arrival
     assert arrival == timedelta(minutes=0.01)

@@ -25,7 +25,7 @@ def heard(monkeypatch):
 
 
 def test_the_first_signal_is_noted_and_the_second_goes_through(heard, monkeypatch, capfd) -> None:
-    monkeypatch.setattr(module, "ECHO", 0.0)
+    monkeypatch.setattr(module, "ECHO", -1.0)
     with stop_requests() as request:
         assert request.asked == 0
         os.kill(os.getpid(), signal.SIGTERM)
@@ -38,7 +38,8 @@ def test_the_first_signal_is_noted_and_the_second_goes_through(heard, monkeypatc
     assert heard == [signal.SIGTERM] * 2
 
 
-def test_an_echo_of_the_first_changes_nothing(heard, capfd) -> None:
+def test_an_echo_of_the_first_changes_nothing(heard, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(module, "ECHO", 3600.0)
     with stop_requests(loud=False) as request:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -48,7 +49,7 @@ def test_an_echo_of_the_first_changes_nothing(heard, capfd) -> None:
 
 
 def test_a_scheduler_may_repeat_itself(heard, monkeypatch) -> None:
-    monkeypatch.setattr(module, "ECHO", 0.0)
+    monkeypatch.setattr(module, "ECHO", -1.0)
     with stop_requests(loud=False) as request:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGUSR1)

@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import timedelta
 
@@ -55,8 +56,11 @@ def test_headway_is_that_of_ranks_that_live() -> None:
     assert latest_headway(before, now) == 30.0
 
 
+AT_REST = beat(1, 0, doing="at no checkpoint", still=None)
+
+
 class Ended:
-    """Stands for the end of the process: its exit code, and a moment to read what was said."""
+    """Stands for the end of the process, from which the watchdog's thread does not come back before ``released``."""
 
     def __init__(self) -> None:
         self.codes = list[int]()
@@ -65,207 +69,252 @@ class Ended:
     def __call__(self, code: int) -> None:
         self.codes.append(code)
         self.came.set()
-        self.released.wait(30)
-
-    def soon(self, seconds: float = 20) -> bool:
-        """Whether it has come within so long."""
-        came = self.came.wait(seconds)
-        self.released.set()
-        return came
+        self.released.wait(300)
 
 
-class Rank1:
-    """Another rank, as far as its beats tell; it writes them while the context lasts."""
-
-    def __init__(self, store: dist.Store, main: Beat, saver: Beat) -> None:
-        self._store, self._beats, self._over = dist.PrefixStore("watchdog", store), [main, saver], threading.Event()
-        self._thread = threading.Thread(target=self._write)
-
-    def _write(self) -> None:
-        for pulse in itertools.count(1):
-            beats = [asdict(beat) | {"pulse": pulse} for beat in self._beats]
-            self._store.set(f"beat/{beats[0]['rank']}", json.dumps(beats))
-            if self._over.wait(0.02):
-                return
-
-    def __enter__(self) -> "Rank1":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-
-AT_REST = beat(1, 0, doing="at no checkpoint", still=None)
-
-
-def test_it_ends_the_process_and_says_who_is_behind(capfd) -> None:
+@pytest.fixture
+def ended() -> Iterator[Ended]:
     ended = Ended()
-    with Watchdog(Ranks(0, 0, 2, dist.HashStore()), 0.3, ended) as watchdog, watchdog.phase("training step 3"):
-        assert ended.soon()
+    yield ended
+    ended.released.set()
+
+
+class EndedError(Exception):
+    """Stands for the end of a process that watches itself: its exit code."""
+
+
+def end(code: int) -> None:
+    raise EndedError(code)
+
+
+class Clock:
+    """Time that passes when a test says so, and while the watchdog sleeps; meanwhile others write."""
+
+    def __init__(self) -> None:
+        self.now, self.others = 1000.0, list[Callable[[], None]]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for write in self.others:
+            write()
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module_of_watchdog, "time", clock)
+    return clock
+
+
+class Watched:
+    """Rank 0 of two, or 1, whose watchdog takes its turns as time passes, without its thread.
+
+    Args:
+        clock: the time.
+        rank: this one; the limit is a minute.
+        others: what the other rank's threads write, while it lives.
+    """
+
+    def __init__(self, clock: Clock, rank: int = 0, *others: Beat) -> None:
+        self.clock, self.store, self.pulses = clock, dist.HashStore(), itertools.count(1)
+        self.watchdog = Watchdog(Ranks(rank, rank, 2, self.store), 60.0, end)
+        self.phase, self.alone = self.watchdog.phase, self.watchdog.alone
+        self.other(*others)
+
+    def other(self, *beats: Beat) -> None:
+        """What the other rank writes from now on; nothing if it is stopped."""
+        self.clock.others = [lambda: self.write(*beats)] if beats else []
+
+    def write(self, *beats: Beat) -> None:
+        written = [asdict(beat) | {"pulse": next(self.pulses)} for beat in beats]
+        dist.PrefixStore("watchdog", self.store).set(f"beat/{beats[0].rank}", json.dumps(written))
+
+    def passes(self, seconds: float, each: Callable[[], None] = lambda: None) -> None:
+        """So much time, with something done at each interval."""
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.sleep(self.watchdog._interval)
+            each()
+            self.watchdog._turn()
+
+
+def working(doing: str = "saving step 120", still: float = 0.0, rank: int = 1) -> Beat:
+    return beat(rank, 1, doing=doing, still=still)
+
+
+def test_its_thread_ends_the_process_by_itself(ended: Ended, capfd) -> None:
+    with Watchdog(Ranks(0, 0, 2, dist.HashStore()), 0.1, ended) as watchdog, watchdog.phase("training step 3"):
+        assert ended.came.wait(300)
     assert ended.codes == [HUNG]
+    assert "training step 3 has stood still for 0 s: rank 1 gives no sign of life" in capfd.readouterr().err
+
+
+def test_it_ends_the_process_and_says_who_is_behind(clock: Clock, capfd) -> None:
+    watched = Watched(clock)
+    with watched.phase("training step 3"):
+        watched.passes(58)
+        with pytest.raises(EndedError, match=str(HUNG)):
+            watched.passes(4)
     error = capfd.readouterr().err
-    assert "training step 3 has stood still for 0 s: rank 1 gives no sign of life" in error
+    assert "training step 3 has stood still for 60 s: rank 1 gives no sign of life" in error
     assert "rank 0 has been training step 3 for" in error
-    assert "threading.py" in error  # where the main thread waits
+    assert "isogloss/train/beats.py:" in error  # where the main thread is
 
 
-def test_a_rank_that_is_at_work_is_waited_for_and_one_that_is_stuck_is_named(capfd) -> None:
-    store, ended = dist.HashStore(), Ended()
-    with Watchdog(Ranks(0, 0, 2, store), 0.2, ended) as watchdog, watchdog.phase("saving step 120"):
-        with Rank1(store, beat(1, 1, doing="saving step 120", still=0.0), AT_REST):
-            assert not ended.came.wait(0.5), "it writes a large file"
-        with Rank1(store, beat(1, 1, doing="saving step 120", still=602.0), AT_REST):
-            assert ended.soon()
+def test_a_rank_that_is_at_work_is_waited_for_and_one_that_is_stuck_is_named(clock: Clock, capfd) -> None:
+    watched = Watched(clock, 0, working(), AT_REST)
+    with watched.phase("saving step 120"):
+        watched.passes(600)  # it writes a large file
+        watched.other(working(still=602.0), AT_REST)
+        with pytest.raises(EndedError):
+            watched.passes(130)
     assert "  rank 1 has been saving step 120 for 9 s, at a.py:1 (f)" in capfd.readouterr().err
 
 
-def test_a_rank_whose_other_thread_is_at_work_is_waited_for() -> None:
-    store, ended = dist.HashStore(), Ended()
+def test_a_rank_whose_other_thread_is_at_work_is_waited_for(clock: Clock) -> None:
     writing = replace(AT_REST, doing="writing the checkpoint of step 110", still=0.0)
-    with (
-        Rank1(store, beat(1, 1, doing="saving step 120", still=602.0), writing),
-        Watchdog(Ranks(0, 0, 2, store), 0.4, ended) as watchdog,
-        watchdog.phase("saving step 120"),
-    ):
-        assert not ended.came.wait(0.8)
+    watched = Watched(clock, 0, working(still=602.0), writing)
+    with watched.phase("saving step 120"):
+        watched.passes(600)
 
 
-def test_control_without_the_look_at_others_work_it_ends_a_slow_save(monkeypatch) -> None:
-    store, ended = dist.HashStore(), Ended()
+def test_control_without_the_look_at_others_work_it_ends_a_slow_save(clock: Clock, monkeypatch) -> None:
     monkeypatch.setattr(module_of_watchdog, "latest_headway", lambda before, now: None)
-    with (
-        Watchdog(Ranks(0, 0, 2, store), 0.2, ended) as watchdog,
-        watchdog.phase("saving step 120"),
-        Rank1(store, beat(1, 1, doing="saving step 120", still=0.0), AT_REST),
-    ):
-        assert ended.soon(5)
+    watched = Watched(clock, 0, working(), AT_REST)
+    with watched.phase("saving step 120"), pytest.raises(EndedError):
+        watched.passes(70)
 
 
-def test_headway_of_its_own_is_seen_and_that_of_other_threads_is_not() -> None:
-    ended = Ended()
-    with Watchdog(Ranks(0, 0, 2, dist.HashStore()), 0.15, ended) as watchdog, watchdog.phase("loading"):
-        for _ in range(20):
-            advance()
-            time.sleep(0.02)
-        assert ended.codes == []
-        other = threading.Thread(target=lambda: [advance() or time.sleep(0.02) for _ in range(15)])
+def test_headway_of_its_own_is_seen_and_that_of_other_threads_is_not(clock: Clock) -> None:
+    def advance_elsewhere() -> None:
+        other = threading.Thread(target=advance)
         other.start()
-        assert ended.soon()
         other.join()
 
+    watched = Watched(clock)
+    with watched.phase("loading"):
+        watched.passes(600, advance)
+        with pytest.raises(EndedError):
+            watched.passes(70, advance_elsewhere)
 
-def test_a_checkpoint_in_the_background_is_watched_too(capfd) -> None:
-    ended = Ended()
-    with Watchdog(Ranks(0, 0, 2, dist.HashStore()), 0.2, ended) as watchdog:
 
-        def write() -> None:
-            with watchdog.phase("writing the checkpoint of step 9"):
-                ended.soon()
+def test_a_checkpoint_in_the_background_is_watched_too(clock: Clock, capfd) -> None:
+    watched, begun, over = Watched(clock), threading.Event(), threading.Event()
 
-        saver = threading.Thread(target=write)
-        saver.start()
-        for step in range(10, 1000):  # the training goes on meanwhile, and is no excuse
-            with watchdog.phase(f"training step {step}"):
-                time.sleep(0.01)
-            if ended.came.is_set():
-                break
-        else:
-            pytest.fail("it was excused")
+    def write() -> None:
+        with watched.phase("writing the checkpoint of step 9"):
+            begun.set()
+            over.wait(300)
+
+    def step() -> None:  # the training goes on meanwhile, and is no excuse
+        with watched.phase("training step 10"):
+            pass
+
+    saver = threading.Thread(target=write)
+    saver.start()
+    try:
+        assert begun.wait(300)
+        with pytest.raises(EndedError, match=str(HUNG)):
+            watched.passes(70, step)
+    finally:
+        over.set()
         saver.join()
-    assert ended.codes == [HUNG]
-    assert "writing the checkpoint of step 9 has stood still" in capfd.readouterr().err
+    assert "writing the checkpoint of step 9 has stood still for 60 s" in capfd.readouterr().err
 
 
-def test_one_rank_reports_and_is_not_ended_in_the_middle_of_it(capfd) -> None:
-    store, ended = dist.HashStore(), Ended()
+def test_one_rank_reports_and_is_not_ended_in_the_middle_of_it(ended: Ended, capfd) -> None:
+    store, waits = dist.HashStore(), threading.Event()
     shared = dist.PrefixStore("watchdog", store)
     shared.set("reporter", "1")
-    with Watchdog(Ranks(0, 0, 2, store), 0.1, ended) as watchdog, watchdog.phase("training step 3"):
-        assert not ended.came.wait(0.6)
+
+    class Said(dist.PrefixStore):
+        def wait(self, *arguments) -> None:
+            waits.set()
+            super().wait(*arguments)
+
+    watchdog = Watchdog(Ranks(0, 0, 2, store), 0.1, ended)
+    watchdog._store = Said("watchdog", store)
+    with watchdog, watchdog.phase("training step 3"):
+        assert waits.wait(300)
+        assert ended.codes == []
         shared.set("reported", "1")
-        assert ended.soon()
+        assert ended.came.wait(300)
     assert ended.codes == [HUNG]
     assert capfd.readouterr().err == ""
 
 
-def test_what_rank_0_does_alone_is_not_hurried_but_it_must_live(capfd) -> None:
-    store, ended = dist.HashStore(), Ended()
-    with Watchdog(Ranks(1, 1, 2, store), 0.2, ended) as watchdog, watchdog.alone("preparing the corpus"):
-        first = replace(beat(0, 1, doing="preparing the corpus", still=0.0), seconds=9000.0)
-        with Rank1(store, first, replace(AT_REST, rank=0)):
-            assert not ended.came.wait(0.5)
-        assert ended.soon()
-    assert "preparing the corpus has stood still for 0 s: rank 0 gives no sign of life" in capfd.readouterr().err
+def test_what_rank_0_does_alone_is_not_hurried_but_it_must_live(clock: Clock, capfd) -> None:
+    first = replace(working("preparing the corpus", rank=0), seconds=9000.0)
+    watched = Watched(clock, 1, first, replace(AT_REST, rank=0))
+    with watched.alone("preparing the corpus"):
+        watched.passes(600)
+        watched.other()
+        with pytest.raises(EndedError):
+            watched.passes(70)
+    assert "preparing the corpus has stood still for 60 s: rank 0 gives no sign of life" in capfd.readouterr().err
 
 
-def test_rank_0_alone_does_not_hurry_itself_and_tells_the_others_that_it_gets_on() -> None:
-    store, ended = dist.HashStore(), Ended()
-    with Watchdog(Ranks(0, 0, 2, store), 0.15, ended) as watchdog, watchdog.alone("preparing the corpus"):
-        assert not ended.came.wait(0.6)
-        main, _ = json.loads(dist.PrefixStore("watchdog", store).get("beat/0"))
+def test_rank_0_alone_does_not_hurry_itself_and_tells_the_others_that_it_gets_on(clock: Clock) -> None:
+    watched = Watched(clock)
+    with watched.alone("preparing the corpus"):
+        watched.passes(600)
+        main, _ = json.loads(dist.PrefixStore("watchdog", watched.store).get("beat/0"))
     assert (main["doing"], main["still"]) == ("preparing the corpus", 0.0)
 
 
-def test_rank_0_that_comes_back_while_it_is_looked_for_is_waited_for() -> None:
-    store, ended, pulses = dist.HashStore(), Ended(), itertools.count(1)
-    watchdog = Watchdog(Ranks(1, 1, 2, store), 0.1, ended)
-    read_twice, looked = watchdog._read_twice, threading.Event()
+def test_rank_0_that_comes_back_while_it_is_looked_for_is_waited_for(clock: Clock, monkeypatch) -> None:
+    watched = Watched(clock, 1)
+    read_twice, looked = watched.watchdog._read_twice, list[float]()
 
     def read_late():
-        beats = [asdict(replace(AT_REST, rank=0, pulse=next(pulses)))] * 2
-        dist.PrefixStore("watchdog", store).set("beat/0", json.dumps(beats))
-        looked.set()
+        watched.write(replace(AT_REST, rank=0), replace(AT_REST, rank=0))
+        looked.append(clock.now)
         return read_twice()
 
-    watchdog._read_twice = read_late
-    with watchdog, watchdog.alone("preparing the corpus"):
-        assert looked.wait(20)
-        assert not ended.came.wait(0.2)
+    monkeypatch.setattr(watched.watchdog, "_read_twice", read_late)
+    with watched.alone("preparing the corpus"):
+        watched.passes(600)
+    assert len(looked) > 5
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_only_rank_0_is_taken_to_get_on_where_all_wait_for_it(rank: int) -> None:
+def test_only_rank_0_is_taken_to_get_on_where_all_wait_for_it(clock: Clock, rank: int) -> None:
     """Another may have missed that rank 0 is done, and is then to be seen."""
-    store = dist.HashStore()
-    watchdog = Watchdog(Ranks(rank, rank, 2, store), 10.0)
-    with watchdog.alone("preparing the corpus"):
-        time.sleep(0.1)
-        watchdog._write()
-    still = json.loads(dist.PrefixStore("watchdog", store).get(f"beat/{rank}"))[0]["still"]
-    assert still == 0.0 if rank == 0 else still > 0.0
+    watched = Watched(clock, rank)
+    with watched.alone("preparing the corpus"):
+        clock.sleep(5)
+        watched.watchdog._write()
+    still = json.loads(dist.PrefixStore("watchdog", watched.store).get(f"beat/{rank}"))[0]["still"]
+    assert still == (0.0 if rank == 0 else 5.0)
 
 
-def test_what_may_compile_has_three_times_as_long() -> None:
-    ended = Ended()
-    with Watchdog(Ranks(0, 0, 2, dist.HashStore()), 0.15, ended) as watchdog:
-        for step in (1, 2):
-            with watchdog.phase(f"training step {step}", "shape"):
-                time.sleep(0.3)
-        assert ended.codes == []
-        with watchdog.phase("training step 3", "shape"):
-            assert ended.soon()
+def test_what_may_compile_has_three_times_as_long(clock: Clock) -> None:
+    watched = Watched(clock)
+    for step in (1, 2):
+        with watched.phase(f"training step {step}", "shape"):
+            watched.passes(178)
+    with watched.phase("training step 3", "shape"), pytest.raises(EndedError):
+        watched.passes(64)
 
 
-def test_quick_phases_and_what_is_between_them_are_left_alone() -> None:
-    codes = list[int]()
-    with Watchdog(Ranks(0, 0, 2, dist.HashStore()), 0.2, codes.append) as watchdog:
-        for number in range(5):
-            with watchdog.phase(f"training step {number}"):
-                time.sleep(0.01)
-        time.sleep(0.4)
-    assert codes == []
+def test_quick_phases_and_what_is_between_them_are_left_alone(clock: Clock) -> None:
+    watched = Watched(clock)
+    for number in range(20):
+        with watched.phase(f"training step {number}"):
+            watched.passes(50)
+    watched.passes(600)
 
 
 def test_a_process_alone_has_no_watchdog() -> None:
     with Watchdog(Ranks(0, 0, 1), 0.01) as watchdog, watchdog.phase("training step 1"):
-        time.sleep(0.1)
-        assert not watchdog._thread.is_alive()
+        assert watchdog._thread.ident is None, "it has not been started"
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert condition()

@@ -140,20 +140,23 @@ class Watchdog:
                 return
 
     def _watch(self) -> None:
-        over = False
-        while not over:  # at once the first time: a rank that stops right away has been heard of
-            overdue = next((number for number, lane in enumerate(self._lanes) if self._is_overdue(lane)), None)
-            try:
-                self._write()
-                if overdue is not None:
-                    self._look_around(overdue)
-                self._listen_to_rank_0()
-            except RuntimeError:  # the store has gone with the launcher: whoever started this ends it
-                if overdue is not None:
-                    lane = self._lanes[overdue]
-                    self._say(f"{lane.doing} has stood still for {lane.look():.0f} s, and the store is gone")
-                    self._end(HUNG)
-            over = self._over.wait(self._interval)
+        self._turn()  # at once the first time: a rank that stops right away has been heard of
+        while not self._over.wait(self._interval):
+            self._turn()
+
+    def _turn(self) -> None:
+        """What the thread does at each interval."""
+        overdue = next((number for number, lane in enumerate(self._lanes) if self._is_overdue(lane)), None)
+        try:
+            self._write()
+            if overdue is not None:
+                self._look_around(overdue)
+            self._listen_to_rank_0()
+        except RuntimeError:  # the store has gone with the launcher: whoever started this ends it
+            if overdue is not None:
+                lane = self._lanes[overdue]
+                self._say(f"{lane.doing} has stood still for {lane.look():.0f} s, and the store is gone")
+                self._end(HUNG)
 
     def _is_overdue(self, lane: _Lane) -> bool:
         still = lane.look()  # of every lane, each time: it notes the headway

@@ -238,7 +238,7 @@ tokenise = pipeline.tokenise_range
 def stall(task):
     tokenise(task)
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 pipeline.tokenise_range = stall
 prepare(FilesConfig(train=(sys.argv[1],), prepared_dir=sys.argv[2]), BytesConfig())
 """
@@ -336,14 +336,14 @@ def test_a_second_process_waits_for_the_first_and_leaves_its_files_alone(texts):
         told.append(message)
         waiting.set()
 
-    thread = threading.Thread(target=lambda: prepare(config, BYTES, progress))
+    thread = threading.Thread(target=lambda: prepare(config, BYTES, progress), daemon=True)
     thread.start()
-    assert waiting.wait(10)
+    assert waiting.wait(300)
     assert told[0].startswith("another process is preparing")
     assert [path.suffix for path in folders(config)] == [".partial"]
     process.kill()
     process.wait()
-    thread.join(10)
+    thread.join(300)
     assert not thread.is_alive()
     assert prepare(config, BYTES).manifest.n_duplicates == 1
 

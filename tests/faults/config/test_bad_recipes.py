@@ -6,7 +6,6 @@
 import os
 import random
 import re
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -102,10 +101,8 @@ def test_a_mistake_anywhere_is_named_and_nothing_is_written(call, tiny: Path, mo
     for _ in range(N_MISTAKES):
         wrong, kind, word = wrong_recipe(whole, generator)
         tiny.write_bytes(wrong.encode(errors="surrogateescape"))
-        began = time.monotonic()
         code, _, errors = call("train", tiny)
         assert code == 2, wrong
-        assert time.monotonic() - began < 5
         assert errors.startswith(("isogloss: tiny.yaml:", f"isogloss: {tiny}:")), errors
         assert word in errors, (kind, errors)
         assert "Traceback" not in errors

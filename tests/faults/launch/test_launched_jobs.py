@@ -52,6 +52,12 @@ def train_step(model, *args, **kwargs):
 m.train_step = train_step
 """
 RAISING = BROKEN.format(what="raise RuntimeError('a cosmic ray')")
+HELD = """
+import os, pathlib
+if "RANK" in os.environ:
+    import gates
+    gates.hold({step}, pathlib.Path({gate!r}))
+"""
 POISONING = BROKEN.format(
     what="kernel = model.loss_kernel; model.loss_kernel = lambda *a: tuple(part * float('nan') for part in kernel(*a))"
 )
@@ -67,7 +73,21 @@ def final(folder: Path) -> dict[str, Any]:
 
 
 def some_step() -> int:
-    return random.Random(time.time_ns()).randrange(2, 20)
+    return random.randrange(2, 20)
+
+
+@pytest.fixture(autouse=True)
+def _drawn() -> None:
+    """Moments are drawn anew in a campaign only."""
+    random.seed(None if N else 0)
+
+
+@pytest.fixture
+def gate(tiny: Path) -> Path:
+    """A file; while it exists, ranks that are started with ``HELD`` wait for it."""
+    gate = tiny.with_name("gate")
+    gate.touch()
+    return gate
 
 
 ONE_THREAD = ("--threads", "1")  # as the ranks of tests have
@@ -79,21 +99,26 @@ SHORT = ["train.steps=40", "checkpoint.every=10", "watch.validate_every=10", "wa
 
 
 @pytest.mark.campaign(3, 18)
-def test_stopped_killed_and_restarted_it_ends_as_if_nothing_had_been(launch, tiny: Path) -> None:
+def test_stopped_killed_and_restarted_it_ends_as_if_nothing_had_been(launch, tiny: Path, gate: Path) -> None:
     """SIGUSR1 to one rank: both save at the same step, code 75. Then SIGKILL of one rank under --max-restarts."""
     undisturbed = ["name=whole", "watch.log_every=1", *SHORT]
     whole = ranks.start(jobs.train_recipe, 2, str(tiny), undisturbed, launched=True)
-    cut = launch("cut", *SHORT, options=ONE_THREAD)
+    held = HELD.format(step=30, gate=str(gate))
+    cut = launch("cut", *SHORT, options=ONE_THREAD, code=held)
     cut.wait_for_step(some_step())
     os.kill(random.choice(cut.ranks), signal.SIGUSR1)
+    gate.unlink()
     assert cut.wait() == REQUEUE, cut.text
     assert "the same command goes on from there" in cut.text
     assert cut.orphans() == []
 
-    again = launch("cut", *SHORT, options=(*ONE_THREAD, "--max-restarts", "1"))
+    gate.touch()
+    held = HELD.format(step=35, gate=str(gate))
+    again = launch("cut", *SHORT, options=(*ONE_THREAD, "--max-restarts", "1"), code=held)
     again.wait_for_step(cut.step() + 2)
     victim = random.randrange(2)
     os.kill(again.ranks[victim], signal.SIGKILL)
+    gate.unlink()
     assert again.wait() == 0, again.text
     assert f"rank {victim} (process {again.ranks[victim]}) was killed by SIGKILL; all ranks start again" in again.text
     assert "resuming after step" in again.text
@@ -116,12 +141,12 @@ def test_a_rank_killed_ten_times_in_one_launch(launch) -> None:
 
 
 @pytest.mark.campaign(19)
-def test_an_error_on_one_rank_ends_both_and_is_told_once(launch) -> None:
-    job = launch("raising", *ENDLESS, code=RAISING)
+def test_an_error_on_one_rank_ends_both_and_is_told_once(launch, gate: Path) -> None:
+    job = launch("raising", *ENDLESS, code=RAISING + HELD.format(step=3, gate=str(gate)))
     job.wait_for_step(1)
-    began = time.monotonic()
-    assert job.wait() == 1
-    assert time.monotonic() - began < 30
+    gate.unlink()
+    assert job.wait() == 1, job.text
+    assert "has stood still" not in job.text, "ended by the watchdog, not by the error"
     assert job.text.count("Traceback") == 1, job.text
     assert "RuntimeError: a cosmic ray" in job.text
     assert "(on rank 1 of 2)" in job.text
