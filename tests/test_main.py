@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from isogloss.train.signals import REQUEUE
+from isogloss.train.signals import OUTCOME, REQUEUE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 TORCHRUN, SRUN, ALONE = {"WORLD_SIZE": "2"}, {"SLURM_STEP_NUM_TASKS": "2"}, {"WORLD_SIZE": "1"}
@@ -45,6 +45,13 @@ def test_the_program_listens_before_the_command_line_is_imported() -> None:
     code += "cli.main = lambda: signal.raise_signal(signal.SIGUSR1)\nsys.modules['isogloss.cli'] = cli\n"
     code += "sys.argv = ['isogloss', 'train']\nfrom isogloss.__main__ import main\nmain()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == REQUEUE
+
+
+def test_a_launcher_gets_the_word(tmp_path: Path, monkeypatch) -> None:
+    """srun kills the others when the first one leaves, and says no more than that."""
+    monkeypatch.setenv(OUTCOME, str(tmp_path / "outcome"))
+    assert ended(signal.SIGUSR1, ["train"], SRUN) == REQUEUE
+    assert (tmp_path / "outcome").read_text() == str(REQUEUE)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])

@@ -22,7 +22,12 @@ case "$1 $2" in
     "show job") echo "JobState=${STATE:-RUNNING} Reason=None" ;;
     *) echo "$@" >> "$SAID" ;;
 esac""",
-    "srun": 'echo "$MASTER_ADDR $MASTER_PORT $OMP_NUM_THREADS $PYTHONPATH" "$@" >> "$SAID"; exit "$CODE"',
+    "srun": """
+echo "$MASTER_ADDR $MASTER_PORT $OMP_NUM_THREADS $PYTHONPATH" "$@" >> "$SAID"
+[ -e "$ISOGLOSS_OUTCOME" ] && echo "a word of before" >> "$SAID"
+[ -n "${WORD:-}" ] && printf "$WORD" > "$ISOGLOSS_OUTCOME"
+echo "${RANK:-no} ${WORLD_SIZE:-no} rank" >> "$SAID"
+exit "$CODE\"""",
     "sbatch": 'echo "Submitted batch job 7"; echo sbatch "$@" >> "$SAID"',
 }
 
@@ -66,6 +71,7 @@ def test_what_is_asked_of_sbatch(recipe: Recipe) -> None:
         "--requeue",
         "--signal=USR1@180",
         "--open-mode=append",
+        f"--chdir={Path.cwd()}",
         "--mem=0",
     ):
         assert f"#SBATCH {option}\n" in script
@@ -91,28 +97,41 @@ def test_no_gpus_no_option_of_gpus(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "state", "again"),
-    [(75, "RUNNING", True), (75, "CANCELLED", False), (0, "RUNNING", False), (1, "RUNNING", False)],
+    ("code", "word", "ends", "state", "again"),
+    [
+        (0, 75, 75, "RUNNING", True),
+        (75, None, 75, "RUNNING", True),  # asked before the first step
+        (137, 75, 75, "RUNNING", True),  # srun has killed who was last on the way out
+        (0, 75, 75, "CANCELLED", False),
+        (0, None, 0, "RUNNING", False),
+        (0, 129, 129, "RUNNING", False),
+        (137, None, 137, "RUNNING", False),
+        (1, 75, 1, "RUNNING", False),  # what a rank has failed with counts more
+    ],
 )
 def test_a_job_that_has_more_to_do_queues_again(
-    recipe: Recipe, slurm: Path, monkeypatch, code: int, state: str, again: bool
+    recipe: Recipe, slurm: Path, monkeypatch, code: int, word: int | None, ends: int, state: str, again: bool
 ) -> None:
     job = plan_slurm(recipe, LAUNCH)
-    assert submit(job) == "Submitted batch job 7"
-    monkeypatch.setenv("CODE", str(code))
+    job.path.parent.mkdir(parents=True)
+    job.path.write_text(job.script)
+    (job.path.parent / "outcome-12345").write_text("75")  # the same job, killed before, left it
+    for name, value in {"CODE": code, "WORD": word or "", "RANK": 3, "WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("STATE", state)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert subprocess.run(["bash", job.path]).returncode == code
+    assert subprocess.run(["bash", job.path]).returncode == ends
     said = slurm.read_text().splitlines()
-    assert said[0] == f"sbatch {job.path}"
-    command = f"--kill-on-bad-exit=1 --cpus-per-task=8 {sys.executable} -m isogloss train "
-    assert said[1].startswith(f"first 17345 8 {job.code} {command}")
-    assert said[2:] == (["requeue 12345"] if again else [])
+    command = f"--export=ALL --kill-on-bad-exit=1 --cpus-per-task=8 {sys.executable} -m isogloss train "
+    assert said[0].startswith(f"first 17345 8 {job.code} {command}")
+    assert said[1:] == ["no no rank", *(["requeue 12345"] if again else [])]
+    assert not list(job.path.parent.glob("outcome-*"))
 
 
-def test_code_and_recipe_are_those_of_the_submission(recipe: Recipe, tiny: Path) -> None:
+def test_code_and_recipe_are_those_of_the_submission(recipe: Recipe, tiny: Path, slurm: Path) -> None:
     job = plan_slurm(recipe, LAUNCH)
-    write_slurm(job)
+    assert submit(job) == "Submitted batch job 7"
+    assert slurm.read_text().splitlines() == [f"sbatch {job.path}"]
     tiny.write_text("name: edited meanwhile")
     assert load_config(Recipe, job.recipe[0]) == recipe
     program = "import isogloss, isogloss.recipe; print(isogloss.__file__, len(isogloss.recipe.shipped_recipes()))"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch._logging import warning_once
+from torch._logging._internal import warning_once
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from isogloss.models.decoder import Decoder

@@ -2,8 +2,8 @@
 
 ``srun`` starts one process for each GPU, and `isogloss.parallel.env` finds its variables. A job waits in a queue, and
 is started again after each time limit, so it must not see what is edited meanwhile: the package and the resolved recipe
-are copied when it is submitted. Before the limit SLURM sends SIGUSR1 to all ranks; they save and exit with 75, and the
-script then puts the job into the queue again. Any other exit code ends it.
+are copied when it is submitted. Before the limit SLURM sends SIGUSR1 to all ranks; they save and leave the word 75, and
+the script then puts the job into the queue again. Any other exit code ends it.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from isogloss.config.base import UserError
 from isogloss.config.load import dump_config
 from isogloss.durable import whole_folder, write_whole
 from isogloss.recipe import Recipe
-from isogloss.train.signals import REQUEUE
+from isogloss.train.signals import OUTCOME, REQUEUE
 
 _SCRIPT = """\
 #!/bin/bash
@@ -27,19 +27,29 @@ _SCRIPT = """\
 
 # Made by `isogloss launch slurm`; submit it with: sbatch {script}
 set -u
+unset RANK LOCAL_RANK WORLD_SIZE  # of a shell that was itself started by a launcher; srun's variables count
 export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}
 export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((15000 + SLURM_JOB_ID % 10000))
+# Ranks that were asked to end leave their exit code here: srun kills those still on their way out as soon as one has
+# another code than 0, and gives the highest, 137 then.
+export {outcome}={folder}/outcome-$SLURM_JOB_ID
+rm -f "${outcome}"
 
-# SLURM 22.05 and later let go of the cores that were asked for unless they are named again.
-srun --kill-on-bad-exit=1 --cpus-per-task="$OMP_NUM_THREADS" {command}
+# SLURM 22.05 and later let go of the cores that were asked for unless they are named again; and where jobs do not get
+# the environment they are submitted from (--export=NONE), ranks do not get this one, unless it is asked for.
+srun --export=ALL --kill-on-bad-exit=1 --cpus-per-task="$OMP_NUM_THREADS" {command}
 code=$?
-# {requeue}: saved, and has more to do. A job that was cancelled does not run any more, and stays so.
-if [ $code -eq {requeue} ] && scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then
-    scontrol requeue "$SLURM_JOB_ID"
+if [ $code -eq 0 -o $code -ge 128 ] && [ -s "${outcome}" ]; then
+    code=$(cat "${outcome}")
 fi
-exit $code
+rm -f "${outcome}"
+# {requeue}: saved, and has more to do. A job that was cancelled does not run any more, and stays so.
+if [ "$code" -eq {requeue} ] && scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then
+    scontrol requeue "$SLURM_JOB_ID" || echo "isogloss: this cluster does not requeue jobs; submit this script again"
+fi
+exit "$code"
 """
 
 
@@ -108,6 +118,8 @@ def plan_slurm(recipe: Recipe, launch: SlurmLaunch) -> SlurmJob:
         script=shlex.quote(str(path)),
         code=shlex.quote(str(code)),
         command=command,
+        folder=shlex.quote(str(folder)),
+        outcome=OUTCOME,
         requeue=REQUEUE,
     )
     return SlurmJob(script, path, code, (recipe_file, dump_config(recipe)))
@@ -172,6 +184,7 @@ def _options(name: str, folder: Path, launch: SlurmLaunch) -> list[str]:
         *([f"--account={launch.account}"] if launch.account else []),
         "--requeue",
         f"--signal=USR1@{round(60 * launch.lead)}",
+        f"--chdir={shlex.quote(str(Path.cwd()))}",  # what is relative in the recipe is so to this
         f"--output={shlex.quote(f'{folder}/slurm-%j.out')}",
         "--open-mode=append",
         *launch.options,

@@ -21,7 +21,7 @@ REQUEUE = 75
 TIME_LIMIT = 255
 """Stands for the limit of time where signals' numbers stand for signals; above all of them."""
 OUTCOME = "ISOGLOSS_OUTCOME"
-"""The variable that names the file in which a rank leaves its exit code for ``isogloss launch local``."""
+"""The variable that names the file in which a rank leaves its exit code for ``isogloss launch``."""
 ECHO = 0.5
 """Seconds within which a second signal is the first one again: a launcher passes on what its children also got."""
 
@@ -92,8 +92,17 @@ def leave_from_now_on(many: bool, instead_of: Sequence[Any]) -> Sequence[int]:
     """
     heard = [number for number in HEARD if signal.getsignal(number) in instead_of]
     for number in heard:
-        signal.signal(number, lambda number, frame: os._exit(Interrupted(number, many).exit_code))
+        signal.signal(number, lambda number, frame: _leave(Interrupted(number, many).exit_code))
     return heard
+
+
+def _leave(code: int) -> None:
+    """End the process; what waits for several ranks may only see that the others were killed then, but has the word."""
+    if (outcome := os.environ.get(OUTCOME)) is not None:
+        with suppress(OSError):
+            handle = os.open(outcome, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.write(handle, str(code).encode())
+    os._exit(code)
 
 
 @contextmanager
