@@ -23,7 +23,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     import torch
 
     torch.set_num_threads(1)  # workers whose threads wait for each other's cores are many times slower than one thread
-# Few cases of each property by default, and the same each time, so that the suite is quick and nothing hangs on luck; in
+# Few cases of each property by default, the same each time, so that the suite is quick and nothing hangs on luck; in
 # a campaign many times as many, drawn anew. How long drawing takes says how busy the machine is.
 settings.register_profile(
     "isogloss",
