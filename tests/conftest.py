@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import shape_checks  # noqa: F401 (before the library)
 
@@ -23,8 +23,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     import torch
 
     torch.set_num_threads(1)  # workers whose threads wait for each other's cores are many times slower than one thread
-# Few cases of each property by default, so that the suite is quick; many times as many in a campaign.
-settings.register_profile("isogloss", max_examples=40 * int(os.environ.get("ISOGLOSS_FAULTS", "1")), deadline=None)
+# Few cases of each property by default, the same each time, so that the suite is quick and nothing hangs on luck; in
+# a campaign many times as many, drawn anew. How long drawing takes says how busy the machine is.
+settings.register_profile(
+    "isogloss",
+    max_examples=40 * int(os.environ.get("ISOGLOSS_FAULTS", "1")),
+    deadline=None,
+    derandomize="ISOGLOSS_FAULTS" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("isogloss")
 STDERR = pytest.StashKey[int]()
 

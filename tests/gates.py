@@ -1,4 +1,4 @@
-"""Runs that wait at a step for a test to do what it does to them in the middle: else a slow test comes after their end."""
+"""Runs that wait at a step for what a test does to them in the middle: a slow test would come after their end."""
 
 import time
 from collections.abc import Iterator

@@ -25,7 +25,6 @@ from isogloss.study.training import training_trial
 from isogloss.study.trials import Study, Trial, open_study
 from isogloss.train.display import Display
 
-
 # Before anything else in each of a program's processes: no trial but the first is recorded.
 HELD = """
 import os, time
