@@ -1,9 +1,12 @@
 """A block that recomputes keeps less for its backward pass, and gives the same loss and gradients, bit for bit."""
 
+import inspect
+import logging
 from typing import Any
 
 import pytest
 import torch
+import torch._higher_order_ops.wrap as wrap
 
 from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import Batch
@@ -68,3 +71,17 @@ def test_products_are_kept_by_the_selective_one(make_decoder) -> None:
         counted[what] = Products.n
     assert counted["selective"] == counted["none"] < counted["full"]
     assert counted["full"] - counted["none"] == 6 * 2  # a block's matrices, but the last: nobody needs its result
+
+
+def test_what_pytorch_warns_of_when_it_is_compiled_is_not_heard(make_decoder) -> None:
+    recompute_blocks(make_decoder(), "selective")
+    words = "Detected that context_fn is passed to torch.utils.checkpoint under torch.compile."
+    assert words in inspect.getsource(wrap), "PyTorch puts it in other words now"
+    heard: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(record.getMessage())
+    wrap.log.addHandler(listener)
+    wrap.log.warning(f"\n{words}\n")
+    wrap.log.warning("something else")
+    wrap.log.removeHandler(listener)
+    assert heard == ["something else"]

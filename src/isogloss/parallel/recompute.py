@@ -5,6 +5,7 @@ selective   keep what products, attention kernels and transfers between ranks gi
 full        keep the block's input only (Chen et al. 2016): about a third more operations
 """
 
+import logging
 from functools import partial
 from typing import Any, Literal
 
@@ -38,10 +39,16 @@ def recompute_blocks(model: Decoder, what: Recompute) -> None:
     """Let the blocks of a model, not yet compiled, recompute what is not kept."""
     if what == "none":
         return
+    # When such a block is compiled PyTorch warns, on each rank, of operations in place; in training a block has none.
+    logging.getLogger("torch._higher_order_ops.wrap").addFilter(_is_of_concern)
     contexts = {} if what == "full" else {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
     for block in model.blocks():
         # No block draws random numbers: there is no generator's state to put back.
         block.recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, **contexts)
+
+
+def _is_of_concern(record: logging.LogRecord) -> bool:
+    return "context_fn is passed to torch.utils.checkpoint" not in record.getMessage()
 
 
 def _policy(context: Any, operation: Any, *arguments: Any, **keywords: Any) -> CheckpointPolicy:
