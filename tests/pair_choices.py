@@ -104,7 +104,7 @@ BASE = [
     f"optim.lr={LR}",
     f"train.steps={STEPS}",
     "train.batch_size=8",
-    "parallel.timeout=0.5",
+    "parallel.timeout=2",
 ]
 
 Case = dict[str, str]

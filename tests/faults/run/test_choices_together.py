@@ -1,6 +1,6 @@
 """A run's choices taken together: of every two that can stand together, some run has both (`covering`, `pair_choices`).
 
-``ISOGLOSS_FAULTS`` is the percentage of the covering array that is gone through: 100 is all of it, every twelfth run
+``ISOGLOSS_FAULTS`` is the percentage of the covering array that is gone through: 100 is all of it, every thirtieth run
 compiled.
 """
 
@@ -18,7 +18,7 @@ from covering import Row, cover
 
 FAULTS = int(os.environ.get("ISOGLOSS_FAULTS", "0"))
 many = pytest.mark.skipif(FAULTS == 0, reason="a longer campaign: make faults")
-COMPILED = 12
+COMPILED = 30
 SECONDS = 3000
 
 
