@@ -23,6 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 import equality
+import torch
 import torch.distributed as dist
 from rich.console import Console
 
@@ -98,6 +99,8 @@ def run(case: Case, mesh: str, name: str, root: Path, stop: Stop | None = None) 
     """One run in this process, which is one of its ranks; what was said that should not have been."""
     n_ranks = MESHES[mesh][0]
     last = int(os.environ.get("RANK", "0")) == n_ranks - 1
+    if case.get("compiled"):
+        torch.compiler.reset()  # as in a process of its own: PyTorch keeps so many compiled forms of a block at most
     shown = io.StringIO()
     heard = root / f"heard-{os.getpid()}"
     with ExitStack() as stack:
