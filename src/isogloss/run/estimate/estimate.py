@@ -87,7 +87,7 @@ class RunEstimate:
 
 
 def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
-    """RunSize a recipe on ``n_ranks`` ranks, with a vocabulary taken from what is asked of the tokenizer.
+    """Estimate a recipe on ``n_ranks`` ranks, with a vocabulary taken from what is asked of the tokenizer.
 
     Raises:
         UserError: it cannot be shared out over so many.
