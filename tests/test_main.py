@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from isogloss.cli.errors import asked_to_leave
 from isogloss.train.signals import OUTCOME, REQUEUE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
@@ -51,7 +52,15 @@ def test_a_launcher_gets_the_word(tmp_path: Path, monkeypatch) -> None:
     """srun kills the others when the first one leaves, and says no more than that."""
     monkeypatch.setenv(OUTCOME, str(tmp_path / "outcome"))
     assert ended(signal.SIGUSR1, ["train"], SRUN) == REQUEUE
-    assert (tmp_path / "outcome").read_text() == str(REQUEUE)
+    assert (tmp_path / "outcome").read_text() == f"{REQUEUE}\n"
+
+
+@pytest.mark.parametrize(("place", "code"), [("outcome", 0), ("no folder/outcome", REQUEUE), (None, REQUEUE)])
+def test_a_word_that_cannot_be_left_is_the_code(tmp_path: Path, monkeypatch, place: str | None, code: int) -> None:
+    monkeypatch.delenv(OUTCOME, raising=False)
+    if place is not None:
+        monkeypatch.setenv(OUTCOME, str(tmp_path / place))
+    assert asked_to_leave(REQUEUE) == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
