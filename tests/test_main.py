@@ -109,22 +109,23 @@ def test_no_file_gets_the_number_of_a_stream_that_is_closed(tmp_path: Path, guar
     assert ((tmp_path / "file").read_bytes() == b"weights") == guarded
 
 
+FULL = "isogloss: the disk is full (while writing). Free some space and run the same command again\n"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize(
-    ("redirected", "code", "said"),
+    ("word", "redirected", "code", "said"),
     [
-        (
-            "> /dev/full",
-            2,
-            "isogloss: the disk is full (while writing). Free some space and run the same command again\n",
-        ),
-        ("> /dev/full 2> /dev/full", 2, ""),
-        (">&-", 0, ""),
-        ("| true", 141, ""),
+        ("--help", "> /dev/full", 2, FULL),  # written at once
+        ("--version", "> /dev/full", 2, FULL),  # at the end
+        ("--help", "> /dev/full 2> /dev/full", 2, ""),
+        ("--help", ">&-", 0, ""),
+        ("--help", "| true", 141, ""),
+        ("--version", "| true", 141, ""),
     ],
 )
-def test_what_cannot_be_written_is_said_once(redirected: str, code: int, said: str) -> None:
+def test_what_cannot_be_written_is_said_once(word: str, redirected: str, code: int, said: str) -> None:
     # Buffered, as by default: what is left of it fails once more when the interpreter ends.
-    command = f"set -o pipefail; unset PYTHONUNBUFFERED; '{sys.executable}' -m isogloss --help {redirected}"
+    command = f"set -o pipefail; unset PYTHONUNBUFFERED; '{sys.executable}' -m isogloss {word} {redirected}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, said)
