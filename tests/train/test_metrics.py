@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isogloss.train.metrics import Metrics, read_metrics
+from isogloss.train.metrics import Metrics, finite, read_metrics
 
 
 class Recorder:
@@ -110,3 +110,12 @@ def test_trackers_hear_numbers_only_and_are_closed(tmp_path: Path) -> None:
             (3, {"validation/loss": 1.0, "validation/targets": 7})
         ]
         assert tracker.closed == 1
+
+
+def test_what_json_cannot_hold_is_left_out_at_any_depth() -> None:
+    inf, nan = float("inf"), float("nan")
+    assert finite({"a": inf, "b": [nan, {"c": (1.0, -inf)}], "d": "nan"}) == {
+        "a": None,
+        "b": [None, {"c": [1.0, None]}],
+        "d": "nan",
+    }

@@ -145,6 +145,14 @@ def working(doing: str = "saving step 120", still: float = 0.0, rank: int = 1) -
     return beat(rank, 1, doing=doing, still=still)
 
 
+def test_a_rank_that_stops_right_away_has_been_heard_of() -> None:
+    shared = dist.PrefixStore("watchdog", store := dist.HashStore())
+    watchdog = Watchdog(Ranks(0, 0, 2, store), 60.0)
+    watchdog._interval = 3600.0
+    with watchdog:
+        wait_for(lambda: shared.check(["beat/0"]))
+
+
 def test_its_thread_ends_the_process_by_itself(ended: Ended, capfd) -> None:
     with Watchdog(Ranks(0, 0, 2, dist.HashStore()), 0.1, ended) as watchdog, watchdog.phase("training step 3"):
         assert ended.came.wait(300)
