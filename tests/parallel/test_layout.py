@@ -109,6 +109,9 @@ def test_ranks_by_torchrun_by_slurm_or_alone() -> None:
     assert find_ranks({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == ALONE, "a batch script is one process"
     with pytest.raises(UserError, match="LOCAL_RANK=''"):
         find_ranks({"RANK": "3", "WORLD_SIZE": "4"})
+    for wrong in ({"RANK": "4"}, {"RANK": "-1"}, {"LOCAL_RANK": "-1"}, {"WORLD_SIZE": "0"}, {"RANK": "abc"}):
+        with pytest.raises(UserError, match="not a launcher's numbers"):
+            find_ranks(torchrun | wrong)
 
 
 def test_a_process_that_is_alone_begins_no_group() -> None:
