@@ -42,12 +42,12 @@ def complain(message: str) -> None:
 
 def one_of_many() -> bool:
     """Whether this process is a rank of several, and has got so far as to know."""
-    from isogloss.config.base import UserError
-
     env = sys.modules.get("isogloss.parallel.env")
+    if env is None:
+        return False
     try:
-        return env is not None and env.find_ranks().world_size > 1
-    except UserError:  # variables that make no sense: it has been told, and has met no other
+        return env.find_ranks().world_size > 1
+    except env.UserError:  # variables that make no sense: it has been told, and has met no other
         return False
 
 
