@@ -33,6 +33,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from isogloss.config.base import UserError
+from isogloss.parallel.env import LAUNCHER
 from isogloss.train.signals import ECHO, ENDING, HEARD, OUTCOME, REQUEUE
 
 # Ranks of a job that has failed have nothing to save: they get so many seconds between SIGTERM and SIGKILL.
@@ -91,7 +92,7 @@ def launch_local(launch: LocalLaunch) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told once, by this module
     with tempfile.TemporaryDirectory(prefix="isogloss-launch-") as folder:
         outcome = Path(folder) / "outcome"
-        os.environ[OUTCOME] = str(outcome)
+        os.environ[OUTCOME], os.environ[LAUNCHER] = str(outcome), str(os.getpid())
         agent = _Agent(launch, folder)
         with agent.signals_forwarded():
             try:

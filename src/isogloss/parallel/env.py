@@ -27,6 +27,9 @@ PATIENCE = timedelta(days=7)
 """How long ranks wait where the watchdog alone decides: for what rank 0 does alone, such as preparing a corpus, and for
 each other's files of a checkpoint."""
 
+LAUNCHER = "ISOGLOSS_LAUNCHER"
+"""The variable in which ``isogloss launch local`` tells its ranks the number of its process."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -204,3 +207,6 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        # Killed before this, it sends nothing, and the rank would wait for it as long as it may.
+        if os.environ.get(LAUNCHER, "") not in ("", str(os.getppid())):
+            os._exit(128 + signal.SIGTERM)

@@ -275,6 +275,19 @@ def test_ranks_do_not_outlive_their_launcher(launch, time_: int) -> None:
     assert job.orphans(30) == []
 
 
+@pytest.mark.campaign(19)
+@long
+@pytest.mark.parametrize("time_", TIMES)
+def test_nor_one_that_is_killed_as_soon_as_they_are_born(launch, time_: int) -> None:
+    job = launch("orphaned", *ENDLESS)
+    while len(job.ranks) < 2:
+        assert job.launcher.poll() is None, job.text
+        time.sleep(0.02)
+        job.find_ranks()
+    os.kill(job.launcher.pid, signal.SIGKILL)
+    assert job.orphans(30) == []
+
+
 @pytest.mark.control(19)
 @long
 def test_control_without_death_with_the_parent_they_do(launch) -> None:
