@@ -22,7 +22,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again"
+        return f"{DISK_FULL[error.errno]} ({error.filename or 'while writing'}). Free some space and run the same command again"
     unusable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
     if isinstance(error, OSError) and error.errno in unusable:
         return f"{error.filename}: {error.strerror}. Change its permissions, or choose another place"
