@@ -22,7 +22,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return f"{DISK_FULL[error.errno]} ({error.filename or 'while writing'}). Free some space and run the same command again"
+        full, where = DISK_FULL[error.errno], error.filename or "while writing"
+        return f"{full} ({where}). Free some space and run the same command again"
     unusable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
     if isinstance(error, OSError) and error.errno in unusable:
         return f"{error.filename}: {error.strerror}. Change its permissions, or choose another place"
