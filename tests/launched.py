@@ -33,9 +33,13 @@ class Job:
             assert self.launcher.poll() is None, self.text
             assert time.monotonic() < deadline, self.text
             time.sleep(0.02)
+        self.find_ranks()
+        assert len(self.ranks) == 2, self.text
+
+    def find_ranks(self) -> None:
+        """Those that have been started so far."""
         children = Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children")
         self.ranks = [int(pid) for pid in children.read_text().split()]
-        assert len(self.ranks) == 2, self.text
 
     def wait(self, seconds: float = 300) -> int:
         """Until the launcher has ended; its exit code."""

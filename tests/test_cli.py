@@ -59,6 +59,15 @@ def test_no_such_recipe(isogloss) -> None:
     assert "did you mean stdlib-small?" in complaint(isogloss("train", "stdlib-smal"))
 
 
+def test_variables_of_a_launcher_that_make_no_sense(isogloss, tiny: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("abc", "2"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        assert f"RANK='{rank}', LOCAL_RANK='0', WORLD_SIZE='2': " in complaint(isogloss("train", tiny))
+    assert not tiny.with_name("runs").exists()
+
+
 @pytest.mark.campaign(16, 17)
 @pytest.mark.parametrize(
     ("override", "words"),
@@ -382,7 +391,7 @@ def test_a_full_disk_while_training(isogloss, tiny: Path) -> None:
         message = complaint(isogloss("train", tiny))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
-    assert "disk is full" in message
+    assert "a file may not become so large here (ulimit -f)" in message
     folder = tiny.parent / "runs/tiny/checkpoints"
     assert [p.name for p in folder.iterdir()] == ["step-0000000003"]
     code, out, _ = isogloss("train", tiny)

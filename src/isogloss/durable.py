@@ -16,8 +16,12 @@ from typing import BinaryIO
 from isogloss.headway import advance
 
 _AT_ONCE = 1 << 24  # bytes
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors that say there is no room: the disk's, the user's quota, the process's limit."""
+DISK_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota on this disk is used up",
+    errno.EFBIG: "a file may not become so large here (ulimit -f)",
+}
+"""Errors that say there is no room, in words."""
 
 
 def sync(stream: BinaryIO) -> None:

@@ -21,6 +21,7 @@ from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import CorruptCheckpointError
 from isogloss.checkpoint.load import load_checkpoint, newest_checkpoint
 from isogloss.checkpoint.save import save_checkpoint
+from isogloss.cli.errors import explain
 from isogloss.config.base import UserError
 
 FILES = ["model.safetensors", "optimizer.safetensors", "index.json", "state.json", "manifest.json"]
@@ -256,6 +257,15 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path: Path, monkeypatch) -
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000000001"]
     assert newest(tmp_path) == (1, [])
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.EDQUOT, "the quota"), (errno.EFBIG, "ulimit -f")])
+def test_what_is_full_is_said(tmp_path: Path, monkeypatch, number: int, words: str) -> None:
+    """A disk with much room is not called full."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(number, "no room")))
+    with pytest.raises(UserError, match=words):
+        save(tmp_path, 1)
+    assert words in (explain(OSError(number, "no room")) or "")
 
 
 @pytest.mark.control(10)

@@ -26,11 +26,17 @@ def test_checkpoints_without_a_recipe_are_refused_and_set_aside_by_fresh(tiny: P
     assert (tiny.parent / "runs/tiny.1/checkpoints").is_dir()
 
 
-@pytest.mark.parametrize("damage", ["[]", "{}", '{"steps": "x"}', '{"steps": 3}', "\ud800"])
+@pytest.mark.parametrize(
+    "damage",
+    ["[]", "{}", '{"steps": "x"}', '{"steps": 3}', '{"steps": 3, "validation": null}', "\ud800", "[" * 100_000],
+    ids=lambda text: text[:40].encode("unicode_escape").decode(),
+)
 def test_a_damaged_summary_is_written_anew(tiny: Path, damage: str) -> None:
     first = run(tiny, "train.steps=3")
     path = tiny.parent / "runs/tiny/summary.json"
     path.write_bytes(damage.encode("utf-8", "surrogatepass"))
+    for name in ("machine.json", "init.json"):
+        path.with_name(name).write_text("[" * 100_000)
     again = run(tiny, "train.steps=3")
     assert again["validation"] == first["validation"]
 

@@ -6,7 +6,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from isogloss.train.display import Display, results_table
+from isogloss.train.display import Display, banner, results_table
+from isogloss.train.machine import Machine
+from isogloss.train.size import RunSize
 
 
 def display_of(*, terminal: bool) -> tuple[Display, StringIO]:
@@ -74,3 +76,12 @@ def test_the_table_has_every_row_under_its_title() -> None:
         ["loss", "1.5"],
         ["steps", "10"],
     ]
+
+
+def test_the_banner_says_on_how_many_ranks() -> None:
+    size = RunSize({"head": 8}, 1e12)
+    numbers = {"peak": 1e12, "memory": 1e9, "steps": 2, "tokens_per_step": 4, "tokens": 8, "corpus_tokens": None}
+    many = Machine("cpu", "a processor", "fp32", False, 1, "2.13", ranks=4)
+    assert "on a processor (cpu, 4 ranks of 1 thread): " in banner("a", "runs/a", size, many, **numbers)
+    alone = Machine("cpu", "a processor", "fp32", False, 2, "2.13")
+    assert "on a processor (cpu, 2 threads): " in banner("a", "runs/a", size, alone, **numbers)

@@ -13,11 +13,13 @@ import torch.distributed as dist
 
 from isogloss.config.base import UserError
 from isogloss.headway import advance
+from isogloss.launch import local
 from isogloss.parallel.env import OtherRankError, Ranks
 from isogloss.train import first_error as module
 from isogloss.train import watchdog as module_of_watchdog
 from isogloss.train.beats import Beat, describe, latest_headway
 from isogloss.train.first_error import first_error, of_another
+from isogloss.train.signals import OUTCOME
 from isogloss.train.watchdog import HUNG, Watchdog
 
 
@@ -356,6 +358,16 @@ def test_only_the_first_error_is_raised(exits) -> None:
     with pytest.raises(SystemExit):
         fail(Ranks(0, 0, 2, store), RuntimeError("theirs"))
     assert exits == [1]
+
+
+def test_a_launcher_has_the_time_to_say_how_the_other_died(monkeypatch) -> None:
+    """Longer than ranks of a job that has failed have until it kills them."""
+    slept = list[float]()
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    monkeypatch.setenv(OUTCOME, "/nowhere")
+    with pytest.raises(RuntimeError, match="gloo"):
+        fail(Ranks(0, 0, 2, dist.HashStore()), RuntimeError("gloo: Connection closed by peer"))
+    assert slept[0] > local._GRACE + 1
 
 
 def test_a_process_alone_raises_its_own() -> None:

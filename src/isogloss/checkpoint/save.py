@@ -226,7 +226,8 @@ def _explain(error: OSError, root: Path, size: int | None) -> str:
     if error.errno in DISK_FULL:
         free = free_bytes(root)
         known = "" if free is None else f", {free:,} bytes are free"
-        why = f"the disk is full{known}{'' if size is None else f', a checkpoint needs {size:,}'}. Free some space"
+        needed = "" if size is None else f", a checkpoint needs {size:,}"
+        why = f"{DISK_FULL[error.errno]}{known}{needed}. Free some space"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         why = "the folder cannot be written. Change its permissions, or choose another with runs_dir="
     else:

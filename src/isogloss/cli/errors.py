@@ -21,7 +21,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again"
+        full, where = DISK_FULL[error.errno], error.filename or "while writing"
+        return f"{full} ({where}). Free some space and run the same command again"
     unusable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
     if isinstance(error, OSError) and error.errno in unusable:
         return f"{error.filename}: {error.strerror}. Change its permissions, or choose another place"
@@ -42,7 +43,12 @@ def complain(message: str) -> None:
 def one_of_many() -> bool:
     """Whether this process is a rank of several, and has got so far as to know."""
     env = sys.modules.get("isogloss.parallel.env")
-    return env is not None and env.find_ranks().world_size > 1
+    if env is None:
+        return False
+    try:
+        return env.find_ranks().world_size > 1
+    except env.UserError:  # variables that make no sense: it has been told, and has met no other
+        return False
 
 
 def leave(code: int) -> NoReturn:

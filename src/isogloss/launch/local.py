@@ -33,6 +33,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from isogloss.config.base import UserError
+from isogloss.parallel.env import LAUNCHER
 from isogloss.train.signals import ECHO, ENDING, HEARD, OUTCOME, REQUEUE
 
 # Ranks of a job that has failed have nothing to save: they get so many seconds between SIGTERM and SIGKILL.
@@ -90,7 +91,7 @@ def launch_local(launch: LocalLaunch) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told once, by this module
     with tempfile.TemporaryDirectory(prefix="isogloss-launch-") as folder:
         agent = _Agent(launch, folder)
-        os.environ[OUTCOME] = str(agent.outcome)
+        os.environ[OUTCOME], os.environ[LAUNCHER] = str(agent.outcome), str(os.getpid())
         with agent.signals_forwarded():
             try:
                 result: RunResult = agent.run()  # pyright: ignore

@@ -27,6 +27,9 @@ PATIENCE = timedelta(days=7)
 """How long ranks wait where the watchdog alone decides: for what rank 0 does alone, such as preparing a corpus, and for
 each other's files of a checkpoint."""
 
+LAUNCHER = "ISOGLOSS_LAUNCHER"
+"""The variable in which ``isogloss launch local`` tells its ranks the number of its process."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -57,7 +60,7 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     """Who this process is, by torchrun's variables, else by those of a SLURM step (``srun``), else alone.
 
     Raises:
-        UserError: a variable that goes with the others is missing or no number.
+        UserError: a variable that goes with the others is missing, no number, or out of range.
     """
     for names in (
         ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
@@ -67,9 +70,11 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
         if names[0] in environment and names[2] in environment:
             try:
                 rank, local_rank, world_size = (int(environment[name]) for name in names)
+                if local_rank < 0 or not 0 <= rank < world_size:
+                    raise ValueError
             except (KeyError, ValueError):
                 said = ", ".join(f"{name}={environment.get(name, '')!r}" for name in names)
-                raise UserError(f"{said}: the launcher's variables are not three numbers; unset them") from None
+                raise UserError(f"{said}: these are not a launcher's numbers; unset them") from None
             return Ranks(rank, local_rank, world_size)
     return ALONE
 
@@ -202,3 +207,6 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        # Killed before this, it sends nothing, and the rank would wait for it as long as it may.
+        if os.environ.get(LAUNCHER, "") not in ("", str(os.getppid())):
+            os._exit(128 + signal.SIGTERM)

@@ -46,7 +46,7 @@ class ParallelConfig(Config):
     """Type in which gradients are reduced."""
     offload: bool = False
     """Keep weights, gradients and optimizer state in the CPU's memory, and step there."""
-    timeout: float = Field(default=10.0, gt=0)
+    timeout: float = Field(default=10.0, gt=0, le=525_600)
     """Minutes that ranks wait for each other, in any phase of the run, without any of them getting on; then the run
     ends and says who is behind. What compiles may take three times as long; what rank 0 does alone is not hurried."""
 

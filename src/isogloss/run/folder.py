@@ -51,6 +51,13 @@ CHANGEABLE = (
 
 
 _LOCK, _HOLDER = "lock", "holder.json"
+# What is shown of a summary; one that was damaged is written anew.
+_SUMMARY = {
+    "validation": dict,
+    "baselines": dict,
+    "seconds": float | int,
+    "tokens_per_second": float | int,
+} | dict.fromkeys(("parameters", "steps", "skipped_steps", "tokens"), int)
 
 
 class RunFolder:
@@ -132,7 +139,7 @@ class RunFolder:
         """The machine's decisions that the run began with."""
         try:
             return Machine(**json.loads((self.path / "machine.json").read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
 
     def save_json(self, name: str, values: Any) -> None:
@@ -152,16 +159,16 @@ class RunFolder:
         try:
             rows = json.loads(self.plan_file.read_text())
             return {str(row["name"]): str(row["sha256"]) for row in rows}
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def summary(self) -> dict[str, Any] | None:
         """The results, if the run has finished."""
         try:
             found = json.loads(self.summary_file.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
-        whole = isinstance(found, dict) and isinstance(found.get("steps"), int) and "validation" in found
+        whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in _SUMMARY.items())
         return found if whole else None
 
     def set_aside(self, say: Callable[[str], None]) -> None:

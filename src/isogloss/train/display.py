@@ -109,12 +109,14 @@ def banner(
     by_heart = " (it will be learnt by heart: lower train.steps, or bring more text)" if passes > 20 else ""
     seconds = size.flops / (TYPICAL_SHARE_OF_PEAK * peak)
     rank = "" if machine.ranks == 1 else " on each rank"
+    ranks = "" if machine.ranks == 1 else f"{machine.ranks} ranks of "
+    threads = f"{ranks}{machine.threads} thread{'' if machine.threads == 1 else 's'}"
     return "\n".join(
         [
             f"{name}: {_count(size.n_parameters)} parameters ({parts})",
             f"  training {steps} steps of {tokens_per_step:,} tokens = {_count(tokens)} tokens"
             f"{times}{by_heart}, {size.flops:.2e} operations",
-            f"  on {machine.name} ({machine.device}, {machine.threads} threads): products in {machine.precision},"
+            f"  on {machine.name} ({machine.device}, {threads}): products in {machine.precision},"
             f" measured peak {peak / 1e12:.2f} Tflop/s, {'compiled' if machine.compiled else 'eager'}",
             f"  about {memory / 2**30:.1f} GiB for weights, optimizer and activations{rank};"
             f" about {duration(seconds)} at {TYPICAL_SHARE_OF_PEAK:.0%} of the peak",

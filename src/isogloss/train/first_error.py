@@ -15,8 +15,12 @@ from torch.distributed.distributed_c10d import Store
 
 from isogloss.parallel.env import OtherRankError, Ranks
 from isogloss.streams import let_out
+from isogloss.train.signals import OUTCOME
 
 _DEFERENCE = 3.0
+# `isogloss launch` kills within 5 s what has not ended by itself: a rank may have taken its SIGTERM, which came while
+# it computed, for a request to save.
+_LAUNCHERS = 8.0
 _GRACE = 10.0
 
 
@@ -29,7 +33,8 @@ def first_error(ranks: Ranks) -> Iterator[None]:
         if ranks.store is None:
             raise
         if of_another(error):
-            time.sleep(_DEFERENCE)  # a launcher that has seen a rank die ends this one meanwhile
+            # A launcher that has seen a rank die ends this one meanwhile.
+            time.sleep(_LAUNCHERS if OUTCOME in os.environ else _DEFERENCE)
         if not _first(ranks.store, ranks.rank):
             time.sleep(_GRACE)
             let_out()

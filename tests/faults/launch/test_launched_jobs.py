@@ -58,6 +58,16 @@ if "RANK" in os.environ:
     import gates
     gates.hold({step}, pathlib.Path({gate!r}))
 """
+# Rank 0 computes for long between two words with the other, as with a model of any size.
+SLOW = """
+import os, time, isogloss.train.step as m
+step = m.train_step
+def train_step(*args, **kwargs):
+    if os.environ.get("RANK") == "0":
+        time.sleep(1.0)
+    return step(*args, **kwargs)
+m.train_step = train_step
+"""
 POISONING = BROKEN.format(
     what="kernel = model.loss_kernel; model.loss_kernel = lambda *a: tuple(part * float('nan') for part in kernel(*a))"
 )
@@ -265,6 +275,19 @@ def test_ranks_do_not_outlive_their_launcher(launch, time_: int) -> None:
     assert job.orphans(30) == []
 
 
+@pytest.mark.campaign(19)
+@long
+@pytest.mark.parametrize("time_", TIMES)
+def test_nor_one_that_is_killed_as_soon_as_they_are_born(launch, time_: int) -> None:
+    job = launch("orphaned", *ENDLESS)
+    while len(job.ranks) < 2:
+        assert job.launcher.poll() is None, job.text
+        time.sleep(0.02)
+        job.find_ranks()
+    os.kill(job.launcher.pid, signal.SIGKILL)
+    assert job.orphans(30) == []
+
+
 @pytest.mark.control(19)
 @long
 def test_control_without_death_with_the_parent_they_do(launch) -> None:
@@ -288,6 +311,18 @@ def test_a_rank_that_is_killed_ends_the_other_and_is_named(launch, time_: int) -
     assert f"rank {victim} (process {job.ranks[victim]}) was killed by SIGKILL" in job.text
     assert "Traceback" not in job.text
     assert job.orphans() == []
+
+
+@pytest.mark.campaign(19)
+@long
+def test_a_rank_that_is_killed_while_the_other_computes_is_all_that_is_told(launch) -> None:
+    """The launcher's SIGTERM comes before rank 0 misses the other, and is taken for a request to save."""
+    job = launch("killed", *ENDLESS, code=SLOW)
+    job.wait_for_step(2)
+    os.kill(job.ranks[1], signal.SIGKILL)
+    assert job.wait() == 128 + signal.SIGKILL, job.text
+    assert "rank 1 (process" in job.text
+    assert "Traceback" not in job.text
 
 
 @pytest.mark.campaign(19)
