@@ -10,7 +10,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import sys
 import traceback
 import warnings
@@ -35,6 +34,7 @@ import isogloss.run.steps
 import isogloss.run.train
 import isogloss.train.loop
 import isogloss.train.machine
+import ranks
 from isogloss.run.train import train
 from isogloss.train.display import Display
 from isogloss.train.signals import Interrupted
@@ -67,7 +67,7 @@ class Pool:
 
     def become(self, n_ranks: int) -> bool:
         """Take the variables of a launcher of so many ranks; whether this is one of them."""
-        port = int(self.told(_free_port))
+        port = int(self.told(lambda: str(ranks.free_port())))
         if self.rank < n_ranks:
             be(self.rank, n_ranks, port)
         return self.rank < n_ranks
@@ -79,12 +79,6 @@ def be(rank: int, n_ranks: int, port: int) -> None:
     else:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
-
-
-def _free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
 
 
 @dataclass(frozen=True)

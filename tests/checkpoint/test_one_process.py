@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import checkpoint_jobs as jobs
+import isogloss.checkpoint.layout as layout
 import isogloss.checkpoint.load as load
 import isogloss.checkpoint.save as save_module
 from isogloss.checkpoint.asynchronous import Saver
@@ -73,6 +74,8 @@ def test_no_checkpoint_yet(tmp_path: Path) -> None:
         (b'{"format": 2,\n "step": ', "its 23 bytes are no JSON from line 2, column 10 on"),
         (b"\x00" * 9, "its 9 bytes are no JSON from line 1, column 1 on"),
         (b'{"format": "\xff"}', "no text at byte 12 of 15"),
+        pytest.param(b'{"a":' * 200_000, "it is nested without end", id="deep"),
+        pytest.param(b'{"format": ' + b"2" * 5000 + b"}", "Exceeds the limit", id="digits"),
         (b"[1]", "it holds no names"),
         (b"{}", "it does not say which format of checkpoints it is of"),
         (b'{"format": 2, "step": 2, "files": {"a": 3}}', "files.a: "),
@@ -97,6 +100,23 @@ def test_a_damaged_list_is_named_with_what_is_wrong_and_what_is_done(
         newest_checkpoint(tmp_path, warnings.append)
     assert len(warnings) == 1
     assert warnings[0].startswith(f"{path} is damaged: {what}")
+
+
+def test_a_damaged_one_is_named_though_looking_for_another_is_interrupted(tmp_path: Path, monkeypatch) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / "step-0000000002/manifest.json").write_bytes(b"")
+
+    def interrupted(path: Path, data: bytes, step: int) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+        layout.parse_manifest(path, data, step)
+
+    monkeypatch.setattr(load, "parse_manifest", interrupted)
+    warnings: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        newest_checkpoint(tmp_path, warnings.append)
+    assert warnings == [f"{tmp_path / 'step-0000000002/manifest.json'} is damaged: its 0 bytes are empty"]
 
 
 @pytest.mark.campaign(11)

@@ -70,6 +70,8 @@ class Recipe(Config):
             raise ValueError(f"optim.lr ({self.optim.lr:g}) is too much for 13 steps")
         if self.steps == 17:
             raise ValueError("unlucky")
+        if self.name == "plain":
+            raise ValueError("no window is open")
         if self.name == "deep":
             raise ValueError("n_heads is too high")
         return self
@@ -213,6 +215,8 @@ def test_all_problems_come_at_once(errors):
          "optim.lr (1) is too much for 13 steps (optim.lr from command line: optim.lr=1)"),
         ("steps: 17", ("model.window=3", "optim.clip=2"), "recipe.yaml:1: ",
          "unlucky (with command line: model.window=3, command line: optim.clip=2)"),
+        ("name: plain\nsteps: 7", ("model.window=3", "optim.clip=2"), "recipe.yaml:1: ",
+         "no window is open (with command line: model.window=3, command line: optim.clip=2)"),
         ("name: deep\nmodel: {d_model: 64}", ("model.n_heads=8", "optim.clip=2"), "recipe.yaml:1: ",
          "n_heads is too high (n_heads from command line: model.n_heads=8)"),
     ],

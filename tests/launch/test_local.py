@@ -193,6 +193,16 @@ def signalled_while_started(
     return agent, sent
 
 
+def test_ranks_that_start_again_are_not_spoken_for_by_those_before(tmp_path, monkeypatch) -> None:
+    """Ended with one that had failed, before its first step, a rank leaves the word of one that has more to do."""
+    monkeypatch.setattr(LocalElasticAgent, "_start_workers", lambda self, group: {})
+    agent = _Agent(LocalLaunch(["tiny"], 2, max_restarts=1), str(tmp_path))
+    agent._start_workers(agent._worker_group)
+    agent.outcome.write_text("75")
+    agent._start_workers(agent._worker_group)
+    assert not agent.outcome.exists()
+
+
 def test_ranks_that_are_gone_get_no_signal(tmp_path, monkeypatch) -> None:
     sent = list[int]()
     monkeypatch.setattr(module.os, "kill", lambda pid, number: sent.append(pid))

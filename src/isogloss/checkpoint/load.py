@@ -112,17 +112,19 @@ def newest_checkpoint(root: Path, warn: Callable[[str], None], peers: Peers = AL
         names = [path.name for _, path in sorted(checkpoint_folders(root).items(), reverse=True)]
     names = peers.gather(names)[0]  # rank 0's view counts
     damaged: list[str] = []
-    for name in names:
-        try:
-            found = load_checkpoint(root / name, peers)
-        except CorruptCheckpointError as error:
-            damaged.append(str(error))
-            continue
+    taken = ""
+    try:
+        for name in names:
+            try:
+                found = load_checkpoint(root / name, peers)
+            except CorruptCheckpointError as error:
+                damaged.append(str(error))
+            else:
+                taken = f"; step {found.step} is taken instead, from {found.folder}"
+                return found
+    finally:  # also where something else goes wrong, or it is interrupted
         for text in damaged:
-            warn(f"{text}; step {found.step} is taken instead, from {found.folder}")
-        return found
-    for text in damaged:
-        warn(text)
+            warn(f"{text}{taken}")
     if names:
         raise CorruptCheckpointError(
             f"none of the {len(names)} checkpoints in {root} is whole; start afresh with --fresh, or restore a backup"

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from isogloss.streams import let_out
@@ -57,12 +56,11 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def leave_word(code: int) -> int:
-    """The exit code of a run that was asked to end: under `isogloss.launch.local` 0, and the code in its file."""
-    from isogloss.train.signals import OUTCOME
+def asked_to_leave(code: int) -> int:
+    """The exit code of a run that was asked to end: 0 where its launcher has been left the word, else that code.
 
-    outcome = os.environ.get(OUTCOME)
-    if outcome is None:
-        return code
-    Path(outcome).write_text(str(code))  # all ranks leave the same
-    return 0
+    `isogloss.launch.local` says why. A word that cannot be left, on a disk that is full, is the code all the same.
+    """
+    from isogloss.train.signals import leave_word
+
+    return 0 if leave_word(code) else code

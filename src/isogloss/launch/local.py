@@ -43,7 +43,6 @@ _MENDABLE = 2
 _EARLY = (REQUEUE, -signal.SIGUSR1, -signal.SIGUSR2)
 # Someone at a terminal, who does not want it started again; the others come from schedulers.
 _FINAL = tuple(number for number in ENDING if number != signal.SIGTERM)
-
 _ENDED = tuple(128 + number for number in _FINAL)
 
 
@@ -90,9 +89,8 @@ def launch_local(launch: LocalLaunch) -> int:
     os.environ["OMP_NUM_THREADS"] = str(launch.n_threads)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told once, by this module
     with tempfile.TemporaryDirectory(prefix="isogloss-launch-") as folder:
-        outcome = Path(folder) / "outcome"
-        os.environ[OUTCOME] = str(outcome)
         agent = _Agent(launch, folder)
+        os.environ[OUTCOME] = str(agent.outcome)
         with agent.signals_forwarded():
             try:
                 result: RunResult = agent.run()  # pyright: ignore
@@ -107,7 +105,7 @@ def launch_local(launch: LocalLaunch) -> int:
             if failure.exitcode != _MENDABLE:  # that rank has said why
                 _say(_describe(failure) + "; the others have been ended")
             return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-        return int(outcome.read_text()) if outcome.exists() else 0
+        return int(agent.outcome.read_text()) if agent.outcome.exists() else 0
 
 
 class _Agent(LocalElasticAgent):
@@ -133,6 +131,7 @@ class _Agent(LocalElasticAgent):
             local_addr="localhost",
         )
         super().__init__(spec, DefaultLogsSpecs(log_dir=folder), shutdown_timeout=_GRACE)
+        self.outcome = Path(folder) / "outcome"
         self.asked, self._since, self._again = 0, 0.0, False
         self._pids: list[int] = []
         self._gone: set[int] = set()  # those that failed by themselves, before the agent ended the others
@@ -181,6 +180,8 @@ class _Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:  # pyright: ignore
         if self.asked:  # not again for someone who wants it ended
             raise SignalException("asked to end", signal.Signals(self.asked))
+        # Of a rank that the agent ended with one that had failed, before its first step: these may finish.
+        self.outcome.unlink(missing_ok=True)
         with _held_back():  # the ranks are born so too, and hear when they can answer (`isogloss.__main__`)
             pids: dict[int, Any] = super()._start_workers(worker_group)  # pyright: ignore
             self._pids, self._gone = list(pids.values()), set()

@@ -96,12 +96,23 @@ def leave_from_now_on(many: bool, instead_of: Sequence[Any]) -> Sequence[int]:
     return heard
 
 
+def leave_word(code: int) -> bool:
+    """Write an exit code into the file of ``OUTCOME``; whether there is one, and it has it."""
+    if (outcome := os.environ.get(OUTCOME)) is None:
+        return False
+    try:
+        handle = os.open(outcome, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        # A whole line: ranks that write at once over each other leave the one's code or the other's.
+        os.write(handle, f"{code}\n".encode())
+        os.close(handle)
+    except OSError:
+        return False
+    return True
+
+
 def _leave(code: int) -> None:
     """End the process; what waits for several ranks may only see that the others were killed then, but has the word."""
-    if (outcome := os.environ.get(OUTCOME)) is not None:
-        with suppress(OSError):
-            handle = os.open(outcome, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            os.write(handle, str(code).encode())
+    leave_word(code)
     os._exit(code)
 
 

@@ -117,19 +117,21 @@ class Run:
         return [{k: v for k, v in record.items() if k not in timed} for record in records]
 
     def kill(self, steps: int, generator: random.Random) -> str:
-        """Launch and kill -9 one rank, or all, before the last step; in which stage it was."""
+        """Launch and kill -9 one rank, or all, before the last step; in which stage it was, or that it was held."""
         processes = self.launch(steps, held=True)
         enough = len(self.announced()) + generator.randrange(1, 4)
         victim, wanted = generator.randrange(self.n_ranks), generator.choice(("load", "step", "save"))
+        held = False
         while processes[victim].is_alive():
             stage, announced = self.stage(victim), self.announced()
             if stage == wanted and (wanted == "load" or len(announced) >= enough):
                 break
             if stage != "start" and steps - 1 in announced:  # it waits, and the moment that was wanted is over
+                held = True
                 break
             time.sleep(0.0002)
         time.sleep(generator.uniform(0, 0.01))
-        found = self.stage(victim)
+        found = "the wait before the last step" if held else self.stage(victim)
         processes[victim].kill()
         others = [process for rank, process in enumerate(processes) if rank != victim]
         if both := generator.random() < 0.5:

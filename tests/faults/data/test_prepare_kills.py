@@ -104,7 +104,7 @@ def wait_for(process: subprocess.Popen[str], prepared: Path, files: str) -> None
 def test_killed_at_any_moment(tmp_path: Path, program: list[str], calm: tuple[dict[str, bytes], float]) -> None:
     expected, seconds = calm
     generator = random.Random(int(os.environ.get("ISOGLOSS_FAULTS_SEED", "0")))
-    n_left = 0
+    n_left = n_done = 0
     for _ in range(N_KILLS):
         process = held(program, tmp_path / "killed", "at the end", stdout=subprocess.DEVNULL)
         wait_for(process, tmp_path / "killed", "*")
@@ -118,11 +118,13 @@ def test_killed_at_any_moment(tmp_path: Path, program: list[str], calm: tuple[di
             time.sleep(0.05)
         assert not any(map(is_alive, workers)), "a worker outlived the process it worked for"
         if list((tmp_path / "killed").glob("*/manifest.json")):  # it was done: from the beginning again
+            n_done += 1
             (tmp_path / "killed").rename(tmp_path / f"done-{time.monotonic_ns()}")
+    assert n_done < N_KILLS or N_KILLS < 10
     ended = subprocess.run([*program, str(tmp_path / "killed")], capture_output=True, text=True, check=True)
     assert contents(Path(ended.stdout.strip())) == expected
     assert not list((tmp_path / "killed").glob("*.partial"))
-    print(f"{N_KILLS} kills, {n_left} left work behind, 1 identical")
+    print(f"{N_KILLS} kills, {n_done} after the work was done, {n_left} left work behind, 1 identical")
 
 
 @pytest.mark.campaign(1)
