@@ -40,19 +40,21 @@ class Sizes:
         self.reduced = (2 if parallel.reduce == "bf16" else 4) / axes.tensor
         """Bytes of the gradient of one weight as it is reduced."""
         # All below is of a tensor rank, in bytes.
-        self.gains = count(Role.NORM_GAIN, layer=0)
-        self.gathered_block = in_type * (self.block - self.gains) / axes.tensor * self.split
+        gains = count(Role.NORM_GAIN, layer=0)
+        self.matrices = self.block - gains
+        """Of a block, all that its unit gathers: gains are with the rest."""
+        self.gathered_block = in_type * self.matrices / axes.tensor * self.split
         in_unit = max(map(len, self.units.blocks))
         self.gathered_unit = in_unit * self.gathered_block
         """Of the largest unit of blocks."""
         self.gradient_of_head = 4 * self.head / axes.tensor * self.split
         with_rest = bool(own_head) and not self.units.embedding
-        with_head = with_rest * self.embedding + n_layers * self.gains
+        with_head = with_rest * self.embedding + n_layers * gains
         self.gathered_rest = self.gradient_of_head + 4 * with_head / axes.tensor * self.split
         """Of what is in no unit of blocks: the head, all gains and, where it is with them, the embedding."""
         # One unit used, one fetched and one on its way, if there are several; a unit's gradients, all but those of the
         # block at work, and as they are reduced.
-        gradients = (in_unit - 1) * self.gathered_block + self.reduced * in_unit * self.block * self.split
+        gradients = (in_unit - 1) * self.gathered_block + self.reduced * in_unit * self.matrices * self.split
         self.passing_unit = (3 if len(self.units.blocks) > 1 else 1) * self.gathered_unit + gradients
         """Of the units about the one at work in the backward pass."""
 
