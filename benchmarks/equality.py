@@ -104,7 +104,7 @@ CASES = {
         model={"logit_softcap": 5.0, "mixer": CONFIG.mixer.model_copy(update={"softcap": 5.0, "window": 5})},
     ),
     "FSDP 4, bf16": Case(4, precision="bf16"),
-    "FSDP 4, bf16, gathered in fp32": Case(4, {"gather": "fp32"}, precision="bf16"),
+    "FSDP 4, bf16, norms after additions": Case(4, precision="bf16", model={"norm": "post"}),
     "FSDP 4, bf16, reduced in bf16": Case(4, {"reduce": "bf16"}, precision="bf16"),
     "FSDP x tensor 2x2, bf16": Case(4, {"tensor": 2}, precision="bf16"),
     "FSDP 4, moments in bf16": Case(4, moments="bf16"),

@@ -267,7 +267,7 @@ STOPPING = ("train.max_skipped", "train.spike.max_rewinds", "train.max_minutes")
 ENDING = ("train.device", "trackers.wandb", *STOPPING, *AXES)
 # What a single rank has no use for: tests/parallel/test_choices.py, and for the timeout tests/faults/launch, show what
 # each changes.
-OF_MANY_RANKS = {f"parallel.{name}" for name in ("unit", "reshard", "gather", "reduce", "offload", "timeout")}
+OF_MANY_RANKS = {f"parallel.{name}" for name in ("unit", "reshard", "reduce", "offload", "timeout")}
 PART = "data[mixture].sources.*."
 LEAVES = [path for path in leaf_paths(Recipe) if not path.endswith("type") and path not in OF_MANY_RANKS]
 FILTERS = [path.removeprefix(FILTER) for path in LEAVES if path.startswith(FILTER)]

@@ -14,7 +14,7 @@ from isogloss.parallel.mesh import Axes, Layout, ParallelConfig
 
 CONFIG = DecoderConfig.model_validate({"d_model": 16, "n_layers": 2, "vocab_size": 8, "mixer": {"n_heads": 2}})
 AXES = {"replicate", "shard", "context", "tensor"}
-CHOICES = {"unit": 2**21, "reshard": "never", "gather": "bf16", "reduce": "bf16", "offload": True}
+CHOICES = {"unit": 2**21, "reshard": "never", "reduce": "bf16", "offload": True}
 
 
 @pytest.fixture
@@ -79,12 +79,11 @@ def test_what_the_backward_pass_needs_at_once_is_kept(asked) -> None:
     assert embedding["in_backward"] is False
 
 
-def test_weights_are_gathered_in_the_products_type_unless_told_otherwise(asked) -> None:
-    def of_blocks(*given, **choices):
-        return asked(*given, unit=1, **choices)[0][1]["mp_policy"].param_dtype
+def test_weights_are_gathered_in_the_products_type(asked) -> None:
+    def of_blocks(precision: str):
+        return asked(precision, unit=1)[0][1]["mp_policy"].param_dtype
 
     assert of_blocks("fp32") is None
     assert of_blocks("bf16") == torch.bfloat16
-    assert of_blocks("bf16", gather="fp32") is None
     assert asked("bf16", unit=1)[2][1]["mp_policy"].param_dtype is None, "the embedding opens the stream, in float32"
     assert not any(options["mp_policy"].cast_forward_inputs for _, options in asked("bf16")[:-1])

@@ -24,8 +24,10 @@ from torch import nn
 from torch.distributed.nn.functional import all_gather
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import isogloss.build as build
 import isogloss.evaluate.loss as evaluate
 import isogloss.parallel.context as context
+import isogloss.parallel.fsdp as fsdp
 import isogloss.parallel.gradients as gradients
 import isogloss.run.train
 import ranks
@@ -37,6 +39,7 @@ from isogloss.init.fingerprint import fingerprint
 from isogloss.init.schemes import LinguaConfig
 from isogloss.init.verify import verify_weights
 from isogloss.models.protocol import IGNORED
+from isogloss.nn.linear import Linear
 from isogloss.nn.loss import chunk_loss
 from isogloss.optim.groups import AdamWConfig, create_optimizer
 from isogloss.optim.state import optimizer_tensors
@@ -56,7 +59,7 @@ MIXTURES = [
     for name, case in CASES.items()
     if (case.model and "full" not in name) or case.parallel.get("offload") or "kept" in name
 ]
-MIXTURES += ["copies x tensor 2x2", "context 4", "FSDP x context 2x2", "FSDP 4, bf16, gathered in fp32"]
+MIXTURES += ["copies x tensor 2x2", "context 4", "FSDP x context 2x2"]
 CHOSEN = [name for name in CASES if name not in MIXTURES or "ISOGLOSS_FAULTS" in os.environ]
 CPU = torch.device("cpu")
 # Two draws of float8's errors, as tests/parallel/test_float8.py bounds one: of logits 0.06 of their deviation, about 1,
@@ -235,6 +238,19 @@ def validated() -> dict[str, Any]:
     return found
 
 
+def gathered_in_bf16() -> dict[str, bool]:
+    """Whether gathering in bf16 gives the steps of gathering in float32, as it is and where gains are rounded too."""
+
+    def steps(gathered: str, rounded: type[nn.Module]) -> list[StepResult]:
+        case = Case(2, precision="bf16", micro_rows=4)
+        split = lambda model, layout, precision: fsdp.shard_weights(model, layout, gathered)  # noqa: E731
+        with patch.object(fsdp, "Linear", rounded), patch.object(build, "shard_weights", split):
+            return train(case, make_layout(case), 3).steps
+
+    exact = steps("fp32", Linear)
+    return {"the same": steps("bf16", Linear) == exact, "with rounded gains": steps("bf16", nn.Module) == exact}
+
+
 class Calls(TorchDispatchMode):
     """Counts collective calls."""
 
@@ -299,6 +315,7 @@ ON_TWO = (
     poisoned_copies_of_a_loss,
     transfers,
     validated,
+    gathered_in_bf16,
     duplicated_shards,
     in_float8,
 )
@@ -440,6 +457,13 @@ def test_a_validation_leaves_all_that_a_checkpoint_holds(found, case: str) -> No
     assert got["weights with moments"] == got["weights"]
     assert not got["the same without"], "weights in bf16 are whole and rounded after a forward pass"
     assert got["refused without"]
+
+
+@pytest.mark.campaign(8)
+@pytest.mark.control(8)
+def test_gathering_in_bf16_changes_no_bit(found) -> None:
+    """Products round the same weights; the gains of norms, which none does, are gathered as they are."""
+    assert found["gathered_in_bf16 2"] == {"the same": True, "with rounded gains": False}
 
 
 @pytest.mark.control(7)

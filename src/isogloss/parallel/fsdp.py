@@ -1,12 +1,16 @@
 """Weights split over ranks: PyTorch's FSDP2, in units: a large block or some small ones, the embedding, and the rest.
 
+What products round to bf16 is gathered in bf16, which changes no bit. The gains of a block's norms are with the rest,
+in float32: no product rounds them, and near 1 the numbers of bf16 are further apart than many steps of a gain take it.
+
 A unit's weights are gathered before they are used, and the next unit's while it computes (FSDP2's implicit prefetch).
 The last one's are kept, for the backward pass needs them at once; the embedding's backward pass needs none.
 Gradients are *summed* over ranks: the step has divided by the count of targets of all of them.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +25,7 @@ from torch.distributed.fsdp import (
 )
 
 from isogloss.models.decoder import Decoder
+from isogloss.nn.linear import Linear
 from isogloss.parallel.mesh import Layout
 
 
@@ -60,12 +65,11 @@ def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
         precision: ``bf16`` or ``fp32``, of the products.
     """
     config, mesh = layout.config, layout.weights
-    gathered = precision if config.gather == "auto" else config.gather
     reduced = torch.bfloat16 if config.reduce == "bf16" else torch.float32
     # Inputs are left as they are: the residual stream stays float32, the products cast for themselves.
     exact = MixedPrecisionPolicy(reduce_dtype=reduced, cast_forward_inputs=False)
     blocks = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if gathered == "bf16" else None, reduce_dtype=reduced, cast_forward_inputs=False
+        param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=reduced, cast_forward_inputs=False
     )
     offload = CPUOffloadPolicy(pin_memory=layout.device == "cuda") if config.offload else OffloadPolicy()
     reshard = config.reshard == "always"
@@ -74,21 +78,39 @@ def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
     n_tensor = layout.axes.tensor
     embedding = None if model.head is None else _n_weights(model.embedding) / n_tensor
     units = find_units([_n_weights(layer) / n_tensor for layer in layers], embedding, config.unit)
+    exactly = [module for layer in layers for module in layer.modules() if not isinstance(module, Linear)]
+    others = {parameter for module in exactly for parameter in module.parameters(recurse=False)}
     for unit in units.blocks:
         members: list[nn.Module] = list(layers[unit.start : unit.stop])
         again = reshard and unit.stop < len(layers)
-        fully_shard(members, mesh=mesh, mp_policy=blocks, reshard_after_forward=again, offload_policy=offload)
+        fully_shard(
+            members,
+            mesh=mesh,
+            mp_policy=blocks,
+            reshard_after_forward=again,
+            offload_policy=offload,
+            ignored_params=others,
+        )
     if units.embedding:
         alone = fully_shard(
             model.embedding, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard, offload_policy=offload
         )
         alone.set_unshard_in_backward(False)
-    fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=False, offload_policy=offload)
+    with _holding(model, [module for module in exactly if any(True for _ in module.parameters(recurse=False))]):
+        fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=False, offload_policy=offload)
     register_fsdp_forward_method(model, "loss")
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+@contextmanager
+def _holding(model: nn.Module, modules: list[nn.Module]) -> Iterator[None]:
+    """Let a model have modules of its blocks as its own: FSDP2 does not look for them in what is split already."""
+    model.add_module("held", nn.ModuleList(modules))
+    yield
+    del model.held
 
 
 def _n_weights(module: nn.Module) -> int:

@@ -40,8 +40,6 @@ class ParallelConfig(Config):
     reshard: Literal["always", "never"] = "always"
     """Whether gathered weights are let go after the forward pass and gathered again for the backward, all but the last
     unit's, which is needed at once; never saves that at the cost of a whole copy of the weights."""
-    gather: Literal["auto", "fp32", "bf16"] = "auto"
-    """Type in which the blocks' weights are gathered; auto: that of the products (train.precision)."""
     reduce: Literal["fp32", "bf16"] = "fp32"
     """Type in which gradients are reduced."""
     offload: bool = False

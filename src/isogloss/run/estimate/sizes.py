@@ -36,21 +36,25 @@ class Sizes:
             self.embedding / axes.tensor if own_head else None,
             parallel.unit,
         )
-        in_type = 2 if (self.precision if parallel.gather == "auto" else parallel.gather) == "bf16" else 4
+        in_type = 2 if self.precision == "bf16" else 4
         self.reduced = (2 if parallel.reduce == "bf16" else 4) / axes.tensor
         """Bytes of the gradient of one weight as it is reduced."""
         # All below is of a tensor rank, in bytes.
-        self.gathered_block = in_type * self.block / axes.tensor * self.split
+        gains = count(Role.NORM_GAIN, layer=0)
+        self.matrices = self.block - gains
+        """Of a block, all that its unit gathers: gains are with the rest."""
+        self.gathered_block = in_type * self.matrices / axes.tensor * self.split
         in_unit = max(map(len, self.units.blocks))
         self.gathered_unit = in_unit * self.gathered_block
         """Of the largest unit of blocks."""
         self.gradient_of_head = 4 * self.head / axes.tensor * self.split
         with_rest = bool(own_head) and not self.units.embedding
-        self.gathered_rest = self.gradient_of_head + with_rest * 4 * self.embedding / axes.tensor * self.split
-        """Of what belongs to no block: the head and, where it is with it, the embedding."""
+        with_head = with_rest * self.embedding + n_layers * gains
+        self.gathered_rest = self.gradient_of_head + 4 * with_head / axes.tensor * self.split
+        """Of what is in no unit of blocks: the head, all gains and, where it is with them, the embedding."""
         # One unit used, one fetched and one on its way, if there are several; a unit's gradients, all but those of the
         # block at work, and as they are reduced.
-        gradients = (in_unit - 1) * self.gathered_block + self.reduced * in_unit * self.block * self.split
+        gradients = (in_unit - 1) * self.gathered_block + self.reduced * in_unit * self.matrices * self.split
         self.passing_unit = (3 if len(self.units.blocks) > 1 else 1) * self.gathered_unit + gradients
         """Of the units about the one at work in the backward pass."""
 

@@ -21,7 +21,7 @@ def estimate_traffic(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> dict
     split = axes.shard * axes.context
     blocks = model.n_layers * sizes.gathered_block
     again = blocks - sizes.gathered_unit if recipe.parallel.reshard == "always" else 0.0
-    others = 4 * (sizes.total - model.n_layers * sizes.block) / axes.tensor
+    others = 4 * (sizes.total - model.n_layers * sizes.matrices) / axes.tensor
     reduced = sizes.reduced * sizes.total
     number = 2 if sizes.precision == "bf16" else 4
     stream = number * rows * recipe.data.seq_len * model.d_model / axes.context
