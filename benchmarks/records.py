@@ -11,7 +11,7 @@ weights are not: a record bears a hash of weights that the generator and the rec
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,7 @@ def load_record(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise StaleRecordError(f"docs/results/{name}.json is missing; the experiment writes it")
     record = json.loads(path.read_text())
     former, today = _filled(record["settings"]), json.loads(json.dumps(settings))
-    why = [
-        f"settings.{key} was {former.get(key)} and is {today.get(key)}"
-        for key in sorted(former.keys() | today.keys())
-        if former.get(key) != today.get(key)
-    ]
+    why = list(_changes(former, today, "settings"))
     if record["weights"] != stamp(today["schemes"]):
         why.append("the same seed gives other weights: the generator or a scheme has changed")
     if why:
@@ -94,6 +90,14 @@ def load_record(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"docs/results/{name}.json is stale: {'; '.join(why)}\nmake it anew: {record['command']}"
         )
     return record["rows"]
+
+
+def _changes(former: Any, today: Any, path: str) -> Iterator[str]:
+    if isinstance(former, dict) and isinstance(today, dict):
+        for key in sorted(former.keys() | today.keys()):
+            yield from _changes(former.get(key), today.get(key), f"{path}.{key}")
+    elif former != today:
+        yield f"{path} was {former} and is {today}"
 
 
 def _filled(settings: Any) -> Any:

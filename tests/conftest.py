@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from isogloss.models.decoder import Decoder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Ignored under nohup and in the background of a shell; what tests start would ignore them too.
+for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     import torch
 

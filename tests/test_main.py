@@ -49,8 +49,10 @@ def test_the_program_listens_before_the_command_line_is_imported() -> None:
 
 
 def test_a_launcher_gets_the_word(tmp_path: Path, monkeypatch) -> None:
-    """srun kills the others when the first one leaves, and says no more than that."""
+    """srun kills the others when the first one leaves, and says no more than that; it may do so by SIGTERM."""
     monkeypatch.setenv(OUTCOME, str(tmp_path / "outcome"))
+    assert ended(signal.SIGTERM, ["train"], SRUN) == REQUEUE
+    assert not (tmp_path / "outcome").exists(), "a crash of another rank would be put into the queue for ever"
     assert ended(signal.SIGUSR1, ["train"], SRUN) == REQUEUE
     assert (tmp_path / "outcome").read_text() == f"{REQUEUE}\n"
 

@@ -92,7 +92,7 @@ def leave_from_now_on(many: bool, instead_of: Sequence[Any]) -> Sequence[int]:
     """
     heard = [number for number in HEARD if signal.getsignal(number) in instead_of]
     for number in heard:
-        signal.signal(number, lambda number, frame: _leave(Interrupted(number, many).exit_code))
+        signal.signal(number, lambda number, frame: _leave(number, many))
     return heard
 
 
@@ -110,9 +110,14 @@ def leave_word(code: int) -> bool:
     return True
 
 
-def _leave(code: int) -> None:
-    """End the process; what waits for several ranks may only see that the others were killed then, but has the word."""
-    leave_word(code)
+def _leave(number: int, many: bool) -> None:
+    """End the process; what waits for several ranks may only see that the others were killed then, but has the word.
+
+    SIGTERM leaves none: it also ends those whose neighbour has failed, and a word would speak for a failed run.
+    """
+    code = Interrupted(number, many).exit_code
+    if number != signal.SIGTERM:
+        leave_word(code)
     os._exit(code)
 
 
