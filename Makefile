@@ -36,7 +36,7 @@ test: $(VENV)/.installed-test  ## run the tests
 	$(BIN)/python -m pytest -n 2
 
 faults: $(VENV)/.installed-test  ## the campaign: kill, damage and fail runs a hundred times over (most of an hour)
-	ISOGLOSS_FAULTS=100 $(BIN)/python -m pytest -m "campaign or control"
+	ISOGLOSS_FAULTS=100 $(BIN)/python -m pytest -n 2 -m "campaign or control"
 	ISOGLOSS_FAULTS=1 $(BIN)/python -m pytest tests/gpu
 
 lint: $(VENV)/.installed-dev  ## format and lint with ruff, without changing anything

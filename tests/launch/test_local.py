@@ -170,9 +170,9 @@ def test_its_exit_code(monkeypatch, asked: int, again: bool, code: int, ends: in
         return RunResult(state=WorkerState.FAILED, failures={0: failure(0, code)})
 
     monkeypatch.setattr(_Agent, "run", run)
-    for name in ("OMP_NUM_THREADS", OUTCOME):
-        monkeypatch.setenv(name, "")
+    former = dict(os.environ)
     assert launch_local(LocalLaunch(["tiny"], 2)) == ends
+    assert dict(os.environ) == former, "what this process starts next is no rank of that launch"
 
 
 def signalled_while_started(

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +87,13 @@ def launch_local(launch: LocalLaunch) -> int:
 
     0: finished; 75: saved, start it again; 128 + n: ended by signal n; else that of the rank that failed first.
     """
-    os.environ["OMP_NUM_THREADS"] = str(launch.n_threads)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told once, by this module
     with tempfile.TemporaryDirectory(prefix="isogloss-launch-") as folder:
         agent = _Agent(launch, folder)
-        os.environ[OUTCOME], os.environ[LAUNCHER] = str(agent.outcome), str(os.getpid())
-        with agent.signals_forwarded():
+        told = {"OMP_NUM_THREADS": launch.n_threads, OUTCOME: agent.outcome, LAUNCHER: os.getpid()}
+        # The agent's own handlers raise in the middle of what it does; only SIGQUIT is left to them.
+        told["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+        with _environment(told), agent.signals_forwarded():
             try:
                 result: RunResult = agent.run()  # pyright: ignore
             except SignalException as ended:
@@ -136,8 +137,6 @@ class _Agent(LocalElasticAgent):
         self.asked, self._since, self._again = 0, 0.0, False
         self._pids: list[int] = []
         self._gone: set[int] = set()  # those that failed by themselves, before the agent ended the others
-        # Its own handlers raise in the middle of what it does; only SIGQUIT is left to them.
-        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
 
     @contextmanager
     def signals_forwarded(self) -> Iterator[None]:
@@ -246,6 +245,20 @@ def _has_failed(pid: int) -> bool:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return ended is not None and ended.si_status != 0
     return False
+
+
+@contextmanager
+def _environment(told: Mapping[str, object]) -> Iterator[None]:
+    """Variables for the ranks, which have this process's; whatever it starts later is not to have them."""
+    former = {name: os.environ.get(name) for name in told}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager
