@@ -20,7 +20,6 @@ from isogloss.launch import local as module
 from isogloss.launch.local import LocalLaunch, _Agent, _has_failed, check_local, launch_local
 from isogloss.recipe import load_recipe
 from isogloss.run.folder import RunFolder
-from isogloss.train.signals import OUTCOME
 
 
 @pytest.fixture
