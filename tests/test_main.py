@@ -131,3 +131,10 @@ def test_what_cannot_be_written_is_said_once(word: str, redirected: str, code: i
     command = f"set -o pipefail; unset PYTHONUNBUFFERED; '{sys.executable}' -m isogloss {word} {redirected}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_streams_that_python_does_not_have_are_left_so() -> None:
+    """As under pythonw, or where a program has put them away: their numbers may be somebody else's."""
+    code = "import sys; sys.stdout = sys.stderr = None\nfrom isogloss.__main__ import open_what_is_closed\n"
+    code += "open_what_is_closed(); sys.exit(sys.stdout is not None)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -23,11 +23,11 @@ def open_what_is_closed() -> None:
     Else the next file that is opened gets such a stream's number, and what any library prints is written into it.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:
-            handle = os.open(os.devnull, os.O_RDWR)
-            os.set_inheritable(handle, True)
-            setattr(sys, name, os.fdopen(handle, mode))
-            assert handle == number or os.name != "posix"
+        try:
+            os.fstat(number)
+        except OSError:  # the lowest number that is free, so it is what a file gets that is opened now
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def hear_early(words: Sequence[str], environment: Mapping[str, str]) -> None:
