@@ -35,7 +35,7 @@ train-long: $(VENV)/.installed  ## train the larger recipe: about an hour on two
 test: $(VENV)/.installed-test  ## run the tests
 	$(BIN)/python -m pytest -n 2
 
-faults: $(VENV)/.installed-test  ## the campaign: kill, damage and fail runs a hundred times over (most of an hour)
+faults: $(VENV)/.installed-test  ## the campaign: kill, damage and fail runs a hundred times over (about 40 minutes)
 	ISOGLOSS_FAULTS=100 $(BIN)/python -m pytest -n 2 -m "campaign or control"
 	ISOGLOSS_FAULTS=1 $(BIN)/python -m pytest tests/gpu
 

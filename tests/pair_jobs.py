@@ -34,7 +34,6 @@ import isogloss.run.steps
 import isogloss.run.train
 import isogloss.train.loop
 import isogloss.train.machine
-import ranks
 from isogloss.run.train import train
 from isogloss.train.display import Display
 from isogloss.train.signals import Interrupted
@@ -43,20 +42,13 @@ from pair_findings import differences, exported, unequal
 
 
 class Pool:
-    """The four processes: each run has a port of its own, and is made by the first so many of them."""
+    """The four processes, and the store they keep: each run is made by the first so many of them."""
 
     def __init__(self, rank: int, port: int) -> None:
-        self.rank, self._n = rank, 0
+        self.rank, self._port, self._n = rank, port, 0
         self._store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             "127.0.0.1", port, RANKS, rank == 0, timedelta(minutes=5)
         )
-
-    def told(self, make: Callable[[], str]) -> str:
-        """What rank 0 makes, on all."""
-        self._n += 1
-        if self.rank == 0:
-            self._store.set(f"told/{self._n}", make())
-        return self._store.get(f"told/{self._n}").decode()
 
     def wait(self) -> None:
         """Until all are here."""
@@ -67,9 +59,11 @@ class Pool:
 
     def become(self, n_ranks: int) -> bool:
         """Take the variables of a launcher of so many ranks; whether this is one of them."""
-        port = int(self.told(lambda: str(ranks.free_port())))
+        self._n += 1
         if self.rank < n_ranks:
-            be(self.rank, n_ranks, port)
+            be(self.rank, n_ranks, self._port)
+            # As torchrun, which keeps one store over its restarts: each run is an attempt.
+            os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(self._n)}
         return self.rank < n_ranks
 
 

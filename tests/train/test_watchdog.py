@@ -191,6 +191,17 @@ def test_a_rank_whose_other_thread_is_at_work_is_waited_for(clock: Clock) -> Non
         watched.passes(600)
 
 
+def test_it_writes_all_the_while_it_looks_at_others(clock: Clock, monkeypatch) -> None:
+    """They may be looking at it in the same seconds, and take its silence for death."""
+    watched = Watched(clock, 0, working(), AT_REST)
+    write, times = watched.watchdog._write, list[float]()
+    monkeypatch.setattr(watched.watchdog, "_write", lambda: (times.append(clock.now), write()))
+    with watched.phase("saving step 120"):
+        watched.passes(70)
+    looked = [b - a for a, b in itertools.pairwise(times)]
+    assert max(looked) <= watched.watchdog._interval
+
+
 def test_control_without_the_look_at_others_work_it_ends_a_slow_save(clock: Clock, monkeypatch) -> None:
     monkeypatch.setattr(module_of_watchdog, "latest_headway", lambda before, now: None)
     watched = Watched(clock, 0, working(), AT_REST)

@@ -228,8 +228,9 @@ class Watchdog:
 
     def _read_twice(self) -> tuple[list[dict[int, Beat]], list[dict[int, Beat]]]:
         before = self._read(range(self._world_size))
-        time.sleep(2.5 * self._interval)
-        self._write()
+        for _ in range(3):  # writing all the while: others may look at the same time, and take it for silence
+            time.sleep(self._interval)
+            self._write()
         return before, self._read(range(self._world_size))
 
     def _read(self, ranks: Sequence[int]) -> list[dict[int, Beat]]:
