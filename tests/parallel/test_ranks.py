@@ -39,8 +39,8 @@ from isogloss.init.fingerprint import fingerprint
 from isogloss.init.schemes import LinguaConfig
 from isogloss.init.verify import verify_weights
 from isogloss.models.protocol import IGNORED
-from isogloss.nn.linear import Linear
 from isogloss.nn.loss import chunk_loss
+from isogloss.nn.roles import Role
 from isogloss.optim.groups import AdamWConfig, create_optimizer
 from isogloss.optim.state import optimizer_tensors
 from isogloss.parallel.context import RankBatches
@@ -241,14 +241,17 @@ def validated() -> dict[str, Any]:
 def gathered_in_bf16() -> dict[str, bool]:
     """Whether gathering in bf16 gives the steps of gathering in float32, as it is and where gains are rounded too."""
 
-    def steps(gathered: str, rounded: type[nn.Module]) -> list[StepResult]:
+    def steps(gathered: str, rounded: frozenset[Role]) -> list[StepResult]:
         case = Case(2, precision="bf16", micro_rows=4)
         split = lambda model, layout, precision: fsdp.shard_weights(model, layout, gathered)  # noqa: E731
-        with patch.object(fsdp, "Linear", rounded), patch.object(build, "shard_weights", split):
+        with patch.object(fsdp, "ROUNDED", rounded), patch.object(build, "shard_weights", split):
             return train(case, make_layout(case), 3).steps
 
-    exact = steps("fp32", Linear)
-    return {"the same": steps("bf16", Linear) == exact, "with rounded gains": steps("bf16", nn.Module) == exact}
+    exact = steps("fp32", fsdp.ROUNDED)
+    return {
+        "the same": steps("bf16", fsdp.ROUNDED) == exact,
+        "with rounded gains": steps("bf16", frozenset(Role)) == exact,
+    }
 
 
 class Calls(TorchDispatchMode):

@@ -25,8 +25,11 @@ from torch.distributed.fsdp import (
 )
 
 from isogloss.models.decoder import Decoder
-from isogloss.nn.linear import Linear
+from isogloss.nn.roles import READERS, WRITERS, declared_by
 from isogloss.parallel.mesh import Layout
+
+ROUNDED = READERS | WRITERS
+"""Roles of what products round to their own type; what else is in a block is gathered with the rest, in float32."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
     n_tensor = layout.axes.tensor
     embedding = None if model.head is None else _n_weights(model.embedding) / n_tensor
     units = find_units([_n_weights(layer) / n_tensor for layer in layers], embedding, config.unit)
-    exactly = [module for layer in layers for module in layer.modules() if not isinstance(module, Linear)]
-    others = {parameter for module in exactly for parameter in module.parameters(recurse=False)}
+    unrounded = [module for layer in layers for module in layer.modules() if _is_unrounded(module)]
+    with_rest = {parameter for module in unrounded for parameter in module.parameters(recurse=False)}
     for unit in units.blocks:
         members: list[nn.Module] = list(layers[unit.start : unit.stop])
         again = reshard and unit.stop < len(layers)
@@ -89,20 +92,24 @@ def shard_weights(model: Decoder, layout: Layout, precision: str) -> None:
             mp_policy=blocks,
             reshard_after_forward=again,
             offload_policy=offload,
-            ignored_params=others,
+            ignored_params=with_rest,
         )
     if units.embedding:
         alone = fully_shard(
             model.embedding, mesh=mesh, mp_policy=exact, reshard_after_forward=reshard, offload_policy=offload
         )
         alone.set_unshard_in_backward(False)
-    with _holding(model, [module for module in exactly if any(True for _ in module.parameters(recurse=False))]):
+    with _holding(model, unrounded):
         fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=False, offload_policy=offload)
     register_fsdp_forward_method(model, "loss")
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def _is_unrounded(module: nn.Module) -> bool:
+    return any(said.role not in ROUNDED for said in declared_by(module).values())
 
 
 @contextmanager

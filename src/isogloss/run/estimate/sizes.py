@@ -4,7 +4,7 @@ import math
 
 from isogloss.init.plan import Entry
 from isogloss.nn.roles import Role
-from isogloss.parallel.fsdp import find_units
+from isogloss.parallel.fsdp import ROUNDED, find_units
 from isogloss.parallel.mesh import Axes
 from isogloss.recipe import Recipe
 
@@ -40,8 +40,7 @@ class Sizes:
         self.reduced = (2 if parallel.reduce == "bf16" else 4) / axes.tensor
         """Bytes of the gradient of one weight as it is reduced."""
         # All below is of a tensor rank, in bytes.
-        gains = count(Role.NORM_GAIN, layer=0)
-        self.matrices = self.block - gains
+        self.matrices = sum(count(role, layer=0) for role in ROUNDED)
         """Of a block, all that its unit gathers: gains are with the rest."""
         self.gathered_block = in_type * self.matrices / axes.tensor * self.split
         in_unit = max(map(len, self.units.blocks))
@@ -49,7 +48,7 @@ class Sizes:
         """Of the largest unit of blocks."""
         self.gradient_of_head = 4 * self.head / axes.tensor * self.split
         with_rest = bool(own_head) and not self.units.embedding
-        with_head = with_rest * self.embedding + n_layers * gains
+        with_head = with_rest * self.embedding + n_layers * (self.block - self.matrices)
         self.gathered_rest = self.gradient_of_head + 4 * with_head / axes.tensor * self.split
         """Of what is in no unit of blocks: the head, all gains and, where it is with them, the embedding."""
         # One unit used, one fetched and one on its way, if there are several; a unit's gradients, all but those of the
