@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import TextIO
 
 
 def let_out() -> None:
@@ -10,4 +11,9 @@ def let_out() -> None:
         try:
             print(end="", file=stream, flush=True)  # unlike the stream's own, does nothing where it is closed
         except OSError:  # a full disk, or nobody reads: else it is tried again as the interpreter ends, with 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            lead_nowhere(stream)
+
+
+def lead_nowhere(stream: TextIO) -> None:
+    """Let what is still written to a stream, by whomever, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

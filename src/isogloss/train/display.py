@@ -1,7 +1,6 @@
 """What a person sees while a run trains: a live line in a terminal, plain lines elsewhere."""
 
 import errno
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Column, Table
 
+from isogloss.streams import lead_nowhere
 from isogloss.train.machine import TYPICAL_SHARE_OF_PEAK, Machine
 from isogloss.train.size import RunSize
 
@@ -36,7 +36,7 @@ class Display:
             if error.errno != errno.EIO:
                 raise
             self.lost = self.console.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            lead_nowhere(sys.stdout)
 
     def start(self, step: int, steps: int) -> None:
         """Begin the live line, in a terminal."""
