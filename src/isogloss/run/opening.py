@@ -22,6 +22,7 @@ from isogloss.parallel.first_rank import from_rank_0, rank_0_first, told_by_rank
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
 from isogloss.run.estimate.memory import estimate_memory
+from isogloss.run.estimate.sizes import Sizes
 from isogloss.run.folder import RunFolder, check_changes
 from isogloss.run.session import Session
 from isogloss.run.state import checkpoint_bytes, resume
@@ -161,7 +162,7 @@ def _memory(recipe: Recipe, machine: Machine, axes: Axes, planned: PlannedModel)
     """Bytes of a rank that training here will take; of blocks that are not compiled."""
     here = {"device": machine.device, "precision": machine.precision}
     decided = recipe.model_copy(update={"train": recipe.train.model_copy(update=here)})
-    return estimate_memory(decided, axes, planned.plan).total
+    return estimate_memory(decided, axes, Sizes(decided, axes, planned.plan)).total
 
 
 def _find_room(recipe: Recipe, folder: RunFolder, size: RunSize, ranks: Ranks, display: Display) -> None:

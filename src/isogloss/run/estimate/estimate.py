@@ -11,6 +11,7 @@ from isogloss.parallel.mesh import Axes
 from isogloss.recipe import Recipe
 from isogloss.run.estimate.gpus import Gpu
 from isogloss.run.estimate.memory import Memory, estimate_memory
+from isogloss.run.estimate.sizes import Sizes
 from isogloss.run.estimate.traffic import estimate_traffic
 from isogloss.run.state import checkpoint_bytes
 from isogloss.train.size import parameters_by_part
@@ -97,6 +98,7 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
     recipe.check_float8(axes)
     planned = plan_model(recipe.model, recipe.init)
     parameters = parameters_by_part(entry.site for entry in planned.plan.values())
+    sizes = Sizes(recipe, axes, planned.plan)
     model_bytes, optimizer_bytes = checkpoint_bytes(sum(parameters.values()), recipe.optim)
     return RunEstimate(
         axes,
@@ -106,8 +108,8 @@ def estimate_recipe(recipe: Recipe, n_ranks: int) -> RunEstimate:
         0.0 if recipe.train.float8 == "off" else _flops_of_projections(recipe, planned.model),
         recipe.n_tokens,
         recipe.train.steps,
-        estimate_memory(recipe, axes, planned.plan),
-        estimate_traffic(recipe, axes, planned.plan),
+        estimate_memory(recipe, axes, sizes),
+        estimate_traffic(recipe, axes, sizes),
         model_bytes,
         optimizer_bytes,
     )

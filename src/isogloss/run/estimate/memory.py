@@ -16,7 +16,6 @@ evenly.
 
 from dataclasses import dataclass
 
-from isogloss.init.plan import Entry
 from isogloss.parallel.mesh import Axes
 from isogloss.parallel.recompute import recompute_blocks
 from isogloss.recipe import Recipe
@@ -37,10 +36,9 @@ class Memory:
         return sum(self.parts.values())
 
 
-def estimate_memory(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> Memory:
+def estimate_memory(recipe: Recipe, axes: Axes, sizes: Sizes) -> Memory:
     """Of one rank, at its worst moment."""
     model, train = recipe.model, recipe.train
-    sizes = Sizes(recipe, axes, plan)
     rows = train.largest_batch // axes.data
     micro = min(train.micro_batch_size or rows, rows)
     accumulated = micro < rows

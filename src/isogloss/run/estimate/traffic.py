@@ -1,12 +1,11 @@
 """The bytes that a rank sends to others in a step, by axis of the mesh."""
 
-from isogloss.init.plan import Entry
 from isogloss.parallel.mesh import Axes
 from isogloss.recipe import Recipe
 from isogloss.run.estimate.sizes import Sizes
 
 
-def estimate_traffic(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> dict[str, float]:
+def estimate_traffic(recipe: Recipe, axes: Axes, sizes: Sizes) -> dict[str, float]:
     """Bytes that a rank sends in a step, by axis: ring algorithms, (n - 1) / n of what is gathered or reduced.
 
     Weights are gathered for each micro-batch's forward pass and, where they are resharded, again for its backward pass;
@@ -14,7 +13,6 @@ def estimate_traffic(recipe: Recipe, axes: Axes, plan: dict[str, Entry]) -> dict
     backward; a context axis gathers keys and values, and scatters their gradients.
     """
     model, train = recipe.model, recipe.train
-    sizes = Sizes(recipe, axes, plan)
     rows = train.batch_size // axes.data
     micro = min(train.micro_batch_size or rows, rows)
     n_micro = -(-rows // micro)
