@@ -5,12 +5,14 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
+from isogloss.streams import accept_any_text
 from isogloss.train.signals import HEARD, leave_from_now_on
 
 
 def main() -> None:
     """Run the command line."""
     open_what_is_closed()
+    accept_any_text(sys.stdout, sys.stderr)
     hear_early(sys.argv[1:], os.environ)
     from isogloss.cli import main as run
 

@@ -1,8 +1,61 @@
-"""What this process has printed, let out before it ends: `os._exit` and an abort do not."""
+"""Standard output and error: any text can be written to them, none of it is obeyed, and none is lost at the end.
+
+All that this package prints goes through here, or through the console of `isogloss.terminal`: text is data, whatever a
+stream's encoding lacks is escaped instead of raised, and control characters reach no terminal.
+"""
 
 import os
+import re
 import sys
-from typing import TextIO
+from contextlib import suppress
+from typing import Any, TextIO
+
+_RAISING = ("strict", "surrogateescape", "surrogatepass")
+# All control characters but tab and line feed, and a carriage return that does not end a line.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
+
+
+def accept_any_text(*streams: Any) -> None:
+    r"""Let streams escape the characters that their encoding lacks: ``\u2192`` in ASCII, ``\udce9`` in UTF-8.
+
+    An error handler that the user has chosen and that does not raise is kept.
+    """
+    for stream in streams:
+        if getattr(stream, "errors", None) not in _RAISING:
+            continue
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        else:  # of the module codecs
+            with suppress(AttributeError):
+                stream.errors = "backslashreplace"
+
+
+def is_unicode(stream: Any) -> bool:
+    """Whether a stream's encoding has all characters."""
+    return (getattr(stream, "encoding", None) or "utf").lower().startswith("utf")
+
+
+def visible(text: str) -> str:
+    r"""Replace control characters, which a terminal would obey, by escapes such as ``\x1b``; lines stay lines."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print text for a person on standard output."""
+    emit(visible(text), end)
+
+
+def emit(text: str, end: str = "\n") -> None:
+    """Print text as it is on standard output, at once; in a terminal its control characters are made visible."""
+    accept_any_text(sys.stdout)
+    print(visible(text) if sys.stdout and sys.stdout.isatty() else text, end=end, flush=True)
+
+
+def say_error(text: str) -> None:
+    """Print text for a person on standard error, if that can still be written."""
+    accept_any_text(sys.stderr)
+    with suppress(OSError):
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def let_out() -> None:

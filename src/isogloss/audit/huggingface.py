@@ -115,7 +115,7 @@ def read_config(name: str) -> dict[str, Any]:
         return {"model_type": name.removeprefix("hf:")}
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{name} has no config.json") from None
     except ValueError as error:

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from isogloss.audit.audit import Audit, Row
 from isogloss.audit.findings import CODES, Finding, Severity
 from isogloss.report.tables import markdown_table
+from isogloss.terminal import Table, plain
 
 
 def as_tables(audit: Audit) -> RenderableType:
@@ -31,7 +30,7 @@ def as_tables(audit: Audit) -> RenderableType:
         for f in audit.findings:
             table.add_row(f.code, f.severity, _name(f), f.evidence, f.expected, f.suggestion)
         parts.append(table)
-    parts += [Text(line) for line in _lines(audit)]
+    parts += [plain(line) for line in _lines(audit)]
     return Group(*parts)
 
 

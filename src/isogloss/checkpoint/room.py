@@ -105,7 +105,7 @@ def _can_be_written(folder: Path) -> bool:
 def _compresses(folder: Path) -> bool:
     """Whether a folder's file system may hold more than it has room for (Linux; no elsewhere)."""
     try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return False
     place = folder.absolute()

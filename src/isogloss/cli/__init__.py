@@ -19,6 +19,7 @@ from isogloss.cli.estimate import estimate
 from isogloss.cli.init import init_app
 from isogloss.cli.launch import launch_app
 from isogloss.cli.tokenizer import tokenizer_app
+from isogloss.streams import say
 
 app = typer.Typer(
     name="isogloss",
@@ -48,7 +49,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
     if show:
         from isogloss import __version__
 
-        print(__version__)
+        say(__version__)
         raise typer.Exit
 
 

@@ -1,7 +1,9 @@
 """A bar in a terminal for what takes long: how far it is, how fast it goes, how long it will take."""
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from isogloss.terminal import PlainColumn, open_progress
 
 
 class Bar:
@@ -12,15 +14,8 @@ class Bar:
 
     def begin(self, stage: str, n_bytes: int, done: int) -> None:
         """Show a stage of ``n_bytes``, of which some are done already."""
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-        )
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._progress = open_progress(self._console, [PlainColumn("{task.description}"), *columns])
         self._task = self._progress.add_task(stage, total=n_bytes, completed=done)
         self._progress.start()
 

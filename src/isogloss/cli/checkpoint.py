@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from isogloss.cli.shared import console, warn
+from isogloss.streams import say
 
 if TYPE_CHECKING:
     from isogloss.checkpoint.load import Checkpoint
@@ -23,10 +24,10 @@ Where = Annotated[
 @checkpoint_app.command("inspect")
 def inspect(path: Where) -> None:
     """List the parts of a checkpoint, and which files hold them."""
-    from rich.table import Table
+    from isogloss.terminal import Table
 
     found = _open(path)
-    print(f"{found.folder}: step {found.step}")
+    say(f"{found.folder}: step {found.step}")
     table = Table()
     for heading in ("part", "tensors", "numbers", "types", "files", "MiB"):
         table.add_column(heading, justify="left" if heading in ("part", "types") else "right")
@@ -43,7 +44,7 @@ def inspect(path: Where) -> None:
     console().print(table)
     for name, value in found.state.items():
         text = repr(value)
-        print(f"{name}: {text if len(text) <= 120 else text[:117] + '...'}")
+        say(f"{name}: {text if len(text) <= 120 else text[:117] + '...'}")
 
 
 @checkpoint_app.command("verify")
@@ -62,10 +63,10 @@ def verify(path: Where) -> None:
             found = load_checkpoint(folder)
         except CorruptCheckpointError as error:
             damaged += 1
-            print(f"DAMAGED {error}")
+            say(f"DAMAGED {error}")
         else:
             size = sum(facts.size for facts in found.manifest.files.values())
-            print(f"whole   {folder}: {len(found.manifest.files)} files, {size / 2**20:,.1f} MiB")
+            say(f"whole   {folder}: {len(found.manifest.files)} files, {size / 2**20:,.1f} MiB")
     if damaged:
         raise typer.Exit(1)
 

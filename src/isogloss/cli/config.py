@@ -1,10 +1,12 @@
 """The verbs of ``isogloss config``."""
 
+import sys
 from typing import Annotated
 
 import typer
 
 from isogloss.cli.shared import RecipeArguments, split_words
+from isogloss.streams import emit, is_unicode, say
 
 config_app = typer.Typer(help="Look at recipes and their settings.", no_args_is_help=True)
 
@@ -15,7 +17,8 @@ def config_show(arguments: RecipeArguments = None) -> None:
     from isogloss.config.load import dump_config
     from isogloss.recipe import load_recipe
 
-    print(dump_config(load_recipe(*split_words(arguments))), end="")
+    recipe = load_recipe(*split_words(arguments))
+    emit(dump_config(recipe, in_ascii=not is_unicode(sys.stdout)), end="")
 
 
 @config_app.command("schema")
@@ -26,7 +29,7 @@ def config_schema() -> None:
     from isogloss.config.describe import schema
     from isogloss.recipe import Recipe
 
-    print(json.dumps(schema(Recipe), indent=2))
+    emit(json.dumps(schema(Recipe), indent=2))
 
 
 @config_app.command("explain")
@@ -40,7 +43,7 @@ def config_explain(
     from isogloss.config.describe import explain
     from isogloss.recipe import DEFAULT, Recipe, load_recipe
 
-    print(explain(Recipe, key, load_recipe(recipe or DEFAULT)))
+    say(explain(Recipe, key, load_recipe(recipe or DEFAULT)))
 
 
 @config_app.command("diff")
@@ -50,4 +53,4 @@ def config_diff(a: str, b: str) -> None:
     from isogloss.recipe import load_recipe
 
     for change in diff(load_recipe(a), load_recipe(b)):
-        print(in_words(change))
+        say(in_words(change))

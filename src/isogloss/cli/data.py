@@ -4,13 +4,14 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from isogloss.cli.shared import console, split_words
+from isogloss.streams import emit, say, say_error
 
 if TYPE_CHECKING:
     from isogloss.data.opening import DataConfig
@@ -35,16 +36,16 @@ def data_fetch(
 
     if name is None:
         for corpus in CATALOGUE.values():
-            print(f"{corpus.name:<14}  {corpus.what}\n{'':<14}  {corpus.licence}")
+            say(f"{corpus.name:<14}  {corpus.what}\n{'':<14}  {corpus.licence}")
         return
-    folder, card = fetch(name, to, print)
-    print(f"{folder}: {card.n_documents:,} documents, {card.n_bytes:,} bytes")
-    print(f"  source   {card.source}")
-    print(f"  licence  {card.licence}")
-    print(f"  sha256   {card.sha256}")
+    folder, card = fetch(name, to, say)
+    say(f"{folder}: {card.n_documents:,} documents, {card.n_bytes:,} bytes")
+    say(f"  source   {card.source}")
+    say(f"  licence  {card.licence}")
+    say(f"  sha256   {card.sha256}")
     if card.skipped:
-        print(f"  skipped  {len(card.skipped)} files that are not text; {folder / 'card.json'} names them")
-    print(f"train on it: isogloss train data='{{type: files, train: [{folder}]}}' name={name}")
+        say(f"  skipped  {len(card.skipped)} files that are not text; {folder / 'card.json'} names them")
+    say(f"train on it: isogloss train data='{{type: files, train: [{folder}]}}' name={name}")
 
 
 @data_app.command("prepare")
@@ -70,31 +71,30 @@ def data_prepare(
     verify: Annotated[bool, typer.Option("--verify", help="Compare all checksums of an existing corpus.")] = False,
 ) -> None:
     """Make token shards of text, once; a command that was killed goes on where it stopped."""
-    from rich.console import Console
-
     from isogloss.cli.bar import Bar
     from isogloss.config.base import UserError
     from isogloss.data.mixture import MixtureConfig, open_mixture
     from isogloss.data.prepare import TextConfig, prepare
+    from isogloss.terminal import open_console, print_text
 
     folder = None if prepared_dir is None else str(prepared_dir)
     given = {"text_field": text_field, "max_bad": max_bad, "prepared_dir": folder, "validation": validation or None}
     settings = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
     config, tokenizer_config = _configs(list(words or []), settings, tokenizer, format_)
-    output = Console()
+    output = open_console()
     watch = Bar(output) if output.is_terminal else None
 
-    def say(line: str) -> None:
-        output.print(line, markup=False, highlight=False, soft_wrap=True)
+    def progress(line: str) -> None:
+        print_text(output, line)
 
     if isinstance(config, MixtureConfig):
         with _stoppable():
-            mixed = open_mixture(config, tokenizer_config, say, verify, workers=workers, watch=watch)
+            mixed = open_mixture(config, tokenizer_config, progress, verify, workers=workers, watch=watch)
         for part in mixed.corpora.values():
             _print_facts(part)
     elif isinstance(config, TextConfig):
         with _stoppable():
-            corpus = prepare(config, tokenizer_config, say, verify, workers=workers, watch=watch)
+            corpus = prepare(config, tokenizer_config, progress, verify, workers=workers, watch=watch)
         _print_facts(corpus)
     else:
         raise UserError(f"data.type {config.type} is made as it is read: there is nothing to prepare")
@@ -112,12 +112,12 @@ def data_inspect(
     corpus = open_prepared(find_prepared(folder), verify)
     n_tables = corpus.check_tables() if verify else 0
     if as_json:
-        print(corpus.manifest.model_dump_json(indent=2))
+        emit(json.dumps(corpus.manifest.model_dump(mode="json"), indent=2))
         return
     _print_facts(corpus)
     if verify:
         rows = f", and {n_tables} row tables" if n_tables else ""
-        print(f"verified      {len(corpus.manifest.files)} files{rows} are what they were when they were made")
+        say(f"verified      {len(corpus.manifest.files)} files{rows} are what they were when they were made")
 
 
 @data_app.command("stats")
@@ -145,7 +145,7 @@ def data_stats(
         facts = {split: asdict(one) | {"bytes_per_token": one.bytes_per_token} for split, one in found.items()}
         if waste:
             facts["packing"] = {packing: {"seq_len": seq_len, **asdict(one)} for packing, one in waste.items()}
-        print(json.dumps(facts))
+        emit(json.dumps(facts))
         return
     rows = [
         ("documents", *(f"{one.n_documents:,}" for one in found.values())),
@@ -200,8 +200,8 @@ def data_peek(
     for piece in pieces:
         last = piece.first + piece.n_tokens - 1
         whole = "whole" if piece.n_tokens == piece.n_document else f"tokens {piece.first:,} to {last:,}"
-        print(f"--- document {piece.document:,}: {whole} of {piece.n_document:,} tokens ---")
-        print(piece.text)
+        say(f"--- document {piece.document:,}: {whole} of {piece.n_document:,} tokens ---")
+        emit(piece.text)
 
 
 @contextmanager
@@ -216,8 +216,7 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        with suppress(OSError):  # the terminal may be gone
-            print("stopped: the same command goes on from what is done", file=sys.stderr, flush=True)
+        say_error("stopped: the same command goes on from what is done")
         raise
     finally:
         for number, handler in before.items():
@@ -313,15 +312,15 @@ def _print_facts(corpus: "PreparedCorpus") -> None:
     dropped = {"copies": manifest.n_duplicates, "near copies": manifest.n_near_duplicates, **manifest.dropped}
     left_out = [f"{n:,} {reason}" for reason, n in dropped.items() if n]
     kind = manifest.tokenizer["type"]
-    print(f"corpus        {corpus.folder}")
+    say(f"corpus        {corpus.folder}")
     n_inputs = f" ({len(manifest.inputs):,} files, {sum(i.n_bytes for i in manifest.inputs):,} bytes)"
-    print(f"made from     {manifest.origin}{n_inputs if manifest.inputs else ''}")
-    print(f"tokenizer     {kind}, {manifest.n_tokens:,} tokens, fingerprint {manifest.tokenizer_fingerprint[:16]}")
+    say(f"made from     {manifest.origin}{n_inputs if manifest.inputs else ''}")
+    say(f"tokenizer     {kind}, {manifest.n_tokens:,} tokens, fingerprint {manifest.tokenizer_fingerprint[:16]}")
     for name, split in (("train", manifest.train), ("validation", manifest.validation)):
         counts = f"{split.n_documents:,} documents, {split.n_bytes:,} bytes, {split.n_tokens:,} tokens"
-        print(f"{name:<14}{counts}, {len(split.shards)} shards")
-    print(f"left out      {', '.join(left_out) or 'nothing'}")
+        say(f"{name:<14}{counts}, {len(split.shards)} shards")
+    say(f"left out      {', '.join(left_out) or 'nothing'}")
     if manifest.n_bad:
-        print(f"bad records   {manifest.n_bad:,}, listed in {corpus.folder / 'bad_records.jsonl'}")
+        say(f"bad records   {manifest.n_bad:,}, listed in {corpus.folder / 'bad_records.jsonl'}")
     gzip, xz = manifest.baselines.gzip_bits_per_byte, manifest.baselines.xz_bits_per_byte
-    print(f"validation    gzip -9 needs {gzip:.3f} bits a byte, xz -9 {xz:.3f}")
+    say(f"validation    gzip -9 needs {gzip:.3f} bits a byte, xz -9 {xz:.3f}")

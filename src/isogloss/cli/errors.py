@@ -4,10 +4,9 @@ import errno
 import os
 import signal
 import sys
-from contextlib import suppress
 from typing import NoReturn
 
-from isogloss.streams import let_out
+from isogloss.streams import let_out, say_error
 
 READER_GONE = 128 + getattr(signal, "SIGPIPE", 13)
 """The exit code when whoever read the output has gone (``| head``): what a shell gives for a program that this ends."""
@@ -36,8 +35,7 @@ def explain(error: Exception) -> str | None:
 
 def complain(message: str) -> None:
     """Say what is wrong, if that can still be written anywhere."""
-    with suppress(OSError):
-        print(f"isogloss: {message}", file=sys.stderr, flush=True)
+    say_error(f"isogloss: {message}")
 
 
 def one_of_many() -> bool:

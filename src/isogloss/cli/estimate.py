@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from isogloss.cli.shared import RecipeArguments, split_words
+from isogloss.streams import emit
 
 
 def estimate(
@@ -22,11 +23,10 @@ def estimate(
     """
     import json
 
-    from rich.console import Console
-
     from isogloss.recipe import load_recipe
     from isogloss.run.estimate import estimate_recipe, estimate_rows
     from isogloss.run.estimate.gpus import find_gpu
+    from isogloss.terminal import open_console
     from isogloss.train.display import results_table
 
     name, overrides = split_words(arguments)
@@ -34,9 +34,9 @@ def estimate(
     recipe = load_recipe(name, [*overrides, *([] if tensor is None else [f"parallel.tensor={tensor}"])])
     found = estimate_recipe(recipe, gpus)
     if as_json:
-        print(json.dumps(found.as_dict(kind, mfu), indent=1))
+        emit(json.dumps(found.as_dict(kind, mfu), indent=1))
     else:
         title = f"{recipe.name} on {gpus} x {gpu}"
-        Console().print(results_table(estimate_rows(found, kind, mfu, network * 1e9), title))
+        open_console().print(results_table(estimate_rows(found, kind, mfu, network * 1e9), title))
     if not found.fits(kind):
         raise typer.Exit(1)

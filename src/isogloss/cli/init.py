@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from isogloss.cli.shared import RecipeArguments, console, split_words, warn
+from isogloss.streams import emit, say
 
 init_app = typer.Typer(help="Plan, verify, compare and audit initial weights.", no_args_is_help=True)
 
@@ -56,15 +57,15 @@ def init_plan(
         whole = {"parameters": rows, "multipliers": asdict(plan.multipliers), "signals": asdict(plan.signals)}
     match form:
         case PlanFormat.JSON:
-            print(json.dumps(whole, indent=1))
+            emit(json.dumps(whole, indent=1))
         case PlanFormat.CSV:
-            print(tables.as_csv(rows), end="")
+            emit(tables.as_csv(rows), end="")
         case PlanFormat.MARKDOWN:
-            print(tables.as_markdown(table, below), end="")
+            emit(tables.as_markdown(table, below), end="")
         case PlanFormat.TABLE:
             out = console()
             out.print(tables.as_table(table, out.width))
-            print("".join(f"{line}\n" for line in below), end="")
+            say("".join(f"{line}\n" for line in below), end="")
 
 
 @init_app.command("verify")
@@ -93,14 +94,13 @@ def init_verify(
 
     Exit code 1 where something fails.
     """
-    from rich.console import Console
-
     from isogloss.config.base import UserError
     from isogloss.init.verify import Status
     from isogloss.recipe import load_recipe
     from isogloss.report.signals import plot_signals
     from isogloss.run import fingerprint as fingerprints
     from isogloss.run import verify as verification
+    from isogloss.terminal import open_console
     from isogloss.train.display import Display
 
     name, overrides = split_words(arguments)
@@ -112,7 +112,7 @@ def init_verify(
         raise UserError("--fingerprint goes with no other option")
     if plot is not None and not plot.absolute().parent.is_dir():
         raise UserError(f"{plot}: there is no folder {plot.parent} to draw into")
-    display = Display(Console(stderr=True) if as_json else console())
+    display = Display(open_console(stderr=True) if as_json else console())
     if fingerprint:
         stored = fingerprints.stored_fingerprint(path)
         recipe = load_recipe(str(run), overrides)
@@ -126,7 +126,7 @@ def init_verify(
     else:
         found = verification.verify_recipe(load_recipe(name, overrides), display, weights)
     if as_json:
-        print(verification.as_json(found))
+        emit(verification.as_json(found))
     else:
         verification.show_verification(found, display)
     if plot is not None:
@@ -162,9 +162,9 @@ def init_audit(
     found = audit(find_target(target, settings or []), scheme, int(max_gib * 2**30))
     match form:
         case AuditFormat.JSON:
-            print(as_json(found))
+            emit(as_json(found))
         case AuditFormat.MARKDOWN:
-            print(as_markdown(found), end="")
+            emit(as_markdown(found), end="")
         case AuditFormat.TABLE:
             console().print(as_tables(found))
     if found.failed:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from isogloss.cli.shared import RecipeArguments, split_words
+from isogloss.streams import emit, say
 
 launch_app = typer.Typer(help="Start a run on several ranks: here, or as a SLURM job.", no_args_is_help=True)
 
@@ -38,7 +39,7 @@ def launch_local(
     check_local(launch, n_gpus)
     recipe.axes(launch.ranks)
     if dry_run:
-        print(launch.describe())
+        emit(launch.describe())
         return
     RunFolder(recipe.folder).check_free()  # its first rank takes it, and could only say so seconds later
     sys.exit(launch_local(launch))
@@ -69,7 +70,7 @@ def launch_slurm(
     asked = SlurmLaunch(nodes, gpus_per_node, minutes, partition, account, cpus_per_rank, lead, options)
     job = plan_slurm(recipe, asked)
     if dry_run:
-        print(job.script, end="")
-        print(f"# beside it: {job.recipe[0]} (the resolved recipe) and {job.code} (the package as it is now)")
+        emit(job.script, end="")
+        say(f"# beside it: {job.recipe[0]} (the resolved recipe) and {job.code} (the package as it is now)")
         return
-    print(submit(job))
+    say(submit(job))

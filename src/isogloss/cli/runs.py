@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from isogloss.cli.shared import Device, RecipeArguments, split_words, warn
+from isogloss.streams import emit, say
 
 
 def train(
@@ -15,14 +16,13 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Set a former run of that name aside and begin anew.")] = False,
 ) -> None:
     """Train a recipe (the default one if none is named), or go on where it stopped."""
-    from rich.console import Console
-
     from isogloss.recipe import load_recipe
     from isogloss.run.train import train as train_run
+    from isogloss.terminal import open_console
     from isogloss.train.display import Display
 
     recipe = load_recipe(*split_words(arguments))
-    train_run(recipe, Display(Console()), fresh=fresh)
+    train_run(recipe, Display(open_console()), fresh=fresh)
 
 
 def generate(
@@ -62,9 +62,8 @@ def generate(
     pieces = generate_text(loaded.model, loaded.tokenizer, prompt, sampling)
     first = next(pieces, "")  # what is wrong with the prompt is said before it is repeated
     for piece in itertools.chain((prompt, first), pieces):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+        emit(piece, end="")
+    emit("")
 
 
 def evaluate(
@@ -87,11 +86,11 @@ def evaluate(
     found = evaluate_text(loaded.model, loaded.tokenizer, documents, cut.seq_len, within_document=cut.within_document)
     if as_json:
         rates = {key: getattr(found, key) for key in ("loss", "perplexity", "bits_per_byte")}
-        print(json.dumps(asdict(found) | rates))
+        emit(json.dumps(asdict(found) | rates))
         return
-    print(f"loss            {found.loss:.4f} nats a token ({found.n_targets:,} tokens)")
-    print(f"perplexity      {found.perplexity:.2f}")
-    print(f"bits per byte   {found.bits_per_byte:.4f} ({found.n_bytes:,} bytes)")
+    say(f"loss            {found.loss:.4f} nats a token ({found.n_targets:,} tokens)")
+    say(f"perplexity      {found.perplexity:.2f}")
+    say(f"bits per byte   {found.bits_per_byte:.4f} ({found.n_bytes:,} bytes)")
 
 
 def export(
@@ -104,10 +103,10 @@ def export(
 
     loaded = load_run(run, "cpu", warn)
     written = export_hf(loaded.model, loaded.tokenizer, folder, loaded.recipe.data.seq_len)
-    print(f"wrote {', '.join(path.name for path in written)} to {folder}")
-    print(f"AutoModelForCausalLM.from_pretrained({str(folder)!r}) reads it (pip install transformers)")
+    say(f"wrote {', '.join(path.name for path in written)} to {folder}")
+    say(f"AutoModelForCausalLM.from_pretrained({str(folder)!r}) reads it (pip install transformers)")
     if not (folder / "tokenizer.json").exists():
-        print("no tokenizer was written: this one has no tokenizer.json; bring its own file along")
+        say("no tokenizer was written: this one has no tokenizer.json; bring its own file along")
 
 
 def recipes() -> None:
@@ -115,8 +114,8 @@ def recipes() -> None:
     from isogloss.recipe import DEFAULT, shipped_recipes
 
     for name, path in shipped_recipes().items():
-        comment = path.read_text().splitlines()[0].lstrip("# ")
-        print(f"{name + (' (default)' if name == DEFAULT else ''):<28}{comment}")
+        comment = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        say(f"{name + (' (default)' if name == DEFAULT else ''):<28}{comment}")
 
 
 def _read_standard_input() -> str:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from isogloss.streams import say_error
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,14 +20,14 @@ Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; in
 
 def console() -> "Console":
     """Where tables go: as wide as the terminal, or wide enough for a file."""
-    from rich.console import Console
+    from isogloss.terminal import open_console
 
-    return Console(width=None if sys.stdout and sys.stdout.isatty() else 150)
+    return open_console(width=None if sys.stdout and sys.stdout.isatty() else 150)
 
 
 def warn(message: str) -> None:
     """Say what is odd, where errors go."""
-    print(f"isogloss: warning: {message}", file=sys.stderr)
+    say_error(f"isogloss: warning: {message}")
 
 
 def split_words(arguments: list[str] | None) -> tuple[str, list[str]]:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from isogloss.streams import say
+
 tokenizer_app = typer.Typer(help="Train and look at tokenizers.", no_args_is_help=True)
 
 
@@ -22,7 +24,7 @@ def tokenizer_train(
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     short = "; the text has no more pairs to merge" if tokenizer.n_tokens < vocab_size else ""
-    print(f"{folder}: {tokenizer.n_tokens} tokens{short}")
+    say(f"{folder}: {tokenizer.n_tokens} tokens{short}")
 
 
 @tokenizer_app.command("show")
@@ -36,9 +38,9 @@ def tokenizer_show(
 
     tokenizer = load_tokenizer(path / "tokenizer" if (path / "tokenizer").is_dir() else path)
     found = describe(tokenizer, text)
-    print(f"{found.n_tokens} tokens, end of text {found.end_of_text}, encoded by {found.backend}")
-    print(f"fingerprint {found.fingerprint}")
+    say(f"{found.n_tokens} tokens, end of text {found.end_of_text}, encoded by {found.backend}")
+    say(f"fingerprint {found.fingerprint}")
     for piece in found.pieces:
-        print(f"{piece.id:>7}  {piece.text}")
+        say(f"{piece.id:>7}  {piece.text}")
     if found.pieces:
-        print(f"{found.n_bytes} bytes, {len(found.pieces)} tokens: {found.bytes_per_token:.2f} bytes a token")
+        say(f"{found.n_bytes} bytes, {len(found.pieces)} tokens: {found.bytes_per_token:.2f} bytes a token")

@@ -63,9 +63,9 @@ def with_overrides(config: C, overrides: Sequence[str]) -> C:
     return draft.build()
 
 
-def dump_config(config: Config) -> str:
+def dump_config(config: Config, *, in_ascii: bool = False) -> str:
     """The whole config as YAML, defaults included, in field order; ``load_config`` reads an equal config from it."""
-    return write_yaml(to_data(config))
+    return write_yaml(to_data(config), in_ascii=in_ascii)
 
 
 def _read_draft(model: type[C], path: Path) -> Draft[C]:

@@ -119,9 +119,11 @@ def read_value(text: str) -> Document:
     return Document(value)
 
 
-def write_yaml(data: Any) -> str:
+def write_yaml(data: Any, *, in_ascii: bool = False) -> str:
     """Plain data as YAML that ``read_yaml`` reads back the same; lists of scalars on one line."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=10**9)
+    return yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=not in_ascii, width=10**9
+    )
 
 
 def write_value(data: Any) -> str:

@@ -34,6 +34,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from isogloss.config.base import UserError
 from isogloss.parallel.env import LAUNCHER
+from isogloss.streams import say_error
 from isogloss.train.signals import ECHO, ENDING, HEARD, OUTCOME, REQUEUE
 
 # Ranks of a job that has failed have nothing to save: they get so many seconds between SIGTERM and SIGKILL.
@@ -107,7 +108,7 @@ def launch_local(launch: LocalLaunch) -> int:
             if failure.exitcode != _MENDABLE:  # that rank has said why
                 _say(_describe(failure) + "; the others have been ended")
             return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-        return int(agent.outcome.read_text()) if agent.outcome.exists() else 0
+        return int(agent.outcome.read_text(encoding="utf-8")) if agent.outcome.exists() else 0
 
 
 class _Agent(LocalElasticAgent):
@@ -286,4 +287,4 @@ def _describe(failure: ProcessFailure) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"isogloss launch: {text}", file=sys.stderr, flush=True)
+    say_error(f"isogloss launch: {text}")

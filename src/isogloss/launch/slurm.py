@@ -145,7 +145,7 @@ def submit(job: SlurmJob) -> str:
     if shutil.which("sbatch") is None:
         raise UserError("there is no sbatch here; --dry-run prints the script, to be submitted where there is one")
     write_slurm(job)
-    done = subprocess.run(["sbatch", str(job.path)], capture_output=True, text=True)
+    done = subprocess.run(["sbatch", str(job.path)], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise UserError(f"sbatch refused {job.path}: {done.stderr.strip()}")
     return done.stdout.strip()
@@ -207,7 +207,9 @@ def _origin() -> str:
     """Which commit the copied package is, and what differs from it; its version alone where it is no git tree."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(_package()), *words], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", str(_package()), *words], capture_output=True, encoding="utf-8", errors="replace"
+        )
         return done.stdout if done.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD") if shutil.which("git") else ""

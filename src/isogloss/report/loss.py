@@ -40,7 +40,8 @@ def plot_loss(
         axes.axhline(height, color="grey", ls=style, lw=1)
         axes.annotate(name, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
     unit = "bits per byte" if in_bits else "nats a target"
-    axes.set(xlabel="training tokens", ylabel=unit, title=title)
+    axes.set(xlabel="training tokens", ylabel=unit)
+    axes.set_title(title, parse_math=False)
     highest = max([*lines.values(), *(r[value] for r in validation)], default=1.0)
     axes.set_ylim(0, 1.6 * highest)
     axes.legend()

@@ -47,7 +47,7 @@ def draw(panels: Sequence[Panel], path: Path, title: str = "") -> None:
     FigureCanvasAgg(figure)
     for index, panel in enumerate(panels):
         _draw(figure.add_subplot(rows, columns, index + 1), panel)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=130)
 
 

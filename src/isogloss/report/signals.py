@@ -28,7 +28,7 @@ def plot_signals(measured: Signals, predicted: Signals, title: str, path: Path) 
     """
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a path, which may hold dollars
     for axes, (what, lines) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         values: list[float] = []
         for (name, label), color in zip(lines.items(), ("C0", "C1"), strict=False):

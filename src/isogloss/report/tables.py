@@ -5,7 +5,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
+from isogloss.terminal import Table
 
 Rows = Sequence[Sequence[str]]
 

@@ -122,7 +122,7 @@ class RunFolder:
 
     def _holder(self) -> str:
         try:
-            found = json.loads((self.path / _HOLDER).read_text())
+            found = json.loads((self.path / _HOLDER).read_text(encoding="utf-8"))
             return f"process {found['pid']} on {found['host']}"
         except (OSError, ValueError, TypeError, KeyError):  # it has come or gone this moment
             return "another process"
@@ -138,7 +138,7 @@ class RunFolder:
     def saved_machine(self) -> Machine | None:
         """The machine's decisions that the run began with."""
         try:
-            return Machine(**json.loads((self.path / "machine.json").read_text()))
+            return Machine(**json.loads((self.path / "machine.json").read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
 
@@ -157,7 +157,7 @@ class RunFolder:
     def saved_fingerprint(self) -> dict[str, str] | None:
         """Of the weights that the run began with; ``None`` if none is kept, or it is damaged."""
         try:
-            rows = json.loads(self.plan_file.read_text())
+            rows = json.loads(self.plan_file.read_text(encoding="utf-8"))
             return {str(row["name"]): str(row["sha256"]) for row in rows}
         except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
             return None
@@ -165,7 +165,7 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """The results, if the run has finished."""
         try:
-            found = json.loads(self.summary_file.read_text())
+            found = json.loads(self.summary_file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
         whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in _SUMMARY.items())

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-
 from isogloss.init.signals import Signals
 from isogloss.report.tables import markdown_table
 from isogloss.run.plan import RecipePlan
+from isogloss.terminal import Table
 
 NUMBERS = frozenset({"shape", "fan-in", "nominal", "std", "group", "std of B / A"})
 """Columns that stand to the right."""

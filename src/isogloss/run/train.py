@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from isogloss.parallel.env import Ranks, find_ranks, process_group, started_again, wait_for_all
 from isogloss.parallel.first_rank import from_rank_0, rank_0_first
@@ -19,6 +18,7 @@ from isogloss.run.folder import RunFolder
 from isogloss.run.opening import open_session
 from isogloss.run.session import Session
 from isogloss.run.steps import run_steps
+from isogloss.terminal import open_console
 from isogloss.train.display import Display
 from isogloss.train.first_error import first_error
 from isogloss.train.metrics import Metrics
@@ -69,7 +69,7 @@ def _train(
         recipe.check_float8(axes, _device(recipe))
         folder = RunFolder(recipe.folder)
         if not ranks.first:  # the first rank alone shows and writes
-            display = Display(Console(quiet=True))
+            display = Display(open_console(quiet=True))
 
         def take() -> None:
             if ranks.first and fresh and not started_again():  # what it did before is not to be lost

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from rich.table import Table
 from safetensors import SafetensorError
 
 from isogloss.build import materialise, plan_model
@@ -31,6 +30,7 @@ from isogloss.models.protocol import Batch
 from isogloss.models.weights import load_weights
 from isogloss.recipe import Recipe
 from isogloss.run.load import load_run
+from isogloss.terminal import Table
 from isogloss.train.display import Display
 from isogloss.train.metrics import finite
 

@@ -16,6 +16,7 @@ from isogloss.models.weights import load_weights
 from isogloss.parallel.first_rank import rank_0_first
 from isogloss.parallel.whole import whole_tensors
 from isogloss.run.session import Session
+from isogloss.streams import visible
 from isogloss.train.display import Display, duration
 from isogloss.train.loop import StepInfo
 from isogloss.train.machine import measure_peak
@@ -155,7 +156,7 @@ def _write_samples(session: Session, model: Decoder, metrics: Metrics, display: 
             display.say(f"step {step:>6}  no sample: {error}")
             return
         metrics.write("sample", step, prompt=prompt, text=text)
-        display.say(f"step {step:>6}  sample:\n" + "\n".join(f"    {line}" for line in text.splitlines()))
+        display.say(f"step {step:>6}  sample:\n" + "\n".join(f"    {line}" for line in visible(text).splitlines()))
 
 
 def _writer(session: Session) -> Decoder | None:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -30,6 +31,7 @@ from isogloss.data.opening import open_corpus
 from isogloss.durable import write_whole
 from isogloss.parallel.mesh import Axes
 from isogloss.recipe import Recipe
+from isogloss.streams import accept_any_text
 from isogloss.train.display import Display, duration
 from isogloss.train.machine import find_machine, measure_peak
 from isogloss.train.metrics import finite
@@ -223,6 +225,7 @@ def _code(file: str) -> str:
 
 
 def _begin_worker(threads: int) -> None:
+    accept_any_text(sys.stdout, sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(threads)
 

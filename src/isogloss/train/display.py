@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import Progress, TextColumn
-from rich.table import Column, Table
+from rich.progress import Progress
+from rich.table import Column
 
-from isogloss.streams import lead_nowhere
+from isogloss.streams import accept_any_text, lead_nowhere, say_error
+from isogloss.terminal import PlainColumn, Table, open_progress, print_text
 from isogloss.train.machine import TYPICAL_SHARE_OF_PEAK, Machine
 from isogloss.train.size import RunSize
 
@@ -17,8 +18,8 @@ from isogloss.train.size import RunSize
 class Display:
     """Prints to one console; ``start`` and ``stop`` bracket the live line.
 
-    When whoever read it has gone (``| head``, a closed terminal), nothing is raised in the middle of a step: ``lost``
-    says so, and what is printed from then on goes nowhere.
+    Nothing is raised in the middle of a step. When whoever read it has gone (``| head``, a closed terminal), ``lost``
+    says so. What cannot be written any more (a full disk under ``> log``) is dropped, and the run goes on.
     """
 
     def __init__(self, console: Console) -> None:
@@ -28,25 +29,27 @@ class Display:
 
     @contextmanager
     def _reader_may_go(self) -> Iterator[None]:
+        accept_any_text(self.console.file)
         try:
             yield
         except SystemExit:  # rich's answer to a broken pipe, after it has sent all further output to nowhere
             self.lost = True
-        except OSError as error:  # a closed terminal's
-            if error.errno != errno.EIO:
-                raise
-            self.lost = self.console.quiet = True
+        except OSError as error:
+            self.console.quiet = True
             lead_nowhere(sys.stdout)
+            self.lost = error.errno == errno.EIO  # a closed terminal's
+            if not self.lost:
+                why = error.strerror or str(error)
+                say_error(f"isogloss: warning: standard output cannot be written ({why}); the run goes on without it")
 
     def start(self, step: int, steps: int) -> None:
         """Begin the live line, in a terminal."""
         if self.console.is_terminal:
-            self._live = Progress(
-                TextColumn("step {task.completed}/{task.total}", table_column=Column(no_wrap=True, min_width=15)),
-                TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-                console=self.console,
-                transient=True,
-            )
+            columns = [
+                PlainColumn("step {task.completed}/{task.total}", Column(no_wrap=True, min_width=15)),
+                PlainColumn("{task.fields[line]}", Column(no_wrap=True, overflow="ellipsis")),
+            ]
+            self._live = open_progress(self.console, columns)
             self._task = self._live.add_task("", total=steps, completed=step, line="")
             with self._reader_may_go():
                 self._live.start()
@@ -77,7 +80,7 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line that stays."""
         with self._reader_may_go():
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            print_text(self.console, text)
 
     def show(self, table: Table) -> None:
         """Print a table."""

@@ -108,7 +108,7 @@ def _time_product(device: str, precision: str, n: int) -> float:
 def processor_name() -> str:
     """The processor as the system calls it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

@@ -44,7 +44,12 @@ class WeightsAndBiases:
         if not id_file.exists():
             write_whole(id_file, uuid.uuid4().hex.encode())
         self._run = wandb.init(
-            project=project, name=name, id=id_file.read_text(), resume="allow", config=recipe, dir=str(folder)
+            project=project,
+            name=name,
+            id=id_file.read_text(encoding="utf-8"),
+            resume="allow",
+            config=recipe,
+            dir=str(folder),
         )
 
     def log(self, step: int, values: dict[str, float]) -> None:

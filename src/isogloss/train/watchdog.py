@@ -12,7 +12,6 @@ Where ranks wait for what rank 0 does alone there is no limit: it must only go o
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -25,6 +24,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 from isogloss.headway import headway
 from isogloss.parallel.env import MissingRankError, Ranks
+from isogloss.streams import say_error
 from isogloss.train.beats import Beat, describe, latest_headway, where
 from isogloss.train.loop import Progress, StepInfo
 
@@ -241,4 +241,4 @@ class Watchdog:
         return [{rank: Beat(**beats[number]) for rank, beats in written.items()} for number in (MAIN, SAVER)]
 
     def _say(self, text: str) -> None:
-        print(f"isogloss: {text}", file=sys.stderr, flush=True)
+        say_error(f"isogloss: {text}")

@@ -60,10 +60,10 @@ def download(package: Package, folder: Path) -> Path:
     """
     with tempfile.TemporaryDirectory() as aside:
         requirements, builder = Path(aside, "requirements.txt"), Path(aside, "builder", "setuptools")
-        requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+        requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
         builder.mkdir(parents=True)
         (builder / "__init__.py").touch()
-        (builder / "build_meta.py").write_text(_builder(package))
+        (builder / "build_meta.py").write_text(_builder(package), encoding="utf-8")
         kind = "--only-binary" if package.is_wheel else "--no-binary"
         command = [
             sys.executable,
@@ -86,7 +86,7 @@ def download(package: Package, folder: Path) -> Path:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 timeout=TIMEOUT_SECONDS,
             )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -12,6 +13,7 @@ from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
 
 from isogloss.config.base import UserError
+from isogloss.streams import accept_any_text
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -80,6 +82,7 @@ def start_workers(n: int) -> Iterator[Workers]:
 
 
 def _begin() -> None:
+    accept_any_text(sys.stdout, sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # A worker has one core: the threads of Rust's libraries would only get in each other's way.
     os.environ["RAYON_NUM_THREADS"] = "1"
