@@ -4,15 +4,18 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from isogloss.cli.errors import leave
+from isogloss.recipe import DEFAULT, load_recipe
 
 PATHS = os.pathsep.join(sys.path)
 
@@ -87,6 +90,27 @@ def test_a_wrong_setting_is_explained_and_nothing_is_written(isogloss, tiny: Pat
     message = complaint(isogloss("train", tiny, override))
     assert all(word in message for word in words), message
     assert not (tiny.parent / "runs/tiny/recipe.yaml").exists() or "trackers" in override
+
+
+def test_plain_arguments_go_through_no_parser(isogloss, tiny: Path) -> None:
+    assert isogloss("train", tiny, "train.steps=3", "watch.sample_tokens=0")[0] == 0
+    folder = tiny.parent / "runs/tiny"
+    for stop in ("😀", "a: b", "null", "'", '"', "[", "1e3", "#", "\n", "\x7f\u2028"):
+        code, out, errors = isogloss("generate", folder, "x", "--max-tokens", "2", "--stop", stop, "--stop", "zz")
+        assert (code, errors, out[0]) == (0, "", "x"), stop
+    assert "stop" in complaint(isogloss("generate", folder, "x", "--stop", ""))
+    assert "not UTF-8" in complaint(isogloss("generate", folder, "x", "--stop", "\udce9"))
+
+
+def test_the_command_that_trains_on_a_fetched_corpus_can_be_pasted(isogloss, monkeypatch, tmp_path: Path) -> None:
+    card = SimpleNamespace(n_documents=1, n_bytes=1, source="s", licence="l", sha256="0", skipped=[])
+    folder = tmp_path / "it's [a], {b}: #c"
+    monkeypatch.setattr("isogloss.data.named.fetch.fetch", lambda name, to, say: (folder, card))
+    code, out, _ = isogloss("data", "fetch", "name")
+    assert code == 0
+    words = shlex.split(out.splitlines()[-1].partition("train on it: ")[2])
+    assert words[:2] == ["isogloss", "train"]
+    assert load_recipe(DEFAULT, words[2:]).data.train == (str(folder),)
 
 
 def test_all_problems_come_at_once_with_their_lines(isogloss, tiny: Path) -> None:

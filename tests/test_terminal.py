@@ -111,8 +111,9 @@ def test_a_run_and_its_verbs_end_well_whatever_the_encoding_is(call, monkeypatch
 
 def test_tokens_in_brackets_are_listed(call, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.jsonl").write_text('{"text": "to be"}\n' * 9, encoding="utf-8")
-    assert call("data", "prepare", "a.jsonl", "prepared_dir=[red] :b:", "--tokenizer", "bytes", "dedup=none")[0] == 0
+    documents = [json.dumps({"text": "to be " * n}) + "\n" for n in range(1, 30)]
+    (tmp_path / "a.jsonl").write_text("".join(documents), encoding="utf-8")
+    assert call("data", "prepare", "a.jsonl", "prepared_dir=[red] :b:", "--tokenizer", "bytes")[0] == 0
     monkeypatch.setattr("isogloss.data.tokenizers.description.printable", lambda data: f"[/INST] [red] :b: {data!r}")
     code, out, errors = call("data", "stats", "[red] :b:")
     assert (code, errors) == (0, "")

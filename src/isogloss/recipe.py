@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from isogloss.build import plan_model
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.config.base import Config, UserError
+from isogloss.config.draft import Override
 from isogloss.config.load import load_config
 from isogloss.config.problems import did_you_mean
 from isogloss.data.opening import DataConfig
@@ -180,7 +181,7 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_recipe(name: str = DEFAULT, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str = DEFAULT, overrides: Sequence[Override] = ()) -> Recipe:
     """A shipped recipe by name, a YAML file or a run's folder by path, with ``a.b=c`` overrides.
 
     Raises:

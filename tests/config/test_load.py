@@ -1,5 +1,6 @@
 """Loading recipes: files, overrides, messages; nothing but a config or a UserError comes out of any text."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -287,6 +288,33 @@ def test_overrides_reach_into_defaults(overrides, changes):
     expected = Recipe(**changes)
     assert load_config(Recipe, None, overrides) == expected
     assert with_overrides(Recipe(), overrides) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: b", "a #b", "#a", "[red]", "[/INST] :b:", "{a}", "null", "true", "1e3", "007", "0x10", "~", "- a", "!!int 3",
+     "*a", " a ", "&a", "😀", "né → 中", "a\nb", "a'b\"c", "%j", "$HOME", "\\u0041", "a=b", "\u2028x", "\x7f"],
+)  # fmt: skip
+def test_where_only_text_can_stand_an_override_is_taken_as_it_is(text):
+    assert load_config(Recipe, None, [f"name={text}"]).name == text
+    config = load_config(Recipe, None, ["sources=[{path: a}]", f"sources.0.path={text}"])
+    assert config.sources == [Source(path=Path(text))]
+    assert load_config(Recipe, None, [f"name={json.dumps(text)}"]).name == text
+    if text.isprintable() and "'" not in text:
+        assert load_config(Recipe, None, [f"name='{text}'"]).name == text
+
+
+@pytest.mark.parametrize("text", ["😀", "a: b", "null", "'", '"', "[", "\x85\u2028\x7f", "1e3", "a\nb", " a "])
+def test_a_given_value_goes_through_no_parser(text):
+    config = load_config(Recipe, None, [("name", text), ("sources", [{"path": text}]), ("optim.lr", 0.5)])
+    assert (config.name, config.sources, config.optim.lr) == (text, [Source(path=Path(text))], 0.5)
+
+
+def test_a_given_value_is_held_to_the_type():
+    with pytest.raises(ConfigError) as caught:
+        load_config(Recipe, None, [("steps", "6"), ("name", "\udce9"), ("optim.lrr", 1)])
+    assert [problem.path for problem in caught.value.problems] == ["name", "steps", "optim.lrr"]
+    assert "command line: steps='6': must be a whole number, got '6'" in str(caught.value)
 
 
 def test_an_override_gives_no_more_than_the_default_instance_was_given():

@@ -1,5 +1,6 @@
 """YAML 1.2 core schema: what each scalar means, what is refused, and that what is written reads back."""
 
+import json
 import math
 
 import pytest
@@ -142,6 +143,43 @@ def test_refuses_the_whole_text(text, line, what):
 )  # fmt: skip
 def test_reads_override_values(text, value):
     assert read_value(text).data == value
+
+
+# Each is JSON; PyYAML alone refuses it or reads it as something else.
+JSON = [
+    r'["\ud83d\ude00"]',
+    r'{"\ud83d\ude00": 1}',
+    r'["\ud83d\ude00\n", "\u2028", "\/"]',
+    '{\t"a":\t1,\n\t"b": [2]\n}',
+    '["\x7f", "\x85", "a\x85 b", "\u2028x\u2029", "\ufffe"]',
+    '{"a": "né 😀 → 中"}',
+    '"😀"',
+    '{"a":"b:c #d"}',
+]
+
+
+@pytest.mark.parametrize("text", JSON)
+def test_json_is_yaml(text):
+    assert read_yaml(text).problems == []
+    assert read_yaml(text).data == read_value(text).data == json.loads(text)
+    if text[0] == "{":
+        assert read_yaml(f"\n{text}").lines[(next(iter(json.loads(text))),)] == 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner, max_size=4), max_leaves=8))
+def test_any_json_is_yaml(data):
+    data = [json.loads(json.dumps(data).encode("utf-8", "surrogatepass"))]
+    for ascii_only in (True, False):
+        text = json.dumps(data, ensure_ascii=ascii_only)
+        document = read_yaml(text)
+        assert document.data == data or document.problems, text  # half a character is refused
+        assert bool(document.problems) == any("\ud800" <= c <= "\udfff" for c in json.dumps(data, ensure_ascii=False))
+
+
+@pytest.mark.parametrize("text", [r'"\ud83d"', r'"\ude00\ud83d"', r'["a", "\ud83d x"]', r'{"\ud83d": 1}'])
+def test_half_a_character_is_refused(text):
+    assert "half a character" in read_yaml(text).problems[0][2]
 
 
 scalars = (

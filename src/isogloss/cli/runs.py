@@ -43,8 +43,6 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Let a trained model go on with a prompt."""
-    import json
-
     from isogloss.config.load import load_config
     from isogloss.data.tokenizers.base import well_formed
     from isogloss.generate.engine import generate as generate_text
@@ -52,9 +50,8 @@ def generate(
     from isogloss.run.load import load_run
 
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    given |= {"max_context": max_context, "seed": seed, "stop": json.dumps(stop) if stop else None}
-    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
-    sampling = load_config(SamplingConfig, None, overrides)
+    given |= {"max_context": max_context, "seed": seed, "stop": stop or []}
+    sampling = load_config(SamplingConfig, None, [(key, value) for key, value in given.items() if value is not None])
     loaded = load_run(run, device, warn)
     if prompt == "-":
         prompt = _read_standard_input()

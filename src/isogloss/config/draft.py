@@ -17,9 +17,11 @@ from isogloss.config.base import Config
 from isogloss.config.problems import ConfigError, Path, Problem, dotted, show
 from isogloss.config.shape import Shape
 from isogloss.config.wording import locate, word_errors
-from isogloss.config.yaml import MAX_DEPTH, YamlError, read_value
+from isogloss.config.yaml import MAX_DEPTH, YamlError, read_text, read_value, write_value
 
 C = TypeVar("C", bound=Config)
+Override = str | tuple[str, Any]
+"""``key=value`` as a user writes it, or a key and a value that no parser is to read."""
 _WORD = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 
 
@@ -82,10 +84,20 @@ class Draft(Generic[C]):
         self.problems = problems
         self.applied: list[tuple[list[str], Any, str]] = []
 
-    def override(self, text: str) -> None:
-        """Lay one ``key=value`` over the data; what is wrong with it joins the problems."""
-        where = f"command line: {text}"
-        key, equals, written = text.partition("=")
+    def override(self, override: Override) -> None:
+        """Lay one override over the data; what is wrong with it joins the problems."""
+        if isinstance(override, tuple):
+            key, value = override[0], to_data(override[1])
+            where = f"command line: {key}={write_value(value)}"
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                self.problems.append(Problem(key, where, "holds bytes that are not UTF-8 (or half a character)"))
+            else:
+                self._set(key.split("."), value, where)
+            return
+        where = f"command line: {override}"
+        key, equals, written = override.partition("=")
         parts = key.strip().split(".")
         if not equals or "" in parts:
             self.problems.append(Problem("", where, "an override is written key=value, such as train.steps=1000"))
@@ -94,12 +106,24 @@ class Draft(Generic[C]):
             self.problems.append(Problem("", where, f"a key of more than {MAX_DEPTH} parts"))
             return
         try:
-            document = read_value(written)
+            document = (read_text if self._is_text(parts, written) else read_value)(written)
         except YamlError as error:
             self.problems.append(Problem(key, where, error.what))
             return
         self.problems += [Problem(".".join([key, *map(str, path)]), where, what) for path, _, what in document.problems]
         self._set(parts, document.data, where)
+
+    def _is_text(self, parts: list[str], written: str) -> bool:
+        """Whether nothing but text, such as a path, can stand at a key; ``null`` is none where the key may hold it."""
+        shape, node = Shape.of(self.model), self.data
+        for part in parts:
+            if isinstance(node, dict) and shape.discriminator:
+                shape = shape.narrow(node.get(shape.discriminator))
+            below = shape.step(part)
+            if below is None:
+                return False
+            shape, node = below, node.get(part) if isinstance(node, dict) else None
+        return shape.is_text and not (shape.nullable and written.strip() == "null")
 
     def build(self) -> C:
         """The validated config.

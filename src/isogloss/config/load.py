@@ -7,7 +7,8 @@ value (``1e5``) for a whole number.
 An override is ``key=value`` with a dotted key (``stages.0.d_model=64``), applied in order after the file:
 
 - The value is one plain scalar, taken whole, or YAML where it begins with ``[``, ``{`` or a quote. ``x=`` is the empty
-  text, ``x=null`` is null.
+  text, ``x=null`` is null. Where only text or a path can stand, all but a quoted text is taken as it is: ``name=1e3``,
+  ``runs_dir=[old] a: b #1``.
 - A key below a section that the file does not mention is laid over that section's default.
 - ``schedule.type=linear`` changes the branch of a union: of the file's keys those stay that the new branch has; what
   came from a default goes; other overrides always stay (and are errors where the new branch lacks their key).
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from isogloss.config.base import Config, UserError
-from isogloss.config.draft import Draft, Origin, to_data
+from isogloss.config.draft import Draft, Origin, Override, to_data
 from isogloss.config.problems import ConfigError, Problem, did_you_mean, dotted, show
 from isogloss.config.yaml import YamlError, read_yaml, write_yaml
 
@@ -28,13 +29,13 @@ MAX_BYTES = 1 << 20
 """A larger file is no recipe; parsing it would only take minutes."""
 
 
-def load_config(model: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
+def load_config(model: type[C], path: Path | None, overrides: Sequence[Override] = ()) -> C:
     """Read, override and check a config.
 
     Args:
         model: the config type.
         path: a YAML file; ``None`` for the defaults alone.
-        overrides: ``a.b=c``, applied in order.
+        overrides: ``a.b=c``, or ``("a.b", c)`` where ``c`` is not to be parsed; applied in order.
 
     Raises:
         UserError: the file cannot be read.
@@ -48,7 +49,7 @@ def load_config(model: type[C], path: Path | None, overrides: Sequence[str] = ()
     return draft.build()
 
 
-def with_overrides(config: C, overrides: Sequence[str]) -> C:
+def with_overrides(config: C, overrides: Sequence[Override]) -> C:
     """A config with overrides laid over it, as ``load_config`` lays them over a file.
 
     What ``config`` was given counts as the file's; what it left to the defaults counts as a default.

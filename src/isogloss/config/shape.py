@@ -3,6 +3,7 @@
 import collections.abc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -132,6 +133,12 @@ class Shape:
                 yield from ((f"[{tag}]", option.section) for tag in tags) if tags else [("", option.section)]
             elif item := option.item():
                 yield from ((f".*{suffix}", section) for suffix, section in item.sections())
+
+    @property
+    def is_text(self) -> bool:
+        """Whether every value is free text or a path."""
+        types = [option.annotation for option in self.options]
+        return bool(types) and all(isinstance(kind, type) and issubclass(kind, str | PurePath) for kind in types)
 
     def literals(self) -> list[Any]:
         """The values that the type lists one by one."""

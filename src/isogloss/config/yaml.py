@@ -5,6 +5,7 @@ and ``on`` is true. Of YAML's features a recipe needs no others than mappings, l
 language tags, merge keys (``<<``) and further documents are refused.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,11 +94,20 @@ def read_yaml(text: str) -> Document:
         YamlError: it is not YAML, nests too deeply, holds more than one document, or its aliases have no end.
     """
     with _yaml_errors(text):
-        node = _Composer(text).get_single_node()
+        node = _Composer(_without_json_only(text)).get_single_node()
     document = Document()
     if node is not None:
         _Builder(document).build(node, ())
     return document
+
+
+def read_text(text: str) -> Document:
+    """Read the value of an override where nothing but text can stand: as it is, unless it is in quotes.
+
+    Raises:
+        YamlError: what is in quotes is not YAML.
+    """
+    return read_value(text if text[:1] in ('"', "'") else json.dumps(text))
 
 
 def read_value(text: str) -> Document:
@@ -113,10 +123,9 @@ def read_value(text: str) -> Document:
     if text[:1] in ("[", "{", '"', "'"):
         return read_yaml(text)
     try:
-        value = _encodable(resolve(text) if text else "")
+        return Document(_encodable(resolve(text) if text else ""))
     except ValueError as error:
         raise YamlError(1, str(error)) from None
-    return Document(value)
 
 
 def write_yaml(data: Any, *, in_ascii: bool = False) -> str:
@@ -137,12 +146,26 @@ def _kind(text: str) -> str:
 
 
 def _encodable(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{show(value)} holds half a character (a lone surrogate)") from None
-    return value
+    """Text with the two halves of a character put together, as JSON escapes it; other values as they are.
+
+    Raises:
+        ValueError: a half stands alone.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        raise ValueError(f"{show(value)} holds half a character (a lone surrogate)") from None
+
+
+def _without_json_only(text: str) -> str:
+    """JSON as PyYAML reads it: without tabs between values, and with escapes for what YAML 1.1 gives a meaning."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return re.sub(r"[^\n\r -~]", lambda found: " " if found[0] == "\t" else json.dumps(found[0])[1:-1], text)
 
 
 @contextmanager
@@ -245,10 +268,11 @@ class _Builder:
                 self._refuse(place, key_node, "merging with << is not supported; write the keys out")
                 continue
             try:
-                _encodable(key)
+                key = _encodable(key)
             except ValueError as error:
                 self._refuse(path, key_node, str(error))
                 continue
+            place = (*path, key)
             if key in data:
                 first = self.document.lines[place]
                 self._refuse(place, key_node, f"given twice; the first is on line {first}")

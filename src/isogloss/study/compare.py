@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isogloss.config.base import UserError
+from isogloss.config.draft import Override
 from isogloss.config.load import with_overrides
 from isogloss.recipe import Recipe
 from isogloss.study.statistics import Interval, interval
@@ -182,7 +183,7 @@ def with_scheme(recipe: Recipe, label: str) -> Recipe:
         UserError: it is not as ``NAME:KEY=VALUE,...``, or nothing like it can be made.
     """
     name, _, settings = label.partition(":")
-    changes = [] if name == OWN else [f"init={{type: {name}}}"]
+    changes: list[Override] = [] if name == OWN else [("init", {"type": name})]
     for setting in filter(None, settings.split(",")):
         if "=" not in setting:
             raise UserError(f"{label}: {setting!r} is not KEY=VALUE; write it as {name}:base_std=0.02,cut=2")
