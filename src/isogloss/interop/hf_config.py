@@ -1,7 +1,8 @@
 """A decoder's config as the ``config.json`` of Hugging Face's Llama, or with QK-norm of its Qwen 3, and back.
 
 Rotary positions stand in the file twice: transformers 5 reads ``rope_parameters``, version 4 ``rope_theta`` and
-``rope_scaling``. What one side has and the other lacks is refused, never left out.
+``rope_scaling``. What one side has and the other lacks is refused, never left out. The file gives the same logits from
+transformers 4.51 on; ``benchmarks/exports.py`` runs it in any version.
 """
 
 from typing import Any
@@ -70,8 +71,13 @@ def to_hf(config: DecoderConfig, multipliers: Multipliers, seq_len: int, end_of_
     rope: dict[str, Any] = {"rope_type": "default"}
     if scaling is not None:
         rope = {SCALING_KEYS[key]: value for key, value in scaling.model_dump().items()}
-    # Transformers before 4.50 takes YaRN's original length from max_position_embeddings; later ones accept that.
-    max_len = scaling.original_seq_len if isinstance(scaling, YarnScaling) else seq_len
+    max_len = seq_len
+    if isinstance(scaling, YarnScaling):
+        # Transformers 4.51 to 4.55 take the ratio of the two lengths for the factor. Where it cannot be exact, all
+        # versions take max_position_embeddings for an original length that is left out.
+        max_len = round(scaling.factor * scaling.original_seq_len)
+        if max_len / scaling.original_seq_len != scaling.factor:
+            max_len = rope.pop(SCALING_KEYS["original_seq_len"])
     return {
         "architectures": [f"{layout}ForCausalLM"],
         "model_type": layout.lower(),
@@ -90,6 +96,8 @@ def to_hf(config: DecoderConfig, multipliers: Multipliers, seq_len: int, end_of_
         "rope_parameters": {**rope, "rope_theta": mixer.rotary.theta},
         "tie_word_embeddings": config.tied_head,
         "attention_bias": False,
+        # Qwen 3's defaults hold a window, which some versions apply to long rows although it is off.
+        **({"use_sliding_window": False, "sliding_window": None} if layout == "Qwen3" else {}),
         "mlp_bias": False,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
