@@ -86,7 +86,8 @@ def test_variables_of_a_launcher_that_make_no_sense(isogloss, tiny: Path, monkey
         ("data.train=[missing]", ["missing"]),
     ],
 )
-def test_a_wrong_setting_is_explained_and_nothing_is_written(isogloss, tiny: Path, override: str, words) -> None:
+def test_a_wrong_setting_is_explained_and_nothing_is_written(isogloss, tiny, monkeypatch, override: str, words) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # it may be installed here
     message = complaint(isogloss("train", tiny, override))
     assert all(word in message for word in words), message
     assert not (tiny.parent / "runs/tiny/recipe.yaml").exists() or "trackers" in override

@@ -32,7 +32,7 @@ def rewind(session: Session, spike: StepInfo, metrics: Metrics, display: Display
     restore(session, checkpoint)
     progress.go_back(checkpoint.state["progress"])
     passed_over = spike.step - progress.step
-    metrics.write("rewind", spike.step, loss=spike.loss, to=progress.step, passed_over=passed_over)
+    metrics.go_back(spike.step, progress.step, loss=spike.loss, passed_over=passed_over)
     display.say(
         f"step {spike.step}: {what}; back to step {progress.step}, passing over {passed_over} batches "
         f"({progress.rewinds} of {config.max_rewinds})"

@@ -21,9 +21,9 @@ from isogloss.run.steps import run_steps
 from isogloss.terminal import open_console
 from isogloss.train.display import Display
 from isogloss.train.first_error import first_error
-from isogloss.train.metrics import Metrics
+from isogloss.train.metrics import Metrics, read_metrics
 from isogloss.train.signals import Interrupted, leave_at_once
-from isogloss.train.trackers import create_trackers
+from isogloss.train.trackers import TrackedRun, create_trackers
 from isogloss.train.watchdog import Watchdog
 
 
@@ -86,7 +86,7 @@ def _train(
             assert summary is not None
             display.say(f"{recipe.name} has finished its {summary['steps']} steps; --fresh would train it anew")
         else:
-            with _open_metrics(session) as metrics:
+            with _open_metrics(session, display) as metrics:
                 run_steps(session, metrics, display, until)
                 summary = finish(session, metrics, display)
         show_results(folder, recipe, summary, display)
@@ -98,10 +98,11 @@ def _device(recipe: Recipe) -> str:
     return "cuda" if recipe.train.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _open_metrics(session: Session) -> Metrics:
+def _open_metrics(session: Session, display: Display) -> Metrics:
     """What the first rank writes them with; on the others it drops them."""
-    recipe, folder = session.recipe, session.folder
+    recipe, folder, step = session.recipe, session.folder, session.progress.step
     if not session.ranks.first:
-        return Metrics(None, session.progress.step)
-    trackers = create_trackers(recipe.trackers, folder.path, recipe.name, recipe.model_dump(mode="json"))
-    return Metrics(folder.metrics_file, session.progress.step, trackers)
+        return Metrics(None, step)
+    last_step = max((record["step"] for record in read_metrics(folder.metrics_file)), default=0)
+    tracked = TrackedRun(folder.path, recipe.name, recipe.model_dump(mode="json"), step, last_step, display.say)
+    return Metrics(folder.metrics_file, step, create_trackers(recipe.trackers, tracked))

@@ -26,6 +26,15 @@ class Tracker(Protocol):
         ...
 
 
+@runtime_checkable
+class RewindingTracker(Tracker, Protocol):
+    """A tracker that can drop the steps that a run does again."""
+
+    def go_back(self, step: int) -> None:
+        """The run goes on from this step; what was logged after it is void."""
+        ...
+
+
 class Metrics:
     """Appends to a file and hands each record's numbers to trackers; without a path it keeps nothing."""
 
@@ -45,6 +54,16 @@ class Metrics:
             self._file.write(json.dumps({"step": step, "kind": kind, **recorded}) + "\n")
         for tracker in self._trackers:
             tracker.log(step, {f"{kind}/{key}": v for key, v in recorded.items() if isinstance(v, int | float)})
+
+    def go_back(self, from_step: int, to: int, **values: Any) -> None:
+        """Record that the run goes back to an earlier step; trackers have that at the first step that follows it."""
+        recorded = finite({"to": to, **values})
+        if self._file is not None:
+            self._file.write(json.dumps({"step": from_step, "kind": "rewind", **recorded}) + "\n")
+        for tracker in self._trackers:
+            if isinstance(tracker, RewindingTracker):
+                tracker.go_back(to)
+            tracker.log(to + 1, {f"rewind/{key}": v for key, v in recorded.items() if isinstance(v, int | float)})
 
     def __enter__(self) -> "Metrics":
         return self
