@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from isogloss.audit.depth import Spread
 from isogloss.audit.findings import Finding, Severity, layer_of
 from isogloss.audit.roles import infer_roles
+from isogloss.audit.spread import Spread
 from isogloss.audit.trace import Trace
 from isogloss.config.base import UserError
 from isogloss.config.problems import did_you_mean

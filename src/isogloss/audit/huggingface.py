@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from isogloss.audit.built import Built
+from isogloss.audit.foreign import foreign
 from isogloss.config.base import UserError
 
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -43,11 +44,8 @@ class HuggingFaceModel:
         auto = next((kind for kind in kinds if type(config) in kind._model_mapping), None)
         if auto is None:
             raise UserError(f"{self.name}: transformers has no language model for the type {config.model_type}")
-        try:
-            with _quietly(transformers):
-                return Built(auto.from_config(config))
-        except Exception as error:  # of any kind: the code is not ours
-            raise self._refused(error) from error
+        with foreign(f"{self.name}: transformers refuses the config"), _quietly(transformers):
+            return Built(auto.from_config(config))
 
     def n_layers(self, model: Any) -> int | None:
         """The config's depth."""
@@ -94,15 +92,8 @@ class HuggingFaceModel:
             for name in BY_LAYER:
                 if isinstance(listed := fields.get(name), list) and listed:
                     fields[name] = (listed * -(-n_layers // len(listed)))[:n_layers]
-        try:
-            with _quietly(transformers):
-                return kind(**fields)
-        except Exception as error:  # of any kind: the code is not ours
-            raise self._refused(error) from error
-
-    def _refused(self, error: Exception) -> UserError:
-        line = str(error).strip().replace("\n", " ")
-        return UserError(f"{self.name}: transformers refuses the config: {type(error).__name__}: {line[:300]}")
+        with foreign(f"{self.name}: transformers refuses the config"), _quietly(transformers):
+            return kind(**fields)
 
 
 def read_config(name: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from isogloss.audit.depth import Spread
 from isogloss.audit.findings import Finding, Severity
+from isogloss.audit.spread import Spread
 from isogloss.audit.trace import Trace
 
 LINEAR_GATE = 0.25
