@@ -1,7 +1,10 @@
 """What this process has printed, let out before it ends: `os._exit` and an abort do not."""
 
+import atexit
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import TextIO
 
 
@@ -17,3 +20,39 @@ def let_out() -> None:
 def lead_nowhere(stream: TextIO) -> None:
     """Let what is still written to a stream, by whomever, go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def only_ours() -> Iterator[TextIO]:
+    """Standard output for what is written to the stream given; all else that is printed goes to standard error.
+
+    So a report stays apart from the prints of foreign code, of libraries in C, of child processes, and of what runs as
+    the interpreter ends.
+    """
+    former = sys.stdout
+    former.flush()
+    try:
+        number = former.fileno()
+    except OSError:  # a stream in memory, as a notebook's
+        with redirect_stdout(sys.stderr):
+            yield former
+        return
+    kept = os.dup(number)
+    with open(os.dup(kept), "w", encoding=former.encoding, errors=former.errors) as ours:  # noqa: PTH123 (a number)
+        os.dup2(sys.stderr.fileno(), number)
+        sys.stdout = sys.stderr
+        try:
+            yield ours
+            ours.flush()
+        finally:
+            sys.stdout = former
+            os.dup2(kept, number)
+            os.close(kept)
+            atexit.register(_follow_errors)  # after what was registered meanwhile, and so called before it
+
+
+def _follow_errors() -> None:
+    """Lead standard output to standard error."""
+    let_out()
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr

@@ -32,18 +32,13 @@ def addends(base: str, named: Mapping[str, Any]) -> list[tuple[Tensor, ...]]:
         base: the operation.
         named: its arguments.
     """
-    if base in SUMS:
-        if base.endswith("index_put") and not named.get("accumulate"):
-            return []
-        if base == "scatter_reduce" and named.get("reduce") != "sum":
-            return []
-        found = [(named.get(name),) for name in SUMS[base]]
-    elif base in SUMS_OF_PRODUCTS:
-        first, *factors = SUMS_OF_PRODUCTS[base]
-        found = [(named.get(first),), tuple(named.get(name) for name in factors)]
-    else:
+    if base.endswith("index_put") and not named.get("accumulate"):
         return []
-    return found if all(isinstance(x, Tensor) for part in found for x in part) else []
+    if base == "scatter_reduce" and named.get("reduce") != "sum":
+        return []
+    first, *factors = SUMS.get(base) or SUMS_OF_PRODUCTS.get(base) or ("", "")
+    found = [tuple(x for name in names if isinstance(x := named.get(name), Tensor)) for names in ([first], factors)]
+    return found if len(found[0]) == 1 and len(found[1]) == len(factors) else []
 
 
 def as_wide(sources: Iterable[str], products: Mapping[str, Product], addend: Tensor) -> frozenset[str]:

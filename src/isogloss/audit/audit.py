@@ -28,7 +28,6 @@ from isogloss.audit.trace import Trace
 from isogloss.audit.weights import (
     bounds,
     correlations,
-    decayed_vectors,
     low_precision_dtypes,
     never_written,
     repetitions,
@@ -136,8 +135,8 @@ def audit(target: Target, scheme: Scheme | None = None, max_bytes: int = 2**31) 
     if dtypes := low_precision_dtypes(model):
         listed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
         remarks.said.append(f"parameters are in {listed}; run in float32")
-    if vectors := decayed_vectors(made.built):
-        remarks.limits.append(f"whether weight decay is meant for {_some(vectors)}, which are norms or biases")
+    if made.decayed:
+        remarks.limits.append(f"whether weight decay is meant for {_some(made.decayed)}, which are norms or biases")
     if poisoned := {f.parameter for f in findings if f.code in ("I04", "I10", "I18")}:
         wash(model)
         remarks.left_out(f"run with zeros in the place of poison ({len(poisoned)} tensors): signals were not judged")
@@ -154,8 +153,8 @@ def audit(target: Target, scheme: Scheme | None = None, max_bytes: int = 2**31) 
         findings += signal_findings(seen, spreads)
         findings += _learning(model, forward, remarks)
     del model, forward, tensors, random, made
-    second, depths = _second_depth(target, n_layers, size, max_bytes, seen, shapes, remarks, findings)
-    found = scalings(spreads, second)
+    second, depths, deeper = _second_depth(target, n_layers, size, max_bytes, seen, shapes, remarks, findings)
+    found = scalings(spreads, second, deeper)
     if seen is not None:
         products = {kind_of(name) for name in seen.products}
         in_products = {kind: s for kind, s in found.items() if kind in products}
@@ -223,13 +222,13 @@ def _second_depth(
     shapes: Mapping[str, tuple[int, ...]],
     remarks: Remarks,
     findings: list[Finding],
-) -> tuple[dict[str, Spread] | None, tuple[int, int] | None]:
-    """Scales of a model of another depth; none where it cannot be had."""
+) -> tuple[dict[str, Spread] | None, tuple[int, int] | None, bool]:
+    """Scales of a model of another depth; none where it cannot be had; and whether it runs shared layers more often."""
     if n_layers is None:
         remarks.left_out(
             "its depth cannot be set: a scale that depends on the number of layers looks like any constant"
         )
-        return None, None
+        return None, None, False
     double = n_layers == 1 or (n_layers <= DOUBLED_UP_TO and 2 * size <= max_bytes)
     depths = n_layers, (2 * n_layers if double else n_layers // 2)
     try:
@@ -238,7 +237,7 @@ def _second_depth(
         remarks.left_out(
             f"it cannot be built with {depths[1]} layers ({error}): dependence on depth was not looked for"
         )
-        return None, None
+        return None, None, False
     spreads = _spreads(other)
     same = not_deeper(shapes, {name: tuple(p.shape) for name, p in other.named_parameters()}, depths)
     if seen is None or not (same or _effective(seen)):
@@ -250,12 +249,12 @@ def _second_depth(
         evidence = f"with {depths[0]} and with {depths[1]} it has the same {count_layers(shapes)} layers"
         findings.append(_ignored(evidence))
         remarks.left_out("its second depth is not deeper: nothing about depth was judged")
-        return None, None
+        return None, None, False
     if seen is not None:
         computed = _effective(seen).keys()
         spreads = {name: s for name, s in spreads.items() if name not in computed}
         spreads |= {} if again is None else _effective(again)
-    return spreads, depths
+    return spreads, depths, same
 
 
 def _ignored(evidence: str) -> Finding:

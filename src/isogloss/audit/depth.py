@@ -89,8 +89,16 @@ class Scaling:
         )
 
 
-def scalings(first: Mapping[str, Spread], second: Mapping[str, Spread] | None) -> dict[str, Scaling]:
-    """For each kind of parameter that layers have."""
+def scalings(
+    first: Mapping[str, Spread], second: Mapping[str, Spread] | None, shared: bool = False
+) -> dict[str, Scaling]:
+    """For each kind of parameter that layers have.
+
+    Args:
+        first: of the model as named.
+        second: of the one of another depth.
+        shared: the depth is how often the same layers are run.
+    """
     kinds, others = _by_kind(first), _by_kind(second or {})
     lengths, other_lengths = _lengths(first), _lengths(second or {})
     out = {}
@@ -103,7 +111,7 @@ def scalings(first: Mapping[str, Spread], second: Mapping[str, Spread] | None) -
         most = max(layers, others.get(kind, {}), key=len)
         slope = _slope([(math.log(layer + 1), found) for layer, found in most.items()])
         container = container_of(kind)
-        deepened = lengths[container] != other_lengths.get(container)
+        deepened = shared or lengths[container] != other_lengths.get(container)
         out[kind] = Scaling(layers[min(layers)].std, _mean(changes) if changes else None, slope, deepened)
     return out
 

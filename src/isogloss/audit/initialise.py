@@ -15,18 +15,27 @@ from isogloss.audit.built import Built, Target
 from isogloss.audit.findings import Finding
 from isogloss.audit.foreign import foreign
 from isogloss.audit.poison import materialise, poison, uninitialised_is_nan
-from isogloss.audit.weights import optimizer_groups
+from isogloss.audit.weights import decayed_vectors, optimizer_groups
 from isogloss.audit.writes import Write, WriteRecorder
 from isogloss.config.base import UserError
 
 
 @dataclass(frozen=True)
 class Initialised:
-    """A model with its own initial weights, and how they came about."""
+    """A model with its own initial weights, and how they came about.
+
+    Args:
+        built: the model.
+        writes: to each parameter and buffer.
+        groups: findings on the optimizers' groups.
+        decayed: norms and biases that an optimizer's weight decay shrinks.
+        by_constructor: it has no method that initialises it.
+    """
 
     built: Built
     writes: dict[str, list[Write]]
     groups: list[Finding]
+    decayed: list[str]
     by_constructor: bool
 
 
@@ -45,7 +54,8 @@ def initialise(target: Target, n_layers: int | None, max_bytes: int) -> Initiali
                 return _poisoned(target, on_meta, run)
         with WriteRecorder() as recorder, uninitialised_is_nan():
             built = target.build(n_layers)
-        return Initialised(built, recorder.of(built.model), list(optimizer_groups(built)), by_constructor=True)
+        groups = list(optimizer_groups(built))
+        return Initialised(built, recorder.of(built.model), groups, decayed_vectors(built), by_constructor=True)
 
 
 def _build_on_meta(target: Target, n_layers: int | None) -> Built | None:
@@ -59,13 +69,13 @@ def _build_on_meta(target: Target, n_layers: int | None) -> Built | None:
 
 
 def _poisoned(target: Target, built: Built, run: Callable[[], Any]) -> Initialised:
-    groups = list(optimizer_groups(built))
+    groups, decayed = list(optimizer_groups(built)), decayed_vectors(built)
     materialise(built.model, keep_ties=not target.ties_last)
     poison(built.model)
     recorder = WriteRecorder((*built.model.parameters(), *built.model.buffers()))
     with foreign(f"{target.name}: its own init failed"), recorder, torch.no_grad(), uninitialised_is_nan():
         run()
-    return Initialised(built, recorder.of(built.model), groups, by_constructor=False)
+    return Initialised(built, recorder.of(built.model), groups, decayed, by_constructor=False)
 
 
 def _check_size(target: Target, model: nn.Module, max_bytes: int) -> None:

@@ -34,16 +34,12 @@ class Pass:
 
     def seen(self) -> Trace | None:
         """Its trace; ``None`` where it cannot be run, with ``failure`` set."""
+        self.model.float().eval()
+        n_vocab = self.target.n_tokens(self.model)
+        if n_vocab is None and (n_vocab := self._count_tokens()) is None:
+            return None
         try:
             with foreign("its forward pass failed"):
-                self.model.float().eval()
-                n_vocab = self.target.n_tokens(self.model)
-                if n_vocab is None:
-                    found = self._trace(2, N_TOKENS)  # which lookups there are says how many tokens it knows
-                    if not found.embeddings:
-                        self.failure = "it has no embedding: not run"
-                        return None
-                    n_vocab = min(found.embeddings.values())
                 found = self._trace(n_vocab, N_TOKENS)
         except UserError as error:
             self.failure = f"{error}{self._blame()}"
@@ -55,6 +51,18 @@ class Pass:
             except UserError:
                 self._draw(n_vocab, N_TOKENS)
         return found
+
+    def _count_tokens(self) -> int | None:
+        """How many tokens it knows, by the lookups that two of them make in its parameters."""
+        try:
+            with foreign("it cannot be run on tokens"):
+                embeddings = self._trace(2, N_TOKENS).embeddings
+        except UserError as error:
+            self.failure = f"no embedding was found, and {error}{self._blame()}"
+            return None
+        if not embeddings:
+            self.failure = "no embedding was found: nothing looks its tokens up in a parameter"
+        return min(embeddings.values(), default=None)
 
     def logits(self) -> Tensor:
         """The logits of the tokens that were last drawn, with gradients where they are enabled."""

@@ -341,6 +341,8 @@ def trace(model: nn.Module, call: Callable[[], Any], tokens: Tensor | None = Non
     tag = tracer.tag(logits)
     if tag is not None:
         _find_backbone(found, tag)
+    q, k, v = found.queries, found.keys, found.values
+    found.fused |= (q & k) | (q & v) | (k & v)
     found.fused -= tracer.joined
     found.n_vocab = logits.shape[-1]
     logits = logits.detach().double()

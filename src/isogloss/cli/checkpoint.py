@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from isogloss.cli.shared import console, warn
+from isogloss.exit_codes import FAILED
 
 if TYPE_CHECKING:
     from isogloss.checkpoint.load import Checkpoint
@@ -67,7 +68,7 @@ def verify(path: Where) -> None:
             size = sum(facts.size for facts in found.manifest.files.values())
             print(f"whole   {folder}: {len(found.manifest.files)} files, {size / 2**20:,.1f} MiB")
     if damaged:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 @checkpoint_app.command("consolidate")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from isogloss.cli.shared import console, split_words
+from isogloss.exit_codes import SIGNALLED
 
 if TYPE_CHECKING:
     from isogloss.data.opening import DataConfig
@@ -209,7 +210,7 @@ def _stoppable() -> Iterator[None]:
     """Ctrl-C, SIGTERM and a closed terminal end the workers too, and it is said how to go on."""
 
     def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+        raise SystemExit(SIGNALLED + number)
 
     ending = (signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGTERM,)
     before = {number: signal.signal(number, stop) for number in ending}

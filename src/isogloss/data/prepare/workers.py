@@ -12,6 +12,7 @@ from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
 
 from isogloss.config.base import UserError
+from isogloss.exit_codes import DEFECT
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -92,4 +93,4 @@ def _die_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
-    os._exit(1)
+    os._exit(DEFECT)
