@@ -228,13 +228,21 @@ def unjudged_kinds(
             False,
         )
         return
-    for kind in sorted(trends.keys() - writers - inner):
-        yield f"{kind} changes with depth ({trends[kind].text}); whether it writes to the stream is not known", False
+    gates = {kind_of(name) for name in trace.unattributed} & found.keys() - writers - inner
+    if gates:
+        yield f"the scale of what is multiplied onto the stream, or hidden in an operation: {_listed(gates)}", True
+    if unknown := found.keys() - writers - inner - gates:
+        text = "no addition to the stream was found that they lead to, so their dependence on depth was not judged"
+        yield f"{_listed(unknown)}: {text}", False
     if skipped := _too_few(found, trends, writers):
         reason = "in fewer than three layers, where other writers follow the layer"
-        yield f"the dependence on the layer of {', '.join(sorted(skipped))}: {reason}", True
-    if fixed := sorted(kind for kind in writers - trends.keys() if not found[kind].deepened):
-        yield f"the dependence on depth of {', '.join(fixed)}: in as many layers at either depth", True
+        yield f"the dependence on the layer of {_listed(skipped)}: {reason}", True
+    if fixed := {kind for kind in writers - trends.keys() if not found[kind].deepened}:
+        yield f"the dependence on depth of {_listed(fixed)}: in as many layers at either depth", True
+
+
+def _listed(kinds: Iterable[str]) -> str:
+    return ", ".join(sorted(kinds))
 
 
 def _too_few(found: Mapping[str, Scaling], trends: Mapping[str, Trend], writers: set[str]) -> set[str]:

@@ -18,7 +18,7 @@ norms, gates, attention logits and decays are measured (measures.py). Views shar
 parts of a fused matrix (wqkv, gate_up) are not told apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -145,7 +145,7 @@ class StreamTracer(TorchDispatchMode):
         if base != "addcmul" and weights:
             return tags[0][0], x, self._product(base, weights[0], made_of(tags[1]), list(factors), y), y
         made = self._merged(live, tags[1])
-        return tags[0][0], x, self._gated(made, live) if len(live) > 1 else made, y
+        return tags[0][0], x, self._gated(made, factors) if len(live) > 1 else made, y
 
     def _is_weight(self, x: Tensor) -> bool:
         """Whether it is a matrix made of parameters alone."""
@@ -226,7 +226,7 @@ class StreamTracer(TorchDispatchMode):
             return Tag(live=False, params=params, marks=frozenset(marks))
         made = self._merged(live, tags)
         if base in MULTIPLIES and len(live) > 1:
-            made = self._gated(made, live)
+            made = self._gated(made, inputs)
         made = replace(made, power=live[0].power if len(inputs) == 1 else None)
         if len(inputs) > 1:
             made = replace(made, marks=made.marks - ROOTS)
@@ -254,9 +254,17 @@ class StreamTracer(TorchDispatchMode):
             writes=frozenset().union(*(tag.writes for tag in live)),
         )
 
-    def _gated(self, made: Tag, live: list[Tag]) -> Tag:
-        """A product of two activations: of a gate and a value it is the value, scaled; of others it is new."""
-        values = [tag for tag in live if "bounded" not in tag.marks]
+    def _gated(self, made: Tag, factors: Sequence[Tensor]) -> Tag:
+        """A product of two activations: of a gate and a value it is the value, scaled; of others it is new.
+
+        A gate is a sigmoid or a softmax, has one number for all channels (a norm's root, a router's weight), or is
+        computed from what it multiplies.
+        """
+        live = [(tag, x) for x in factors if (tag := self.tag(x)) is not None and tag.live]
+        values = [tag for tag, x in live if "bounded" not in tag.marks and x.shape[-1:] != (1,)]
+        if len(values) == 2:
+            (a, b) = values
+            values = [x for x, y in ((a, b), (b, a)) if x.carried & y.past and not y.carried & x.past]
         if len(values) != 1:
             return replace(made, carried=0, writes=frozenset())
         (value,) = values
