@@ -4,10 +4,12 @@ All that this package prints goes through here, or through the console of `isogl
 stream's encoding lacks is escaped instead of raised, and control characters reach no terminal.
 """
 
+import atexit
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
 _RAISING = ("strict", "surrogateescape", "surrogatepass")
@@ -45,10 +47,11 @@ def say(text: str, end: str = "\n") -> None:
     emit(visible(text), end)
 
 
-def emit(text: str, end: str = "\n") -> None:
-    """Print text as it is on standard output, at once; in a terminal its control characters are made visible."""
-    accept_any_text(sys.stdout)
-    print(visible(text) if sys.stdout and sys.stdout.isatty() else text, end=end, flush=True)
+def emit(text: str, end: str = "\n", stream: TextIO | None = None) -> None:
+    """Print text as it is on standard output or a stream; in a terminal its control characters are made visible."""
+    stream = stream or sys.stdout
+    accept_any_text(stream)
+    print(visible(text) if stream and stream.isatty() else text, end=end, file=stream, flush=True)
 
 
 def say_error(text: str) -> None:
@@ -70,3 +73,39 @@ def let_out() -> None:
 def lead_nowhere(stream: TextIO) -> None:
     """Let what is still written to a stream, by whomever, go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def only_ours() -> Iterator[TextIO]:
+    """Standard output for what is written to the stream given; all else that is printed goes to standard error.
+
+    So a report stays apart from the prints of foreign code, of libraries in C, of child processes, and of what runs as
+    the interpreter ends.
+    """
+    former = sys.stdout
+    former.flush()
+    try:
+        number = former.fileno()
+    except OSError:  # a stream in memory, as a notebook's
+        with redirect_stdout(sys.stderr):
+            yield former
+        return
+    kept = os.dup(number)
+    with open(os.dup(kept), "w", encoding=former.encoding, errors=former.errors) as ours:  # noqa: PTH123 (a number)
+        os.dup2(sys.stderr.fileno(), number)
+        sys.stdout = sys.stderr
+        try:
+            yield ours
+            ours.flush()
+        finally:
+            sys.stdout = former
+            os.dup2(kept, number)
+            os.close(kept)
+            atexit.register(_follow_errors)  # after what was registered meanwhile, and so called before it
+
+
+def _follow_errors() -> None:
+    """Lead standard output to standard error."""
+    let_out()
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr

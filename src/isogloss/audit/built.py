@@ -53,11 +53,6 @@ class Target(Protocol):
         ...
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().partition("\n")[0] or "no message"
-
-
 def count_layers(names: Iterable[str]) -> int:
     """How many layer numbers occur in the names of parameters."""
     return max(1, len({layer for name in names if (layer := layer_of(name)) is not None}))

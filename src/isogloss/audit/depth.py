@@ -2,21 +2,18 @@
 
 One model cannot tell ``0.02/sqrt(2 L)`` from another constant, so two are built, of different depth. A kind is scaled
 by depth where ``ln(s' / s)``, over the layers both have, is farther from 0 than sampling explains and than ``LEAST``,
-or where ``ln s`` changes so with ``ln(layer + 1)``. The error of ``ln s`` over n elements of kurtosis k is
-``sqrt((k - 1) / (4 n))``.
+or where ``ln s`` changes so with ``ln(layer + 1)``.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from isogloss.audit.findings import Finding, Severity, kind_of, layer_of
+from isogloss.audit.findings import Finding, Severity, container_of, kind_of, layer_of
 from isogloss.audit.roles import infer_roles
+from isogloss.audit.spread import Spread
 from isogloss.audit.trace import Trace
-from isogloss.init.repetition import CHUNK, sidak
+from isogloss.init.repetition import sidak
 from isogloss.nn.roles import Role
 
 LEAST = 0.1
@@ -28,20 +25,12 @@ DEEPNORM_ROLES = (Role.VALUE, Role.FFN_GATE, Role.FFN_UP)
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Of one parameter's numbers: how many, their standard deviation, and the error of its logarithm."""
-
-    n: int
-    std: float
-    error: float
-
-
-@dataclass(frozen=True)
 class Trend:
-    """A std that changes with depth: which way, and the numbers that show it."""
+    """A std that changes with depth: which way, the numbers that show it, and whether with the layer alone."""
 
     grows: bool
     text: str
+    by_layer: bool
 
 
 @dataclass(frozen=True)
@@ -51,12 +40,15 @@ class Scaling:
     Args:
         std: of the first layer, in the model as named.
         by_depth: ``ln`` of the std's ratio between the second model and the first, with its error.
-        by_layer: the slope of ``ln std`` on ``ln(layer + 1)``, with its error.
+        by_layer: the slope of ``ln std`` on ``ln(layer + 1)``, with its error, of the model with more such layers;
+            ``None`` if there are fewer than three.
+        deepened: whether the list of layers that it stands in has another length in the second model.
     """
 
     std: float
     by_depth: tuple[float, float] | None
     by_layer: tuple[float, float] | None
+    deepened: bool = True
 
     def exponent(self, depths: tuple[int, int] | None) -> float | None:
         """Of the number of layers."""
@@ -69,13 +61,12 @@ class Scaling:
         if self.by_layer is not None and abs(self.by_layer[0]) > max(LEAST, threshold * self.by_layer[1]):
             slope, error = self.by_layer
             verb = "grows" if slope > 0 else "falls"
-            return Trend(
-                slope > 0, f"std {verb} with the layer as (l+1)^{slope:.3f} (+- {error:.3f}), from {self.std:.4g}"
-            )
+            text = f"std {verb} with the layer as (l+1)^{slope:.3f} (+- {error:.3f}), from {self.std:.4g}"
+            return Trend(slope > 0, text, by_layer=True)
         exponent = self.exponent(depths)
         if exponent is None or abs(exponent) < LEAST or self._within_error(threshold):
             return None
-        return Trend(exponent > 0, f"{self._measured(depths)}, as L^{exponent:.2f}")
+        return Trend(exponent > 0, f"{self._measured(depths)}, as L^{exponent:.2f}", by_layer=False)
 
     def constancy(self, depths: tuple[int, int] | None, threshold: float) -> str:
         """In words, what was measured of a std without a trend."""
@@ -98,37 +89,56 @@ class Scaling:
         )
 
 
-@torch.no_grad()
-def spread(tensor: Tensor) -> Spread:
-    """The moments of a parameter's numbers."""
-    flat = tensor.detach().reshape(-1)
-    n = flat.numel()
-    mean = sum(float(chunk.double().sum()) for chunk in flat.split(CHUNK)) / max(n, 1)
-    m2 = m4 = 0.0
-    for chunk in flat.split(CHUNK):
-        x = (chunk.double() - mean).square()
-        m2, m4 = m2 + float(x.sum()), m4 + float(x.square().sum())
-    std = math.sqrt(m2 / n) if n else 0.0
-    kurtosis = n * m4 / m2**2 if m2 > 0 else 3.0
-    return Spread(n, std, math.sqrt(max(kurtosis - 1, 1e-6) / (4 * max(n, 1))))
+def scalings(
+    first: Mapping[str, Spread], second: Mapping[str, Spread] | None, shared: bool = False
+) -> dict[str, Scaling]:
+    """For each kind of parameter that layers have.
 
-
-def scalings(first: Mapping[str, Spread], second: Mapping[str, Spread] | None) -> dict[str, Scaling]:
-    """For each kind of parameter that layers have."""
-    kinds: dict[str, dict[int, str]] = {}
-    for name, found in first.items():
-        if (layer := layer_of(name)) is not None and found.std > 0:
-            kinds.setdefault(kind_of(name), {})[layer] = name
+    Args:
+        first: of the model as named.
+        second: of the one of another depth.
+        shared: the depth is how often the same layers are run.
+    """
+    kinds, others = _by_kind(first), _by_kind(second or {})
+    lengths, other_lengths = _lengths(first), _lengths(second or {})
     out = {}
-    for kind, names in kinds.items():
+    for kind, layers in kinds.items():
         changes = [
-            (math.log(second[name].std / first[name].std), math.hypot(first[name].error, second[name].error))
-            for name in names.values()
-            if second is not None and name in second and second[name].std > 0
+            (math.log(after.std / before.std), math.hypot(before.error, after.error))
+            for layer, before in layers.items()
+            if (after := others.get(kind, {}).get(layer)) is not None
         ]
-        slope = _slope([(math.log(layer + 1), first[name]) for layer, name in names.items()])
-        out[kind] = Scaling(first[names[min(names)]].std, _mean(changes) if changes else None, slope)
+        most = max(layers, others.get(kind, {}), key=len)
+        slope = _slope([(math.log(layer + 1), found) for layer, found in most.items()])
+        container = container_of(kind)
+        deepened = shared or lengths[container] != other_lengths.get(container)
+        out[kind] = Scaling(layers[min(layers)].std, _mean(changes) if changes else None, slope, deepened)
     return out
+
+
+def _by_kind(spreads: Mapping[str, Spread]) -> dict[str, dict[int, Spread]]:
+    """Of each kind that layers have, the layers where it is not constant."""
+    kinds: dict[str, dict[int, Spread]] = {}
+    for name, found in spreads.items():
+        if (layer := layer_of(name)) is not None and found.std > 0:
+            kinds.setdefault(kind_of(name), {})[layer] = found
+    return kinds
+
+
+def _lengths(names: Iterable[str]) -> dict[str, int]:
+    """How many layers each list of layers has."""
+    layers: dict[str, set[int]] = {}
+    for name in names:
+        if (layer := layer_of(name)) is not None:
+            layers.setdefault(container_of(kind_of(name)), set()).add(layer)
+    return {container: len(numbers) for container, numbers in layers.items()}
+
+
+def not_deeper(first: Iterable[str], second: Iterable[str], depths: tuple[int, int]) -> bool:
+    """Whether the parameters of the model with more layers are not more, by the names of both."""
+    few, many = (first, second) if depths[0] < depths[1] else (second, first)
+    shallow, deep = _lengths(few), _lengths(many)
+    return not any(n > shallow.get(container, 0) for container, n in deep.items())
 
 
 def depth_findings(
@@ -138,8 +148,8 @@ def depth_findings(
     threshold = sidak(2 * len(found))
     trends = {kind: trend for kind, s in found.items() if (trend := s.trend(depths, threshold)) is not None}
     falls = {kind for kind, trend in trends.items() if not trend.grows}
-    writers = {kind_of(name) for name in trace.writers} & found.keys()
-    inner = {kind_of(name) for name in trace.products} & found.keys() - writers
+    writers = {kind_of(name) for name in trace.writers - trace.unattributed} & found.keys()
+    inner = {kind_of(name) for name in trace.inner} & found.keys() - writers
     lone_ups: set[str] = set()
     for name in trace.writers:
         branch = trace.products[name].branch
@@ -178,6 +188,7 @@ def depth_findings(
                 "divide only what is added to the stream (o_proj, down_proj) by sqrt(2 L)",
             )
     half = ", ".join(sorted(writers & falls))
+    skipped = _too_few(found, trends, writers)
     for kind in sorted(writers - falls):
         if any(w.normed for w in trace.writes if kind in {kind_of(name) for name in w.writers}):
             continue
@@ -190,7 +201,7 @@ def depth_findings(
                 f"std/sqrt(2 L), or the same at any depth; {growth}",
                 "divide by sqrt(2 L) where it is multiplied",
             )
-        elif found[kind].by_depth is not None:
+        elif found[kind].by_depth is not None and found[kind].deepened and kind not in skipped:
             yield Finding(
                 "I02",
                 Severity.WARNING if half else Severity.NOTE,
@@ -199,6 +210,47 @@ def depth_findings(
                 f"std/sqrt(2 L), or branches multiplied by less; {growth}",
                 "moot where norms follow the branches, or where depth stays small",
             )
+
+
+def unjudged_kinds(
+    trace: Trace, found: Mapping[str, Scaling], depths: tuple[int, int] | None
+) -> Iterator[tuple[str, bool]]:
+    """What of depth was not judged; and whether that is a limit of the audit, not a gap in this one."""
+    if not found:
+        return
+    threshold = sidak(2 * len(found))
+    trends = {kind: trend for kind, s in found.items() if (trend := s.trend(depths, threshold)) is not None}
+    writers = {kind_of(name) for name in trace.writers - trace.unattributed} & found.keys()
+    inner = {kind_of(name) for name in trace.inner} & found.keys()
+    if not writers | inner:
+        yield (
+            "no addition to the stream was found that a matrix of a layer writes: nothing about depth was judged",
+            False,
+        )
+        return
+    gates = {kind_of(name) for name in trace.unattributed} & found.keys() - writers - inner
+    if gates:
+        yield f"the scale of what is multiplied onto the stream, or hidden in an operation: {_listed(gates)}", True
+    if unknown := found.keys() - writers - inner - gates:
+        text = "no addition to the stream was found that they lead to, so their dependence on depth was not judged"
+        yield f"{_listed(unknown)}: {text}", False
+    if skipped := _too_few(found, trends, writers):
+        reason = "in fewer than three layers, where other writers follow the layer"
+        yield f"the dependence on the layer of {_listed(skipped)}: {reason}", True
+    if fixed := {kind for kind in writers - trends.keys() if not found[kind].deepened}:
+        yield f"the dependence on depth of {_listed(fixed)}: in as many layers at either depth", True
+
+
+def _listed(kinds: Iterable[str]) -> str:
+    return ", ".join(sorted(kinds))
+
+
+def _too_few(found: Mapping[str, Scaling], trends: Mapping[str, Trend], writers: set[str]) -> set[str]:
+    """Writers that stand in too few layers to follow the layer, where those that fall do."""
+    falling = [trends[kind] for kind in writers & trends.keys() if not trends[kind].grows]
+    if not falling or not all(trend.by_layer for trend in falling):
+        return set()
+    return {kind for kind in writers - trends.keys() if found[kind].by_layer is None}
 
 
 def _deepnorm(trace: Trace, found: Mapping[str, Scaling], depths: tuple[int, int] | None) -> set[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from isogloss.audit.depth import Spread
 from isogloss.audit.findings import Finding, Severity, layer_of
 from isogloss.audit.roles import infer_roles
+from isogloss.audit.spread import Spread
 from isogloss.audit.trace import Trace
 from isogloss.config.base import UserError
 from isogloss.config.problems import did_you_mean
@@ -88,16 +88,19 @@ def _config(
     d_model = shapes[embedding][-1]
     downs = [trace.products[name].n_in for name, role in roles.items() if role == Role.FFN_DOWN]
     gated = Role.FFN_GATE in roles.values()
-    return DecoderConfig.model_validate(
-        {
-            "d_model": d_model,
-            "n_layers": n_layers,
-            "vocab_size": trace.n_vocab,
-            "norm": "post" if trace.is_post_norm else "pre",
-            "mixer": {"n_heads": trace.n_heads} if d_model % (2 * trace.n_heads) == 0 else {"n_heads": 1},
-            "ffn": {"type": "swiglu" if gated else "mlp", "d_ff": max(downs, default=4 * d_model)},
-        }
-    )
+    fields = {
+        "d_model": d_model,
+        "n_layers": n_layers,
+        "vocab_size": trace.n_vocab,
+        "norm": "post" if trace.is_post_norm else "pre",
+        "mixer": {"n_heads": trace.n_heads} if d_model % (2 * trace.n_heads) == 0 else {"n_heads": 1},
+        "ffn": {"type": "swiglu" if gated else "gelu", "d_ff": max(downs, default=4 * d_model)},
+    }
+    try:
+        return DecoderConfig.model_validate(fields)
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"--expect: no decoder of this library has the model's shape ({said})") from error
 
 
 def _named(part: Mapping[str, Any]) -> bool:

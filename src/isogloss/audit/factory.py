@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isogloss.audit.built import Built, first_line
+from isogloss.audit.built import Built
+from isogloss.audit.foreign import foreign
 from isogloss.config.base import UserError
 
-DEPTHS = ("n_layers", "n_layer", "num_layers", "num_hidden_layers", "depth", "n_blocks")
+DEPTHS = ("n_layers", "n_layer", "num_layers", "num_hidden_layers", "depth", "n_blocks", "num_blocks", "layers")
 OWN_INIT = ("init_weights", "initialize_weights")
 """Not ``reset_parameters``: by PyTorch's convention it fills the parameters of its own module, not of those within."""
 
@@ -40,10 +41,8 @@ class Factory:
         if n_layers is not None:
             assert self.depth_key is not None
             arguments[self.depth_key] = n_layers
-        try:
+        with foreign(f"{self.name} failed"):
             made = self.function(**arguments)
-        except Exception as error:  # of any kind: the function is not ours
-            raise UserError(f"{self.name} failed: {type(error).__name__}: {first_line(error)}") from error
         model, *optimizers = made if isinstance(made, tuple) and made else (made,)
         optimizers = [o for group in optimizers for o in (group if isinstance(group, list | tuple) else [group])]
         if not isinstance(model, nn.Module) or not all(isinstance(o, torch.optim.Optimizer) for o in optimizers):
@@ -97,10 +96,8 @@ def find_function(module_name: str, function_name: str) -> Callable[..., Any]:
     """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    try:
+    with foreign(f"{module_name} cannot be imported"):
         module = importlib.import_module(module_name)
-    except Exception as error:  # of any kind: importing runs code that is not ours
-        raise UserError(f"{module_name} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
     found: Any = module
     for part in function_name.split("."):
         found = getattr(found, part, None)

@@ -24,6 +24,9 @@ CODES = {
     "I15": "a parameter in no optimizer group, or in two",
     "I16": "drawn in low precision",
     "I17": "the up projection alone scaled like the writer",
+    "I18": "a number that is not finite",
+    "I19": "zeros that can never change",
+    "I20": "a depth setting that does not change the depth",
 }
 
 
@@ -58,15 +61,33 @@ class Finding:
     n: int = 1
 
 
+LAYER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
+NAMED_LAYER = re.compile(r"(?:^|(?<=\.))(?:layer|layers|block|blocks|stage|h)_?(\d+)(?=\.|$)")
+"""Attributes such as ``block_3``, where no list numbers the layers."""
+
+
 def kind_of(name: str) -> str:
     """The name with its first number, that of the layer, replaced by ``*``: equal for the same place of all layers."""
-    return re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", name, count=1)
+    found = _layer(name)
+    return name if found is None else f"{name[: found[0]]}*{name[found[1] :]}"
 
 
 def layer_of(name: str) -> int | None:
     """The first number in a dotted name."""
-    found = re.search(r"(?:^|\.)(\d+)(?=\.)", name)
-    return int(found[1]) if found else None
+    found = _layer(name)
+    return int(name[found[0] : found[1]]) if found else None
+
+
+def container_of(kind: str) -> str:
+    """What the layers of a kind are numbered in: the kind up to the layer's number."""
+    return kind.partition("*")[0]
+
+
+def _layer(name: str) -> tuple[int, int] | None:
+    """Where the layer's number begins and ends."""
+    if found := LAYER.search(name):
+        return found.span()
+    return found.span(1) if (found := NAMED_LAYER.search(name)) else None
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:

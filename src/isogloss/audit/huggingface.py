@@ -5,6 +5,7 @@ weights in a checkpoint.
 """
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from typing import Any
 from torch import Tensor
 
 from isogloss.audit.built import Built
+from isogloss.audit.foreign import foreign
 from isogloss.config.base import UserError
 
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+DECODER_DEPTHS = {"num_decoder_layers", "decoder_layers"}
 BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types")
 """Lists with an entry a layer, cut or repeated with the depth."""
 
@@ -39,15 +42,13 @@ class HuggingFaceModel:
         """
         config = self._config(n_layers)
         transformers = _transformers()
-        kinds = (transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM)
-        auto = next((kind for kind in kinds if type(config) in kind._model_mapping), None)
+        with _quietly(transformers):
+            kinds = (transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM)
+            auto = next((kind for kind in kinds if type(config) in kind._model_mapping), None)
         if auto is None:
             raise UserError(f"{self.name}: transformers has no language model for the type {config.model_type}")
-        try:
-            with _quietly(transformers):
-                return Built(auto.from_config(config))
-        except Exception as error:  # of any kind: the code is not ours
-            raise self._refused(error) from error
+        with foreign(f"{self.name}: transformers refuses the config"), _quietly(transformers):
+            return Built(auto.from_config(config))
 
     def n_layers(self, model: Any) -> int | None:
         """The config's depth."""
@@ -90,19 +91,12 @@ class HuggingFaceModel:
             raise UserError(f"{self.name}: the config of {model_type} has no field {unknown[0]}")
         if n_layers is not None:
             key = next(key for key in DEPTHS if key in keys)
-            fields[key] = n_layers
+            fields |= dict.fromkeys({key, *(keys & DECODER_DEPTHS)}, n_layers)
             for name in BY_LAYER:
                 if isinstance(listed := fields.get(name), list) and listed:
                     fields[name] = (listed * -(-n_layers // len(listed)))[:n_layers]
-        try:
-            with _quietly(transformers):
-                return kind(**fields)
-        except Exception as error:  # of any kind: the code is not ours
-            raise self._refused(error) from error
-
-    def _refused(self, error: Exception) -> UserError:
-        line = str(error).strip().replace("\n", " ")
-        return UserError(f"{self.name}: transformers refuses the config: {type(error).__name__}: {line[:300]}")
+        with foreign(f"{self.name}: transformers refuses the config"), _quietly(transformers):
+            return kind(**fields)
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -132,16 +126,18 @@ def version() -> str:
 
 @contextmanager
 def _quietly(transformers: ModuleType) -> Iterator[None]:
-    """Without its advice on special tokens and missing kernels."""
-    logging = transformers.utils.logging
-    former = logging.get_verbosity()
-    logging.set_verbosity_error()
+    """Without its advice on special tokens and missing kernels, and without that of what it imports (torchao)."""
+    levels = transformers.utils.logging
+    former, disabled = levels.get_verbosity(), logging.root.manager.disable
+    levels.set_verbosity_error()
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(former)
+        levels.set_verbosity(former)
+        logging.disable(disabled)
 
 
 def _transformers() -> ModuleType:

@@ -7,14 +7,17 @@ A norm is a product with the inverse root of a power (``x rsqrt(p + eps)``) or a
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isogloss.audit.trace import Decay, Norm, Tag, Trace
+from isogloss.audit.trace import Decay, Norm, Tag, Trace, made_of
 
-ATTENTION = "_scaled_dot_product"
+ATTENTION = ("_scaled_dot_product", "flex_attention")
+BOUNDED = frozenset(("sigmoid", "softmax", "_softmax", "_safe_softmax", "hardsigmoid", "hardtanh"))
+MULTIPLIES = frozenset(("mul", "div"))
 NONLINEAR = frozenset(("silu", "gelu", "relu", "sigmoid", "tanh", "mish", "leaky_relu", "elu", "hardswish"))
 OVER_TIME = frozenset(("convolution", "cumsum", "logcumsumexp"))
 ROOTS = frozenset(("root", "inverse_root"))
@@ -33,7 +36,7 @@ class Measures:
     def __init__(self, trace: Trace, tag: Callable[[Tensor], Tag | None], where: list[str]) -> None:
         self.trace, self.tag, self.where = trace, tag, where
         self.steps: dict[str, float] = {}
-        self.n_tokens = 0
+        self.n_rows = self.n_tokens = 0
 
     def marked(self, made: Tag, base: str, named: dict[str, Any], inputs: list[Tensor], out: Tensor) -> Tag:
         """The tag of what an operation made, with what the operation itself adds to it.
@@ -51,15 +54,20 @@ class Measures:
             marks -= {"step"}
         if base == "topk":
             self.trace.routers |= made.sources
-        if base in ("softplus", "logaddexp"):
-            marks.add("step")
-            self.steps[self.where[-1]] = float(out.float().median())
+        if len(inputs) == 1:
+            had_step = "step" in marks
+            marks = marks - {"step", "negated"} | self.recurrent_marks(base, [made], named, out)
+            if "step" in marks and not had_step:
+                self.steps[self.where[-1]] = float(out.float().median())
+        if base in BOUNDED:
+            marks.add("bounded")
         if base in NONLINEAR:
             marks.add("activated")
         if base.startswith(ATTENTION):
             self._attention(inputs, named)
-            return replace(made, marks=frozenset(marks - {"normed", "activated"} | {"attention"}), pair=None)
-        if base == "bmm":
+            marks = marks - {"normed", "activated", "bounded"} | {"attention"}
+            return replace(made, marks=frozenset(marks), pair=None, carried=0, writes=frozenset())
+        if base in ("bmm", "mm", "baddbmm") and len(inputs) > 1:
             made = self._activations(made, inputs, marks)
         if base in ("_softmax", "_safe_softmax") and made.pair is not None:
             self.trace.queries |= made.pair[0]
@@ -86,10 +94,10 @@ class Measures:
             return made
         if "softmax" in a.marks:
             self.trace.values |= b.sources
-            marks -= {"normed", "activated", "softmax"}
+            marks -= {"normed", "activated", "softmax", "bounded"}
             marks |= {"attention"}
-            return replace(made, pair=None)
-        return replace(made, pair=(a.sources, b.sources))
+            return replace(made, pair=None, carried=0, writes=frozenset())
+        return replace(made, pair=(a.sources, b.sources), carried=0, writes=frozenset())
 
     def _attention(self, inputs: list[Tensor], named: dict[str, Any]) -> None:
         q, k, v = inputs[:3]
@@ -107,16 +115,18 @@ class Measures:
         self.trace.n_heads = max(self.trace.n_heads, q.shape[1])
 
     def _logits(self, logits: Tensor) -> None:
-        """Keeps the greatest std of a module's, over those that no mask hides."""
-        seen = logits[logits > torch.finfo(logits.dtype).min / 2].float()
-        name, std = self.where[-1], float(seen.std()) if seen.numel() > 1 else 0.0
+        """Keep the greatest std of a module's: the median over heads, of those logits that no mask hides."""
+        heads = logits.transpose(0, 1) if logits.ndim == 4 else logits[None]
+        seen = [head[head > torch.finfo(head.dtype).min / 2].float() for head in heads]
+        stds = [float(x.std()) for x in seen if x.numel() > 1]
+        name, std = self.where[-1], median(stds) if stds else 0.0
         self.trace.attention[name] = max(std, self.trace.attention.get(name, 0.0))
 
     def _multiplied(self, made: Tag, base: str, inputs: list[Tensor], out: Tensor, marks: set[str]) -> Tag:
         """A norm and its gain, a gate and what it gates, or a rate and a step; of divisions, only a norm."""
         for x, y in (inputs, inputs[::-1]) if base == "mul" else (inputs,):
             a, b = self.tag(x), self.tag(y)
-            if a is None or b is None:
+            if a is None or b is None or not (b.live or b.params):
                 continue
             if a.live and ("inverse_root" if base == "mul" else "root") in b.marks and y.numel() < x.numel():
                 self._normed(a, b, marks)
@@ -129,13 +139,14 @@ class Measures:
                     marks.discard("ungained")
                 else:
                     made = replace(made, gain=(b.params, *_range(y)))
-            if "step" in a.marks and bool((out <= 0).all()):
-                self._decay(a.params | b.params, out)
-                marks.add("time")
+            if self.is_rate(a, x, b, y, out):
+                marks |= {"time"}
+                marks -= {"step", "negated"}
             if a.live and b.live and "activated" in a.marks and "activated" not in b.marks:
                 # A fused gate and up is halved; an activation that multiplies by its own input is no gate.
                 own = a.sources & b.sources
                 gates = {s for s in a.sources if s not in own or out.shape[-1] < self.trace.products[s].n_out}
+                self.trace.fused |= gates & own
                 self.trace.gates |= {s for s in gates if self.trace.products[s].reads_stream}
                 self.trace.ups |= {s for s in b.sources if self.trace.products[s].reads_stream} - a.sources
                 marks.discard("activated")
@@ -151,13 +162,59 @@ class Measures:
         if root.power is not None:
             self._norm_eps(*root.power)
 
-    def _decay(self, params: frozenset[str], rate: Tensor) -> None:
-        """The first product of a rate and a step in a module, averaged over rows and tokens."""
-        name, shape = self.where[-1], rate.shape
-        if name in self.trace.decays or self.n_tokens not in shape[1:-1]:
+    def recurrent_marks(self, base: str, given: list[Tag], named: dict[str, Any], out: Tensor) -> set[str]:
+        """The marks of steps and rates of a recurrence: a softplus, an exponential of parameters, their negatives.
+
+        An exponential of a negative step is a decay, and is measured.
+        """
+        marks = {mark for mark in ("step", "negated") if any(mark in tag.marks for tag in given)}
+        if base == "exp" and marks == {"step", "negated"}:
+            self._decay(made_of(given), _real(named["self"]), None)
+            return set()
+        small = not out.is_complex() and not any(tag.live for tag in given) and bool(((out > 0) & (out < 1)).all())
+        if base in ("softplus", "logaddexp", "log1p") or (base == "exp" and small):
+            return {"step"}
+        if base == "log_sigmoid_forward":
+            return {"step", "negated"}
+        by = named.get("other")
+        if marks and (base == "neg" or (base in ("mul", "div") and isinstance(by, int | float) and by < 0)):
+            marks ^= {"negated"}
+        return marks
+
+    def is_rate(self, a: Tag, x: Tensor, b: Tag, y: Tensor, out: Tensor) -> bool:
+        """Whether the product of two tensors is that of a step and a negative rate; if so, measure it."""
+        if "step" not in a.marks or not bool((_real(out) <= 0).all()):
+            return False
+        if not bool((_real(x) < 0).any()) and not bool((_real(y) < 0).any()) and "negated" not in a.marks | b.marks:
+            return False  # zero by chance
+        is_step = not b.live and not x.is_complex() and bool((x >= 0).all())
+        self._decay(a.params | b.params, _real(out), x if is_step else None)
+        return True
+
+    def _decay(self, params: frozenset[str], rate: Tensor, step: Tensor | None) -> None:
+        """The first product of a rate and a step in a module.
+
+        Over rows and tokens the mean is taken, over what one head or channel has more of (states) the slowest, and
+        over heads or channels the median.
+        """
+        name = self.where[-1]
+        if name in self.trace.decays:
             return
-        slowest = -rate.float().mean((0, shape.index(self.n_tokens, 1))).max()
-        self.trace.decays[name] = Decay(params, float(slowest), self.steps.get(name, 0.0))
+        rates = self._over_time(-rate.float())
+        if rates.ndim > 1:
+            rates = rates.flatten(1).min(1).values
+        listed = () if step is None else tuple(self._over_time(step.float()).flatten().sort().values.tolist())
+        self.trace.decays[name] = Decay(params, float(rates.median()), self.steps.get(name, 0.0), listed)
+
+    def _over_time(self, x: Tensor) -> Tensor:
+        """The mean over rows and tokens, where there are such axes."""
+        times = [i for i, n in enumerate(x.shape) if n == self.n_tokens and i > 0]
+        if len(times) > 1:
+            self.trace.ambiguous = True
+        if times:
+            return x.mean((0, times[0]))
+        in_a_loop = x.ndim > 1 and x.shape[0] == self.n_rows
+        return x.mean(0) if in_a_loop else x
 
     def _gain(self, low: float, high: float) -> None:
         self.trace.norms.setdefault(self.where[-1], Norm()).gain = (low, high)
@@ -178,6 +235,10 @@ class Measures:
 def rms(x: Tensor) -> float:
     """Root mean square over all elements."""
     return math.sqrt(float(x.detach().double().square().mean()))
+
+
+def _real(x: Tensor) -> Tensor:
+    return x.real if x.is_complex() else x
 
 
 def _range(weights: Tensor) -> tuple[float, float]:

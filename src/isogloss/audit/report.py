@@ -7,14 +7,16 @@ from dataclasses import asdict
 
 from rich.console import Group, RenderableType
 
-from isogloss.audit.audit import Audit, Row
+from isogloss.audit.audit import Row
 from isogloss.audit.findings import CODES, Finding, Severity
+from isogloss.audit.verdict import Verdict
 from isogloss.report.tables import markdown_table
 from isogloss.terminal import Table, plain
 
 
-def as_tables(audit: Audit) -> RenderableType:
+def as_tables(judged: Verdict) -> RenderableType:
     """What was read off the model, what was found, and what could not be looked at."""
+    audit = judged.audit
     parts: list[RenderableType] = []
     if audit.rows:
         table = Table(title="read off the model", title_justify="left")
@@ -30,13 +32,13 @@ def as_tables(audit: Audit) -> RenderableType:
         for f in audit.findings:
             table.add_row(f.code, f.severity, _name(f), f.evidence, f.expected, f.suggestion)
         parts.append(table)
-    parts += [plain(line) for line in _lines(audit)]
+    parts += [plain(line) for line in _lines(judged)]
     return Group(*parts)
 
 
-def as_markdown(audit: Audit) -> str:
+def as_markdown(judged: Verdict) -> str:
     """The same for a document."""
-    parts = []
+    audit, parts = judged.audit, []
     if audit.rows:
         columns = ("parameter", "role", "shape", "std", "with depth")
         rows = [
@@ -47,21 +49,26 @@ def as_markdown(audit: Audit) -> str:
         columns = ("code", "", "parameter", "found", "expected")
         rows = [(f.code, f.severity, f"`{_name(f)}`", f.evidence, f.expected) for f in audit.findings]
         parts.append(markdown_table(columns, rows))
-    return "\n".join([*parts, "\n".join([*_lines(audit), ""])])
+    return "\n".join([*parts, "\n".join([*_lines(judged), ""])])
 
 
-def as_json(audit: Audit) -> str:
+def as_json(judged: Verdict) -> str:
     """Everything, with what each code means."""
-    found = asdict(audit) | {"failed": audit.failed}
+    audit = judged.audit
+    found = asdict(audit) | {"failed": audit.failed, "left_out": judged.said, "exit_code": judged.exit_code}
+    del found["raw"]
     found["findings"] = [asdict(f) | {"meaning": CODES[f.code]} for f in audit.findings]
     return json.dumps(found, indent=1)
 
 
-def _lines(audit: Audit) -> Iterator[str]:
+def _lines(judged: Verdict) -> Iterator[str]:
+    audit = judged.audit
     yield from audit.remarks
+    yield from (f"not judged: {limit}" for limit in audit.limits)
+    yield from judged.said
     counts = {s: sum(f.severity == s for f in audit.findings) for s in reversed(Severity)}
     said = ", ".join(f"{n} {severity}{'s' if n > 1 else ''}" for severity, n in counts.items() if n) or "no findings"
-    rest = "" if audit.ran else "; INCOMPLETE: it was not run"
+    rest = "" if audit.complete else "; INCOMPLETE: not all could be judged" if audit.ran else "; INCOMPLETE: not run"
     yield f"{audit.target}: {audit.n_parameters:,} parameters; {said}{rest}"
 
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from isogloss.audit.depth import Spread
 from isogloss.audit.findings import Finding, Severity
+from isogloss.audit.spread import Spread
 from isogloss.audit.trace import Trace
 
 LINEAR_GATE = 0.25
@@ -14,8 +14,13 @@ SATURATED = 2.0
 SMALL_EPS, LARGE_EPS = 0.01, 0.1
 EXCESS_LOSS = 1.0
 """Nats above ln V: logits of std 1.4."""
-SHORT_MEMORY = 2.0
-"""Tokens."""
+SHORT_MEMORY, LONG_MEMORY = 2.0, 1e5
+"""Half-lives in tokens: within one or two words, and beyond every context."""
+MIN_STEPS = 16
+WIDE_RANGE = 10.0
+"""Of the largest step over the smallest, from which uniform and log-uniform differ."""
+KOLMOGOROV = 1.95
+"""The distance, times the root of n, that a sample of the distribution itself exceeds one time in a thousand."""
 
 
 def signal_findings(trace: Trace, spreads: Mapping[str, Spread]) -> Iterator[Finding]:
@@ -59,19 +64,60 @@ def _norms(trace: Trace) -> Iterator[Finding]:
 
 def _recurrences(trace: Trace) -> Iterator[Finding]:
     for name, decay in trace.decays.items():
-        half_life = math.log(2) / decay.slowest if decay.slowest else math.inf
+        half_life = math.log(2) / decay.rate if decay.rate > 0 else math.inf
+        leaves = ", ".join(sorted(parameter.removeprefix(f"{name}.") for parameter in decay.params)) or "constants"
+        step = f", its median step is {decay.step:.3g}" if decay.step else ""
         if half_life < SHORT_MEMORY:
-            leaves = ", ".join(sorted(parameter.removeprefix(f"{name}.") for parameter in decay.params))
-            step = f", its median step is {decay.step:.3g}" if decay.step else ""
             yield Finding(
                 "I11",
                 Severity.WARNING,
                 name,
-                f"with {leaves} the slowest channel forgets half in {half_life:.2g} tokens{step}",
+                f"with {leaves} half of the channels forget half in {half_life:.2g} tokens{step}",
                 "some channels that remember hundreds: Mamba's steps are log-uniform in 0.001 .. 0.1, "
                 "RG-LRU's decays in 0.9 .. 0.999",
                 "initialise through the inverse of softplus; moot where a checkpoint is loaded",
             )
+        elif half_life > LONG_MEMORY:
+            said = (
+                f"half of the channels keep more than half for {half_life:.2g} tokens" if half_life < math.inf else ""
+            )
+            yield Finding(
+                "I11",
+                Severity.WARNING,
+                name,
+                f"with {leaves} the state does not decay{': ' if said else ''}{said}{step}",
+                f"a half-life below {LONG_MEMORY:g} tokens in half of the channels",
+                "initialise through the inverse of softplus; look for a logarithm that was taken twice",
+            )
+        if (spread := _uniform_steps(decay.steps)) is not None:
+            yield Finding(
+                "I11",
+                Severity.WARNING,
+                f"{name} (steps)",
+                f"the steps of {leaves} are uniform {spread}",
+                "log-uniform: as many channels with a long memory as with a short one",
+                "exp(uniform(log(dt_min), log(dt_max))), then the inverse of softplus",
+            )
+
+
+def _uniform_steps(steps: tuple[float, ...]) -> str | None:
+    """The range and the median of steps that are nearer to a uniform distribution than to a log-uniform one.
+
+    Both have the ends of the steps themselves; the distance is Kolmogorov's. Few steps, or those in a narrow range,
+    are of no known distribution.
+    """
+    n = len(steps)
+    low, high = (steps[0], steps[-1]) if n else (0.0, 0.0)
+    if n < MIN_STEPS or low <= 0 or high < WIDE_RANGE * low:
+        return None
+    uniform = [(s - low) / (high - low) for s in steps]
+    log_uniform = [math.log(s / low) / math.log(high / low) for s in steps]
+    to_uniform, to_log_uniform = (
+        max(abs(x - i / (n - 1)) for i, x in enumerate(quantiles)) for quantiles in (uniform, log_uniform)
+    )
+    if to_uniform < to_log_uniform and to_log_uniform > KOLMOGOROV / math.sqrt(n):
+        return f"in {low:.3g} .. {high:.3g}, with the median {steps[n // 2]:.3g}"
+    return None
 
 
 def _loss(trace: Trace, spreads: Mapping[str, Spread]) -> Iterator[Finding]:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from isogloss.audit.built import Built
 from isogloss.audit.findings import Finding, Severity
-from isogloss.audit.poison import survivors
-from isogloss.audit.writes import Write, initialisations, repeated_scaling
+from isogloss.audit.writes import Write, initialisations, is_uninitialised, repeated_scaling
 from isogloss.init.repetition import SKETCH, correlated_pairs, n_repeated, row_hashes, sidak
 
 NO_CUT = 6.0
@@ -20,21 +19,48 @@ MIN_ELEMENTS = 64
 
 
 def never_written(model: nn.Module, writes: Mapping[str, list[Write]]) -> Iterator[Finding]:
-    """I04 and I10: what poison survived in."""
-    written = frozenset(name for name, events in writes.items() if events)
-    for name, n, of, is_buffer in survivors(model, written):
-        share = f"{n:,} of {of:,} elements still hold the poison"
-        if is_buffer:
+    """I04, I10 and I18: what poison survived in, and what was filled with numbers that are not finite."""
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        events = writes.get(name, [])
+        if tensor.is_floating_point() or tensor.is_complex():
+            n = int(torch.isnan(tensor).sum()) if is_uninitialised(events) else 0
+            n_odd = 0 if n else _n_not_finite(tensor)
+        else:
+            n, n_odd = 0 if events else tensor.numel(), 0
+        if n:
+            share = f"{n:,} of {tensor.numel():,} elements still hold the poison"
+            yield _left_out(name, share) if name in parameters else _garbage(name, share)
+        if n_odd:
             yield Finding(
-                "I10",
+                "I18",
                 Severity.ERROR,
                 name,
-                share,
-                "filled by the model's own initialisation",
-                "compute it where weights are initialised: after to_empty it holds what memory held",
+                f"{n_odd:,} of {tensor.numel():,} elements are NaN or infinite, after {events[-1].what}",
+                "finite numbers",
+                "look for a logarithm or a root of what is not positive, and for a division by zero",
             )
-        else:
-            yield Finding("I04", Severity.ERROR, name, share, "every element has a rule", "initialise it")
+
+
+def _n_not_finite(tensor: Tensor) -> int:
+    """How many; infinity is a value that a mask, which nobody trains, may have."""
+    odd = torch.isnan(tensor) if not tensor.requires_grad else ~torch.isfinite(tensor)
+    return int(odd.sum())
+
+
+def _left_out(name: str, share: str) -> Finding:
+    return Finding("I04", Severity.ERROR, name, share, "every element has a rule", "initialise it")
+
+
+def _garbage(name: str, share: str) -> Finding:
+    return Finding(
+        "I10",
+        Severity.ERROR,
+        name,
+        share,
+        "filled by the model's own initialisation",
+        "compute it where weights are initialised: after to_empty it holds what memory held",
+    )
 
 
 def written_wrongly(writes: Mapping[str, list[Write]], tied: Mapping[str, list[str]]) -> Iterator[Finding]:
@@ -154,6 +180,18 @@ def optimizer_groups(built: Built) -> Iterator[Finding]:
         yield Finding(
             "I15", Severity.ERROR, "optimizer", evidence, "none", "make the optimizer after the model is final"
         )
+
+
+def decayed_vectors(built: Built) -> list[str]:
+    """Parameters of one dimension (norms, biases) that an optimizer's weight decay shrinks."""
+    decayed = {
+        id(p)
+        for o in built.optimizers
+        for group in o.param_groups
+        if group.get("weight_decay")
+        for p in group["params"]
+    }
+    return [name for name, p in built.model.named_parameters() if p.ndim < 2 and id(p) in decayed]
 
 
 def low_precision_dtypes(model: nn.Module) -> list[torch.dtype]:

@@ -7,7 +7,7 @@ functions bound before this module was imported are seen as well.
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from isogloss.audit.operations import CONSTANTS
 
 INIT_FILE = nn.init.__file__
 MODULES_FOLDER = nn.modules.module.__file__.removesuffix("module.py")
@@ -38,6 +40,7 @@ class Write:
         low_precision: random numbers drawn in a type of less than 32 bits.
         arguments: of a ``torch.nn.init`` function.
         factor: of a scaling by a number.
+        uninitialised: copied, or computed, from memory that nothing had been written to.
     """
 
     kind: str
@@ -48,6 +51,7 @@ class Write:
     low_precision: bool
     arguments: dict[str, Any]
     factor: float | None = None
+    uninitialised: bool = False
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -56,11 +60,15 @@ def storage_of(tensor: Tensor) -> int:
 
 
 class WriteRecorder(TorchDispatchMode):
-    """Records what is written to every storage while it is active."""
+    """Records what is written to every storage while it is active.
 
-    def __init__(self) -> None:
+    Args:
+        empty: tensors that nothing has been written to yet.
+    """
+
+    def __init__(self, empty: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self.events: dict[int, list[Write]] = {}
+        self.events: dict[int, list[Write]] = {storage_of(tensor): [] for tensor in empty}
         self._last_call: dict[int, FrameType] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -77,9 +85,10 @@ class WriteRecorder(TorchDispatchMode):
                 if isinstance(tensor, Tensor) and storage_of(tensor) not in given:
                     name = func._schema.name.removeprefix("aten::")
                     drawn = name in ("randn", "rand", "randn_like", "rand_like", "normal", "bernoulli")
-                    random, low = self._lineage(given)
+                    random, low, empty = self._lineage(given)
                     random, low = random or drawn, low or (drawn and tensor.dtype.itemsize < 4)
-                    made = Write("fill", name, True, True, random, low, {})
+                    empty = empty and not name.startswith(CONSTANTS)
+                    made = Write("fill", name, True, True, random, low, {}, uninitialised=empty)
                     self._last_call.pop(storage_of(tensor), None)
                     self.events[storage_of(tensor)] = [] if name.startswith("empty") or name == "new_empty" else [made]
         return out
@@ -88,9 +97,9 @@ class WriteRecorder(TorchDispatchMode):
         key, name = storage_of(tensor), func._schema.name.removeprefix("aten::")
         call, constructing = _callers()
         low = name in RANDOM and tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4
-        random = name in RANDOM
+        random, empty = name in RANDOM, False
         if name == "copy_" and isinstance(args[1], Tensor):
-            random, low = self._lineage({storage_of(args[1])})
+            random, low, empty = self._lineage({storage_of(args[1])})
         whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
         events = self.events.setdefault(key, [])
         if call is not None:
@@ -112,12 +121,14 @@ class WriteRecorder(TorchDispatchMode):
             events.append(Write("scale", what, whole, constructing, random, low, {}, factor))
         else:
             kind = "fill" if name in FILLS else "change"
-            events.append(Write(kind, name, whole, constructing, random, low, {}))
+            events.append(Write(kind, name, whole, constructing, random, low, {}, uninitialised=empty))
 
-    def _lineage(self, storages: set[int]) -> tuple[bool, bool]:
-        """Whether what is computed from these is random, and was drawn in low precision."""
-        events = [write for key in storages for write in self.events.get(key, ())]
-        return any(write.random for write in events), any(write.low_precision for write in events)
+    def _lineage(self, storages: set[int]) -> tuple[bool, bool, bool]:
+        """Whether what is computed from these is random, was drawn in low precision, and has uninitialised numbers."""
+        known = [self.events[key] for key in storages if key in self.events]
+        events = [write for writes in known for write in writes]
+        empty = any(is_uninitialised(writes) for writes in known)
+        return any(write.random for write in events), any(write.low_precision for write in events), empty
 
     def of(self, model: nn.Module) -> dict[str, list[Write]]:
         """What was written to each parameter and buffer; a tied one is listed under each of its names."""
@@ -131,6 +142,12 @@ def is_random(writes: list[Write]) -> bool:
     fills = [write for write in writes if write.kind == "fill"]
     last = max((i for i, write in enumerate(fills) if write.whole), default=0)
     return any(write.random for write in fills[last:])
+
+
+def is_uninitialised(writes: list[Write]) -> bool:
+    """Whether some of its memory may still be as it was allocated: nothing filled the whole, or such memory did."""
+    fills = [write for write in writes if write.kind == "fill" and write.whole]
+    return not fills or fills[-1].uninitialised
 
 
 def initialisations(writes: list[Write]) -> list[Write]:

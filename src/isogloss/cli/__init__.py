@@ -14,11 +14,12 @@ from isogloss.cli import runs, studies
 from isogloss.cli.checkpoint import checkpoint_app
 from isogloss.cli.config import config_app
 from isogloss.cli.data import data_app
-from isogloss.cli.errors import READER_GONE, asked_to_leave, complain, explain, leave, one_of_many
+from isogloss.cli.errors import asked_to_leave, complain, explain, leave, one_of_many
 from isogloss.cli.estimate import estimate
 from isogloss.cli.init import init_app
 from isogloss.cli.launch import launch_app
 from isogloss.cli.tokenizer import tokenizer_app
+from isogloss.exit_codes import DEFECT, READER_GONE, USAGE
 from isogloss.streams import say
 
 app = typer.Typer(
@@ -67,12 +68,12 @@ def main() -> None:
     except Exception as error:
         message = explain(error)
         if message is None:
-            if not one_of_many():
+            if not one_of_many() and not hasattr(error, "exit_code"):
                 raise
             traceback.print_exc()
         else:
             complain(message)
-        leave(1 if message is None else getattr(error, "exit_code", 2))
+        leave(getattr(error, "exit_code", DEFECT if message is None else USAGE))
     except BaseException as error:
         if (code := getattr(error, "exit_code", None)) is not None and not isinstance(error, SystemExit):
             leave(asked_to_leave(code))

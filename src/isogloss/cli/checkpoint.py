@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from isogloss.cli.shared import console, warn
+from isogloss.exit_codes import FAILED
 from isogloss.streams import say
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def verify(path: Where) -> None:
             size = sum(facts.size for facts in found.manifest.files.values())
             say(f"whole   {folder}: {len(found.manifest.files)} files, {size / 2**20:,.1f} MiB")
     if damaged:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 @checkpoint_app.command("consolidate")

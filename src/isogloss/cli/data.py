@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from isogloss.cli.shared import console, split_words
+from isogloss.exit_codes import SIGNALLED
 from isogloss.streams import emit, say, say_error
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def _stoppable() -> Iterator[None]:
     """Ctrl-C, SIGTERM and a closed terminal end the workers too, and it is said how to go on."""
 
     def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+        raise SystemExit(SIGNALLED + number)
 
     ending = (signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGTERM,)
     before = {number: signal.signal(number, stop) for number in ending}

@@ -2,14 +2,12 @@
 
 import errno
 import os
-import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from isogloss.streams import let_out, say_error
-
-READER_GONE = 128 + getattr(signal, "SIGPIPE", 13)
-"""The exit code when whoever read the output has gone (``| head``): what a shell gives for a program that this ends."""
 
 
 def explain(error: Exception) -> str | None:
@@ -31,6 +29,17 @@ def explain(error: Exception) -> str | None:
         first_line = str(error).partition("\n")[0]
         return f"out of memory; lower train.micro_batch_size, data.seq_len or the model's size. ({first_line})"
     return None
+
+
+@contextmanager
+def defects_end_with(code: int) -> Iterator[None]:
+    """Give defects of ours another exit code than 1; what the user can mend keeps its own."""
+    try:
+        yield
+    except Exception as error:
+        if explain(error) is None:
+            vars(error)["exit_code"] = code
+        raise
 
 
 def complain(message: str) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from isogloss.cli.shared import RecipeArguments, split_words
+from isogloss.exit_codes import FAILED
 from isogloss.streams import emit
 
 
@@ -39,4 +40,4 @@ def estimate(
         title = f"{recipe.name} on {gpus} x {gpu}"
         open_console().print(results_table(estimate_rows(found, kind, mfu, network * 1e9), title))
     if not found.fits(kind):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

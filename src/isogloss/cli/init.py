@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from isogloss.cli.errors import defects_end_with
 from isogloss.cli.shared import RecipeArguments, console, split_words, warn
-from isogloss.streams import emit, say
+from isogloss.exit_codes import AUDIT_DEFECT, FAILED, OK
+from isogloss.streams import emit, only_ours, say
 
 init_app = typer.Typer(help="Plan, verify, compare and audit initial weights.", no_args_is_help=True)
 
@@ -19,6 +21,14 @@ class PlanFormat(StrEnum):
     JSON = "json"
     CSV = "csv"
     MARKDOWN = "markdown"
+
+
+class FailOn(StrEnum):
+    """From which severity on an audit fails."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 class AuditFormat(StrEnum):
@@ -119,7 +129,7 @@ def init_verify(
         device = "cpu" if stored is None else fingerprints.device_of(run, display)
         made = fingerprints.recipe_fingerprint(recipe, display, device)
         if not fingerprints.show_fingerprint(made, stored, display):
-            raise typer.Exit(1)
+            raise typer.Exit(FAILED)
         return
     if run != path:
         found = verification.verify_checkpoint(path, display, warn)
@@ -132,7 +142,7 @@ def init_verify(
     if plot is not None:
         plot_signals(found.measured, found.predicted, f"{name}, step {found.step}", plot)
     if found.status == Status.FAIL:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 @init_app.command("audit")
@@ -146,26 +156,55 @@ def init_audit(
         typer.Argument(metavar="[KEY=VALUE]...", help="The function's keywords or the config's fields."),
     ] = None,
     expect: Annotated[str | None, typer.Option(help="Compare its scales with those of this scheme.")] = None,
+    fail_on: Annotated[FailOn, typer.Option(help="The least severity that gives exit code 1.")] = FailOn.WARNING,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE:PATTERN", help="Leave findings out, such as I09:layers.*.norm or I08:*; may be repeated."
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Count only findings that are not in this file, or are graver than there.")
+    ] = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option(help="Write all findings into this file, for --baseline, and end with 0.")
+    ] = None,
     form: Annotated[AuditFormat, typer.Option("--format", help="How it is printed.")] = AuditFormat.TABLE,
     max_gib: Annotated[float, typer.Option(help="Refuse a model with more GiB of weights.", min=0)] = 2.0,
 ) -> None:
     """Find what is wrong with the initialisation of any PyTorch model, by initialising it and running it once.
 
-    Exit code 1 where it finds something graver than a note.
+    This imports and runs the target's code, with your rights: audit only code that you would run yourself.
+
+    Exit code 0: no findings; 1: findings as grave as --fail-on says; 2: what you can mend, such as a target that cannot
+    be built; 3: no findings, but not all could be judged; 4: a defect of the audit. Standard output has the report
+    alone: what the target prints goes to standard error.
     """
+    from isogloss.audit import verdict
     from isogloss.audit.audit import audit
     from isogloss.audit.expectation import find_scheme
+    from isogloss.audit.findings import Severity
     from isogloss.audit.report import as_json, as_markdown, as_tables
     from isogloss.audit.target import find_target
+    from isogloss.terminal import open_console
 
-    scheme = find_scheme(expect) if expect else None
-    found = audit(find_target(target, settings or []), scheme, int(max_gib * 2**30))
-    match form:
-        case AuditFormat.JSON:
-            emit(as_json(found))
-        case AuditFormat.MARKDOWN:
-            emit(as_markdown(found), end="")
-        case AuditFormat.TABLE:
-            console().print(as_tables(found))
-    if found.failed:
-        raise typer.Exit(1)
+    rules = verdict.parse_rules(ignore or [])
+    if baseline is not None:
+        verdict.read_baseline(baseline)  # damaged ones are refused before the work
+    with only_ours() as out, defects_end_with(AUDIT_DEFECT):
+        scheme = find_scheme(expect) if expect else None
+        found = audit(find_target(target, settings or []), scheme, int(max_gib * 2**30))
+        judged = verdict.judge(found, Severity(fail_on), rules, baseline)
+        match form:
+            case AuditFormat.JSON:
+                emit(as_json(judged), stream=out)
+            case AuditFormat.MARKDOWN:
+                emit(as_markdown(judged), end="", stream=out)
+            case AuditFormat.TABLE:
+                width = console().width if out.isatty() else 150
+                open_console(file=out, width=width).print(as_tables(judged))
+    if write_baseline is not None:
+        verdict.write_baseline(found, write_baseline)
+        return
+    if judged.exit_code != OK:
+        raise typer.Exit(judged.exit_code)

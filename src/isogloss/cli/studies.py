@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from isogloss.cli.shared import RecipeArguments, console, integers_of, numbers_of, split_words
+from isogloss.exit_codes import FAILED
 
 if TYPE_CHECKING:
     from isogloss.study.trials import Study
@@ -48,7 +49,7 @@ def coordinate(
     found = check_coordinates(study, axis.value, integers_of(sizes) or DEFAULT_SIZES[axis.value], steps, seeds)
     show_slopes(study, axis.value, found, steps)
     if worst(found) == Status.FAIL:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def lr_sweep(

@@ -33,6 +33,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from isogloss.config.base import UserError
+from isogloss.exit_codes import SIGNALLED, USAGE
 from isogloss.parallel.env import LAUNCHER
 from isogloss.streams import say_error
 from isogloss.train.signals import ECHO, ENDING, HEARD, OUTCOME, REQUEUE
@@ -40,12 +41,12 @@ from isogloss.train.signals import ECHO, ENDING, HEARD, OUTCOME, REQUEUE
 # Ranks of a job that has failed have nothing to save: they get so many seconds between SIGTERM and SIGKILL.
 _GRACE = 5
 # A rank with this exit code has said what the user can mend; another attempt would end the same way.
-_MENDABLE = 2
+_MENDABLE = USAGE
 # A scheduler's signal found the rank before its first step, or before it listened: there was nothing to save.
 _EARLY = (REQUEUE, -signal.SIGUSR1, -signal.SIGUSR2)
 # Someone at a terminal, who does not want it started again; the others come from schedulers.
 _FINAL = tuple(number for number in ENDING if number != signal.SIGTERM)
-_ENDED = tuple(128 + number for number in _FINAL)
+_ENDED = tuple(SIGNALLED + number for number in _FINAL)
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,16 @@ def launch_local(launch: LocalLaunch) -> int:
             try:
                 result: RunResult = agent.run()  # pyright: ignore
             except SignalException as ended:
-                return agent.ended() if agent.asked else 128 + ended.sigval
+                return agent.ended() if agent.asked else SIGNALLED + ended.sigval
         if result.is_failed():
             failure = agent.first(result.failures)
             # What a rank failed at while it saved counts more than what it was asked.
-            obeyed = (-agent.asked, 128 + agent.asked, -signal.SIGKILL) if agent.asked else ()
+            obeyed = (-agent.asked, SIGNALLED + agent.asked, -signal.SIGKILL) if agent.asked else ()
             if failure.exitcode in (*_EARLY, *obeyed):
                 return agent.ended()
             if failure.exitcode != _MENDABLE:  # that rank has said why
                 _say(_describe(failure) + "; the others have been ended")
-            return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+            return failure.exitcode if failure.exitcode > 0 else SIGNALLED - failure.exitcode
         return int(agent.outcome.read_text(encoding="utf-8")) if agent.outcome.exists() else 0
 
 
@@ -155,7 +156,7 @@ class _Agent(LocalElasticAgent):
     def ended(self) -> int:
         """The exit code after a signal that found ranks with nothing to save, or that came twice."""
         if self._again or self.asked in _FINAL:
-            return 128 + self.asked
+            return SIGNALLED + self.asked
         _say("asked to end with nothing left to save; the same command goes on")
         return REQUEUE
 

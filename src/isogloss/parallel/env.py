@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from isogloss.config.base import UserError
+from isogloss.exit_codes import HUNG, SIGNALLED
 from isogloss.streams import let_out
 
 TIMEOUT = timedelta(minutes=10)
@@ -113,7 +114,7 @@ class OtherRankError(UserError):
 class MissingRankError(UserError):
     """Some ranks have not come; started again, all may."""
 
-    exit_code = 70
+    exit_code = HUNG
     """That of `isogloss.train.watchdog`: a rank that waited in vain."""
 
 
@@ -209,4 +210,4 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
         # Killed before this, it sends nothing, and the rank would wait for it as long as it may.
         if os.environ.get(LAUNCHER, "") not in ("", str(os.getppid())):
-            os._exit(128 + signal.SIGTERM)
+            os._exit(SIGNALLED + signal.SIGTERM)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
+from isogloss.exit_codes import DEFECT
 from isogloss.parallel.env import OtherRankError, Ranks
 from isogloss.streams import let_out
 from isogloss.train.signals import OUTCOME
@@ -38,7 +39,7 @@ def first_error(ranks: Ranks) -> Iterator[None]:
         if not _first(ranks.store, ranks.rank):
             time.sleep(_GRACE)
             let_out()
-            os._exit(1)
+            os._exit(DEFECT)
         error.add_note(f"(on rank {ranks.rank} of {ranks.world_size})")
         raise
 

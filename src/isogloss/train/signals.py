@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-REQUEUE = 75
-"""EX_TEMPFAIL of sysexits.h: failed for now, try again."""
+from isogloss.exit_codes import REQUEUE, SIGNALLED
+
 TIME_LIMIT = 255
 """Stands for the limit of time where signals' numbers stand for signals; above all of them."""
 OUTCOME = "ISOGLOSS_OUTCOME"
@@ -37,7 +37,7 @@ class Interrupted(BaseException):
     def __init__(self, asked: int, many: bool = False) -> None:
         super().__init__("train.max_minutes" if asked == TIME_LIMIT else signal.Signals(asked).name)
         again = asked in (TIME_LIMIT, *USER) or (many and asked == signal.SIGTERM)
-        self.exit_code = REQUEUE if again else 128 + asked
+        self.exit_code = REQUEUE if again else SIGNALLED + asked
 
 
 # Windows has neither SIGHUP, which a terminal that is closed sends, nor the two for users.

@@ -22,14 +22,13 @@ from typing import Any
 
 from torch.distributed.distributed_c10d import PrefixStore
 
+from isogloss.exit_codes import HUNG
 from isogloss.headway import headway
-from isogloss.parallel.env import MissingRankError, Ranks
+from isogloss.parallel.env import Ranks
 from isogloss.streams import say_error
 from isogloss.train.beats import Beat, describe, latest_headway, where
 from isogloss.train.loop import Progress, StepInfo
 
-HUNG = MissingRankError.exit_code
-"""EX_SOFTWARE of sysexits.h: the exit code of a rank that waited in vain."""
 COLD = 3
 """So many times the limit has what may compile: the first two phases of a shape, for a run's first step is eager."""
 _COLD_PHASES = 2

@@ -13,6 +13,7 @@ from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
 
 from isogloss.config.base import UserError
+from isogloss.exit_codes import DEFECT
 from isogloss.streams import accept_any_text
 
 Task = TypeVar("Task")
@@ -95,4 +96,4 @@ def _die_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
-    os._exit(1)
+    os._exit(DEFECT)
