@@ -1,5 +1,6 @@
 """The signals of a model at its initialisation: what is predicted and what is measured, in the same words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -28,10 +29,15 @@ class Signals:
 
     @property
     def embedding_share(self) -> float:
-        """How much of the last stream's power is the embedding's own."""
-        return min(1.0, (self.stream[0] / self.stream[-1]) ** 2)
+        """How much of the last stream's power is the embedding's own; nothing of a silent one."""
+        return min(1.0, (self.stream[0] / self.stream[-1]) ** 2) if self.stream[-1] else 0.0
 
     @property
     def gradient_ratio(self) -> float:
         """The gradient at the embedding over that at the last layer."""
         return self.gradient[0]
+
+
+def over_last(gradients: Sequence[float]) -> tuple[float, ...]:
+    """Gradients layer by layer over that at the last; all 0 where none arrives there, from a head of zeros."""
+    return tuple(g / gradients[-1] if gradients[-1] else 0.0 for g in gradients)
