@@ -43,7 +43,7 @@ class Kernel:
             coefficients.append((W * values * he).sum(-1))
             he, former = (Z * he - math.sqrt(k) * former) / math.sqrt(k + 1), he
         left_out = (W * values.square()).sum(-1) - torch.stack(coefficients[:-1]).square().sum(0)
-        coefficients[-1] = left_out.clamp_min(0).sqrt()
+        coefficients[-1] = left_out.clamp_min(1e-300).sqrt()
         self._coefficients = coefficients
 
     def __call__(self, r: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -209,7 +209,8 @@ def expected_log_sum(kinds: Sequence[tuple[int, Tensor, Tensor]]) -> Float[Tenso
     Exact: ``ln S = int (e^-lam - e^(-lam S)) dlam / lam``, and ``E e^(-lam S)`` is the product of those of the terms.
 
     Args:
-        kinds: how many y are of a kind, their values on a grid along the last axis, and these values' log-probabilities.
+        kinds: how many y are of a kind, their values on a grid, along the last axis, and the logarithms of the
+            probabilities of these.
     """
     highest, lowest = max(float(y.max()) for _, y, _ in kinds), min(float(y.min()) for _, y, _ in kinds)
     low = min(0.0, -highest - math.log(sum(count for count, _, _ in kinds))) - 14

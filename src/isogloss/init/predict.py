@@ -27,6 +27,7 @@ order 1/d_model and what finite width adds from layer to layer (some per cent at
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,15 +36,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from isogloss.init.gaussian import (
-    WIDEST,
     Activation,
     Kernel,
     Participation,
     W,
     Z,
-    expected_log_sum,
-    normal_logits,
 )
+from isogloss.init.head import Head
 from isogloss.init.plan import Entry
 from isogloss.init.rules import Constant
 from isogloss.init.signals import Signals, over_last
@@ -57,9 +56,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "relu2": lambda x: F.relu(x).square(),
 }
-
-N_OUTPUTS = 9
-"""Positions that the logits and the loss are predicted at: those of the shortest stream, the longest, and between."""
 
 
 @dataclass(frozen=True)
@@ -135,42 +131,71 @@ class _Prediction:
 
     def signals(self) -> Signals:
         """Forward through all layers, then back."""
+        tied = self.config.tied_head
         equal = (self.tokens[:, :, None] == self.tokens[:, None, :]).double()
-        stream = self.multipliers.embedding**2 * self.power(None, Role.EMBEDDING) * equal
+        weight = self.power(None, Role.EMBEDDING if tied else Role.HEAD)
         own = torch.full_like(self.n, self.multipliers.embedding)
-        streams, steps = [stream], []
-        for layer in range(self.config.n_layers):
-            mixed = self.step(streams[-1], lambda x, index=layer: self.attention(index, x))
-            fed = self.step(mixed.stream, lambda x, index=layer: self.feed_forward(index, x))
-            steps += [mixed, fed]
-            own = own * mixed.kept * fed.kept
-            streams.append(fed.stream)
-        norm = self.norm_of(streams[-1])
-        gradient = self.at_the_head() / _outer(norm)
-        gradients = [_rms(gradient)]
-        for step in reversed(steps):
-            gradient = step.backward(gradient)
-            gradients.append(_rms(gradient))
-        logit_std, loss = self.output(streams[-1], own)
+        stream = self.multipliers.embedding**2 * self.power(None, Role.EMBEDDING) * equal
+        streams, owns, steps = [stream.requires_grad_(tied)], [own], []
+        with torch.set_grad_enabled(tied):
+            for layer in range(self.config.n_layers):
+                for sublayer in (self.attention, self.feed_forward):
+                    steps.append(self.step(streams[-1], partial(sublayer, layer)))
+                    streams.append(steps[-1].stream)
+                    owns.append(owns[-1] * steps[-1].kept)
+            head = Head(self.config, self.multipliers, weight, _diagonal(streams[-1]), owns[-1])
+        audible = float(weight * self.multipliers.logits > 0)  # a head of zeros passes no gradient
+        coherent = self.own_logits(head, streams, owns) if tied and audible else None
+        gradient = audible * self.at_the_head() / _outer(head.norm)
+        gradients = [gradient if coherent is None else gradient + coherent[-1]]
+        for index, step in reversed(list(enumerate(steps))):
+            gradient = step.backward(gradients[-1])
+            if coherent is not None:
+                gradient = gradient + coherent[index] - _outer(step.kept) * coherent[index + 1]
+            gradients.append(gradient)
+        logit_std, loss = head.signals()
         return Signals(
-            stream=tuple(_rms(gram) for gram in streams),
+            stream=tuple(_rms(gram) for gram in streams[::2]),
             mixer_write=tuple(_rms(step.written) for step in steps[0::2]),
             ffn_write=tuple(_rms(step.written) for step in steps[1::2]),
-            gradient=over_last(gradients[::-2]),
+            gradient=over_last([_rms(gradient) for gradient in gradients[::-2]]),
             attention_logit_std=tuple(self.logit_stds),
             logit_std=logit_std,
             loss=loss,
         )
 
+    def own_logits(self, head: Head, streams: list[Tensor], owns: list[Tensor]) -> list[Tensor]:
+        """The Gram matrices of the mean gradient through tokens' own logits, in the units of `at_the_head`.
+
+        ``d o_t / d x_s = ([s = t] E_t own_L / own_l + 2 sum_r D_sr x_r) / d``: the logit grows with the embedding in
+        the stream, and falls with all that lengthens it, D its derivative by the stream's Gram matrix.
+        """
+        share = head.own_share().detach() * self.counts()
+        with torch.enable_grad():
+            total = (share * head.mean).sum()
+        slopes = torch.autograd.grad(total, streams, allow_unused=True)
+        weight = self.power(None, Role.EMBEDDING)
+        equal = weight * (self.tokens[:, :, None] == self.tokens[:, None, :])
+        unit = weight * (self.multipliers.logits * self.config.d_model) ** 2
+        found = []
+        for stream, own, slope in zip(streams, owns, slopes, strict=True):
+            both = torch.zeros_like(stream) if slope is None else slope + slope.mT
+            pull = share * head.unit * owns[-1] / own
+            mixed = pull[:, :, None] * ((equal * own[:, None, :]) @ both)
+            gram = _outer(pull) * equal + mixed + mixed.mT + both @ stream @ both
+            found.append((gram / unit).detach())
+        return found
+
+    def counts(self) -> Float[Tensor, "B T"]:
+        """1 where a target counts."""
+        return torch.ones_like(self.n) if self.targets is None else (self.targets.cpu() != IGNORED).double()
+
     def at_the_head(self) -> Float[Tensor, "B T T"]:
         """The Gram matrix of ``W (p - y)``, up to a factor: the target's row of W decides; 0 where none counts."""
-        head = Role.EMBEDDING if self.config.tied_head else Role.HEAD
         if self.targets is None:
-            gram = torch.eye(self.tokens.shape[1], dtype=torch.float64).expand(len(self.tokens), -1, -1)
-        else:
-            targets = self.targets.cpu()
-            gram = (targets[:, :, None] == targets[:, None, :]).double() * _outer((targets != IGNORED).double())
-        return gram * float(self.power(None, head) * self.multipliers.logits > 0)  # none from a head of zeros
+            return torch.eye(self.tokens.shape[1], dtype=torch.float64).expand(len(self.tokens), -1, -1)
+        targets = self.targets.cpu()
+        return (targets[:, :, None] == targets[:, None, :]).double() * _outer(self.counts())
 
     # --- what the plan says -------------------------------------------------------------------------------------------
 
@@ -233,7 +258,7 @@ class _Prediction:
         self.logit_stds.append(self.capped_std((q * power).mean(-1) * (k * power).mean(-1)))
         key_power, loudness_of_keys = ((average * values[:, None, :]).sum(-1) for values in (power, k * power))
         variance = q * power * loudness_of_keys
-        found = self.participation(float(variance.max()))(n, variance, rho)
+        found = self.participation(float(variance.detach().max()))(n, variance, rho)
         alone = (found.p2 - 1 / n).clamp_min(0) * (1 - rho)
         gram = loudness * (spread + torch.diag_embed(alone * key_power))
         # What the logits' gradient is to a query and to a key.
@@ -253,7 +278,7 @@ class _Prediction:
 
     def capped_std(self, variance: Tensor) -> float:
         """Of attention logits of these variances, after their soft cap."""
-        drawn = _capped(variance.sqrt()[..., None] * Z, self.config.mixer.softcap)
+        drawn = _capped(variance.detach().sqrt()[..., None] * Z, self.config.mixer.softcap)
         return math.sqrt(float((W * drawn.square()).sum(-1).mean()))
 
     def feed_forward(self, layer: int, x: Float[Tensor, "B T T"]) -> Branch:
@@ -273,9 +298,10 @@ class _Prediction:
 
     def kernel(self, activation: str, q: Float[Tensor, "B T"]) -> Kernel:
         """One for each position, or, made once, for all of equal variance."""
-        if float(q.max() - q.min()) > 1e-3 * float(q.mean()):
+        mean, span = float(q.detach().mean()), float(q.detach().max() - q.detach().min())
+        if q.requires_grad or span > 1e-3 * mean:
             return Kernel(ACTIVATIONS[activation], q)
-        key = (activation, float(f"{float(q.mean()):.6g}"))
+        key = (activation, float(f"{mean:.6g}"))
         if key not in self.kernels:
             self.kernels[key] = Kernel(ACTIVATIONS[activation], key[1])
         return self.kernels[key]
@@ -286,42 +312,6 @@ class _Prediction:
         if top not in self.participations:
             self.participations[top] = Participation(int(self.n.max()), top, self.config.mixer.softcap)
         return self.participations[top]
-
-    # --- output -------------------------------------------------------------------------------------------------------
-
-    def output(self, stream: Float[Tensor, "B T T"], own: Float[Tensor, "B T"]) -> tuple[float, float]:
-        """The logits' standard deviation and the loss, ``E ln sum e^y`` less the mean logit, at some positions.
-
-        With a tied head, the token that was read has a logit of its own: ``d s_E^2 own / r_L`` in the mean, spread by
-        the rest of the stream and by the length of its row.
-
-        Args:
-            stream: the Gram matrix of the last one.
-            own: how much of the token's own embedding is in it.
-        """
-        config = self.config
-        d_model, n_vocab, cap = config.d_model, config.vocab_size, config.logit_softcap
-        assert n_vocab is not None
-        weight = self.power(None, Role.EMBEDDING if config.tied_head else Role.HEAD)
-        norm = self.norm_of(stream).flatten()
-        std = (d_model * weight * _diagonal(stream).flatten()).sqrt() / norm * self.multipliers.logits
-        mean = own.flatten() * d_model * weight * self.multipliers.logits / norm
-        rest = 1 - own.flatten().square() * weight / norm.square()
-        spread = (std.square() * rest + 2 / d_model * mean.square()).clamp_min(0).sqrt()
-        order = norm.argsort()
-        stds, losses = [], []
-        for at in order[torch.linspace(0, len(order) - 1, min(len(order), N_OUTPUTS)).round().long()]:
-            y, _, log_density = normal_logits(float(std[at]) ** 2)
-            z, density = torch.linspace(-WIDEST, WIDEST, len(y), dtype=torch.float64), log_density.exp()
-            kinds = [(n_vocab - config.tied_head, _capped(y, cap), log_density)]
-            if config.tied_head:
-                kinds.append((1, _capped(mean[at] + spread[at] * z, cap), log_density))
-            first, second = (
-                sum(n * float((density * values**power).sum()) for n, values, _ in kinds) / n_vocab for power in (1, 2)
-            )
-            stds.append(math.sqrt(max(0.0, second - first**2)))
-            losses.append(float(expected_log_sum(kinds)) - first)
-        return sum(stds) / len(stds), sum(losses) / len(losses)
 
 
 def _capped(y: Tensor, cap: float | None) -> Tensor:
@@ -350,4 +340,4 @@ def _correlations(x: Tensor) -> Float[Tensor, "B T T"]:
 
 
 def _rms(gram: Tensor) -> float:
-    return math.sqrt(float(_diagonal(gram).mean()))
+    return math.sqrt(float(_diagonal(gram.detach()).mean()))
