@@ -36,6 +36,18 @@ CASES = {
     "u_mup": ({"type": "u_mup"}, {}),
     "t5, tied": ({"type": "t5"}, {"tied_head": True}),
     "zero writers": ({"type": "nanochat"}, {}),
+    "loud, logits of 4": ({"type": "lingua", "base_std": 0.125, "embedding_std": 1.0}, {}),
+    "loud, logits of 8": ({"type": "lingua", "base_std": 0.177, "embedding_std": 1.0}, {}),
+    "t5, qk_norm": ({"type": "t5"}, {"mixer": {"qk_norm": True}}),
+    "attention capped": (
+        {"type": "lingua", "base_std": 0.125, "embedding_std": 1.0},
+        {"mixer": {"softcap": 2.0}},
+    ),
+    "a loud head": ({"type": "megatron", "std": 0.25}, {"mixer": {"qk_norm": True}}),
+    "post, tied": ({"type": "gpt2"}, {"norm": "post", "tied_head": True}),
+    "deepnorm, tied": ({"type": "deepnorm"}, {"norm": "post", "tied_head": True}),
+    "quiet branches, tied": ({"type": "lingua_before"}, {"tied_head": True}),
+    "quiet under an output norm": ({"type": "olmo_normal"}, {"norm": "output", "mixer": {"qk_norm": True}}),
 }
 cases = pytest.mark.parametrize(("scheme", "fields"), CASES.values(), ids=CASES.keys())
 

@@ -99,8 +99,8 @@ class Participation:
 
     def __init__(self, n_max: int, variance: float, cap: float | None = None) -> None:
         grid = torch.tensor(np.unique(np.round(np.geomspace(1, max(n_max, 2), 40))))
-        n_variances, n_shares = (33, 2) if cap is None else (17, 4)
-        self._cap = cap
+        n_variances, n_shares = (33, 2) if cap is None else (13, 4)
+        self._cap, variance = cap, min(variance, LOUDEST**2)
         self._log_n = grid.log()
         self._variances = torch.linspace(0.0, 1.0, n_variances, dtype=torch.float64).square() * max(variance, 1e-12)
         self._shares = torch.linspace(0.0, 1.0, n_shares, dtype=torch.float64)
@@ -123,6 +123,7 @@ class Participation:
         """For each query with ``n`` keys, whose logits have this variance and correlation."""
         if self._cap is None:
             variance = variance * (1 - rho)
+        quieter = (LOUDEST / variance.sqrt().clamp_min(1e-30)).clamp_max(1.0)
         x, i = _place(self._log_n, n.log())
         y, j = _place(self._variances, variance)
         w, k = _place(self._shares, rho)
@@ -135,7 +136,8 @@ class Participation:
             return (1 - y) * along_n(k, j) + y * along_n(k, j + 1)
 
         found = along_variance(k) if self._cap is None else (1 - w) * along_variance(k) + w * along_variance(k + 1)
-        return Attended(*(found / n))
+        p2, own, common = found / n
+        return Attended(1 - (1 - p2) * quieter, own * quieter, common * quieter)
 
 
 def _place(grid: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,8 +147,11 @@ def _place(grid: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     return (at - grid[index]) / (grid[index + 1] - grid[index]), index
 
 
-WIDEST, STEP = 8.0, 0.4
+WIDEST, STEP, MAX_STEPS = 8.0, 0.4, 1500
 """Normals are integrated over +- WIDEST; steps in logarithms of at most STEP, within which e^-e^x is smooth."""
+LOUDEST = 24.0
+"""The std of logits up to which moments are tabulated. Beyond, two keys compete as rarely as their logits are near each
+other: what is short of one-hot goes as 1/s."""
 
 
 def normal_logits(variance: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,12 +161,12 @@ def normal_logits(variance: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _steps(span: float, at_least: int) -> int:
-    return max(at_least, math.ceil(span / STEP))
+    return max(at_least, math.ceil(min(span / STEP, MAX_STEPS)))
 
 
 def _capped(n: Tensor, variance: float, share: float, cap: float) -> Float[Tensor, "3 N"]:
-    """The mean over what the logits share, by seven nodes."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(7)
+    """The mean over what the logits share, by quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(7 if share else 1)
     own, slopes, log_density = normal_logits(variance * (1 - share))
     total = torch.zeros(3, len(n), dtype=torch.float64)
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):

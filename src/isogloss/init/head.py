@@ -49,21 +49,23 @@ class Head:
     def signals(self) -> tuple[float, float]:
         """The logits' standard deviation and the loss, ``E ln sum e^y`` less the mean logit, over some positions."""
         order = self.norm.flatten().argsort()
-        stds, losses = [], []
-        for at in order[torch.linspace(0, len(order) - 1, min(len(order), N_POSITIONS)).round().long()]:
-            std, mean, spread = (float(x.detach().flatten()[at]) for x in (self.std, self.mean, self.spread))
-            y, _, log_density = normal_logits(std**2)
-            z, density = torch.linspace(-WIDEST, WIDEST, len(y), dtype=torch.float64), log_density.exp()
-            kinds = [(self._n_vocab - self._tied, self._capped(y), log_density)]
-            if self._tied:
-                kinds.append((1, self._capped(mean + spread * z), log_density))
-            first, second = (
-                sum(n * float((density * values**power).sum()) for n, values, _ in kinds) / self._n_vocab
-                for power in (1, 2)
-            )
-            stds.append(math.sqrt(max(0.0, second - first**2)))
-            losses.append(float(expected_log_sum(kinds)) - first)
+        chosen = order[torch.linspace(0, len(order) - 1, min(len(order), N_POSITIONS)).round().long()]
+        shapes = torch.stack([x.detach().flatten()[chosen] for x in (self.std, self.mean, self.spread)], -1)
+        found = {shape: self._at(*map(float, shape)) for shape in {_digits(shape) for shape in shapes.tolist()}}
+        stds, losses = zip(*(found[_digits(shape)] for shape in shapes.tolist()), strict=True)
         return sum(stds) / len(stds), sum(losses) / len(losses)
+
+    def _at(self, std: float, mean: float, spread: float) -> tuple[float, float]:
+        y, _, log_density = normal_logits(std**2)
+        z, density = torch.linspace(-WIDEST, WIDEST, len(y), dtype=torch.float64), log_density.exp()
+        kinds = [(self._n_vocab - self._tied, self._capped(y), log_density)]
+        if self._tied:
+            kinds.append((1, self._capped(mean + spread * z), log_density))
+        first, second = (
+            sum(n * float((density * values**power).sum()) for n, values, _ in kinds) / self._n_vocab
+            for power in (1, 2)
+        )
+        return math.sqrt(max(0.0, second - first**2)), float(expected_log_sum(kinds)) - first
 
     def own_share(self) -> Float[Tensor, "B T"]:
         """The root mean square of the gradient with respect to the own logit: its probability, less of a capped one."""
@@ -75,3 +77,7 @@ class Head:
 
     def _capped(self, y: Tensor) -> Tensor:
         return y if self._cap is None else self._cap * torch.tanh(y / self._cap)
+
+
+def _digits(values: list[float]) -> tuple[str, ...]:
+    return tuple(f"{value:.6g}" for value in values)

@@ -13,12 +13,14 @@ from isogloss.models.protocol import IGNORED, Batch
 from isogloss.nn.softcap import softcap
 
 
-def measure_signals(model: Decoder, batch: Batch) -> Signals:
+def measure_signals(model: Decoder, batch: Batch, trained: bool = False) -> Signals:
     """What `predict_signals` predicts, measured. The model's gradients are left as they were, empty or not.
 
     Args:
         model: with its weights; not compiled.
         batch: on the model's device.
+        trained: whether the loss is the cross-entropy of the batch's targets. Log-sum-exp less the mean logit is the
+            loss that is expected of a model that knows nothing of them, without their noise.
     """
     seen: dict[str, list[Any]] = {"stream": [], "mixer": [], "ffn": [], "queries": [], "keys": [], "normed": []}
     branch = model.multipliers.branch
@@ -59,6 +61,7 @@ def measure_signals(model: Decoder, batch: Batch) -> Signals:
             parameter.grad = grad
     with torch.no_grad():
         logits = model.logits(model.multipliers.logits * seen["normed"][0])
+        nll = float(output.nll.detach()) / max(1, int(batch.n_targets()))
     streams = seen["stream"]
     gradients = [_rms(stream.grad) for stream in streams]
     logits = logits[batch.targets != IGNORED].double()
@@ -72,7 +75,7 @@ def measure_signals(model: Decoder, batch: Batch) -> Signals:
             for q, k, block in zip(seen["queries"], seen["keys"], blocks, strict=True)
         ),
         logit_std=float(logits.std(-1, correction=0).mean()),
-        loss=float((logits.logsumexp(-1) - logits.mean(-1)).mean()),
+        loss=nll if trained else float((logits.logsumexp(-1) - logits.mean(-1)).mean()),
     )
 
 

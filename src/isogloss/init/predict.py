@@ -45,7 +45,7 @@ from isogloss.init.gaussian import (
 from isogloss.init.head import Head
 from isogloss.init.plan import Entry
 from isogloss.init.rules import Constant
-from isogloss.init.signals import Signals, over_last
+from isogloss.init.signals import SILENT, Signals, over_last
 from isogloss.models.ignored import IGNORED
 from isogloss.models.registry import ModelConfig
 from isogloss.nn.multipliers import Multipliers
@@ -144,7 +144,7 @@ class _Prediction:
                     streams.append(steps[-1].stream)
                     owns.append(owns[-1] * steps[-1].kept)
             head = Head(self.config, self.multipliers, weight, _diagonal(streams[-1]), owns[-1])
-        audible = float(weight * self.multipliers.logits > 0)  # a head of zeros passes no gradient
+        audible = float(math.sqrt(weight) * self.multipliers.logits > SILENT)  # a head of zeros passes no gradient
         coherent = self.own_logits(head, streams, owns) if tied and audible else None
         gradient = audible * self.at_the_head() / _outer(head.norm)
         gradients = [gradient if coherent is None else gradient + coherent[-1]]

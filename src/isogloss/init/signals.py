@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+SILENT = 1e-36
+"""Below it float32 has few digits or none: no signal."""
+
 
 @dataclass(frozen=True)
 class Signals:
@@ -16,7 +19,7 @@ class Signals:
         attention_logit_std: of each layer's attention logits.
         logit_std: of the output's logits.
         loss: the mean over positions of log-sum-exp of the logits less their mean, nats: the expected loss at
-            initialisation, without the noise of the targets.
+            initialisation, without the noise of the targets. Of trained weights the cross-entropy.
     """
 
     stream: tuple[float, ...]
