@@ -10,7 +10,7 @@ from isogloss.init.gaussian import WIDEST, W, Z, expected_log_sum, normal_logits
 from isogloss.models.registry import ModelConfig
 from isogloss.nn.multipliers import Multipliers
 
-N_POSITIONS = 9
+N_POSITIONS = 5
 """At which logits and loss are predicted: those of the shortest stream, of the longest, and between."""
 
 
