@@ -246,13 +246,11 @@ def main() -> None:
     if not arguments.loud:
         print("\n".join(HEADING))
     for case in cases[len(rows) :]:
-        head = dict(zip(labels, case, strict=False))
+        head: dict[str, Any] = dict(zip(labels, case, strict=False))
         rows.append(head | dict(measure(_setting_of(head), settings["seeds"])))
         print(line(rows[-1]), flush=True)
         if arguments.record:
-            path = save_record(name, command, settings, rows)
-    if arguments.record:
-        print(path)
+            save_record(name, command, settings, rows)
 
 
 def _recorded(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ a query's keys: what the keys share moves all logits alike. Backward, each subla
 swiglu      f s_down^2 (q_gate q_up X o K' + q_up K) o G
 plain       f s_down^2 q_up K' o G
 attention   A (P^T G P + diag(values + queries + keys)),  values_j = sum_s (p2_s - 1/n_s) g_s / n_s,
-            queries_s = g_s (p2 - 2 p3 + p2^2) (1 - rho) s_z^2,  keys_j = sum_s queries_s / n_s
+            queries_s = g_s (p2 - 2 p3 + p22) (1 - rho) s_z^2,  keys_j = sum_s queries_s / n_s,
+            p22 = E (sum_j p_j^2)^2
 
 times what its norms multiply. Derivation and comparison with measurements: docs/initialization.md. Left out: terms of
 order 1/d_model and what finite width adds from layer to layer (some per cent at width 128).

@@ -32,7 +32,7 @@ def start_warnings(signals: Signals, config: ModelConfig, scheme: Scheme, plan: 
 
 def _warnings(signals: Signals, config: ModelConfig, scheme: Scheme, plan: Mapping[str, Entry]) -> Iterator[str]:
     assert config.vocab_size is not None
-    stds = {entry.site.role: entry.rule.effective_std for entry in reversed(plan.values())}
+    stds = {entry.site.role: entry.rule.effective_std for entry in reversed(list(plan.values()))}
     floor = math.log(config.vocab_size)
     found = f"the loss starts at {signals.loss:.4g}, {signals.loss - floor:.3g} above ln V, with logits of std"
     # Not below: a number that is not finite is loud.
