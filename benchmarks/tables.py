@@ -208,6 +208,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "plan": plan,
     "prediction": predict.table,
     "prediction-few": predict.few_table,
+    "prediction-loud": predict.loud_table,
     "schemes": schemes,
     "signals": signals,
 }

@@ -39,6 +39,24 @@ CASES = {
 }
 cases = pytest.mark.parametrize(("scheme", "fields"), CASES.values(), ids=CASES.keys())
 
+# Held to the same by the mean of four seeds: loud attention and heads, capped logits, tied heads, quiet norms.
+FEW = 4
+HARD = {
+    "loud, logits of 4": ({"type": "lingua", "base_std": 0.125, "embedding_std": 1.0}, {}),
+    "loud, logits of 8": ({"type": "lingua", "base_std": 0.177, "embedding_std": 1.0}, {}),
+    "t5, qk_norm": ({"type": "t5"}, {"mixer": {"qk_norm": True}}),
+    "attention capped": (
+        {"type": "lingua", "base_std": 0.125, "embedding_std": 1.0},
+        {"mixer": {"softcap": 2.0}},
+    ),
+    "a loud head": ({"type": "megatron", "std": 0.25}, {"mixer": {"qk_norm": True}}),
+    "post, tied": ({"type": "gpt2"}, {"norm": "post", "tied_head": True}),
+    "deepnorm, tied": ({"type": "deepnorm"}, {"norm": "post", "tied_head": True}),
+    "quiet branches, tied": ({"type": "lingua_before"}, {"tied_head": True}),
+    "quiet under an output norm": ({"type": "olmo_normal"}, {"norm": "output", "mixer": {"qk_norm": True}}),
+}
+hard = pytest.mark.parametrize(("scheme", "fields"), HARD.values(), ids=HARD.keys())
+
 
 def tokens_of(documents: bool = False) -> torch.Tensor:
     """With repetitions, so that equal tokens matter."""
@@ -64,13 +82,13 @@ def signals(
 
 def check(predicted: Signals, measured: list[Signals], loss_tolerance: float = LOSS) -> None:
     for name, tolerance in (("stream", FORWARD), ("gradient", GRADIENT), ("attention_logit_std", 2 * FORWARD)):
-        means = [sum(values) / SEEDS for values in zip(*(getattr(m, name) for m in measured), strict=True)]
+        means = [sum(values) / len(measured) for values in zip(*(getattr(m, name) for m in measured), strict=True)]
         assert getattr(predicted, name) == pytest.approx(means, rel=tolerance), name
     for name in ("mixer_write", "ffn_write"):
-        means = [sum(values) / SEEDS for values in zip(*(getattr(m, name) for m in measured), strict=True)]
+        means = [sum(values) / len(measured) for values in zip(*(getattr(m, name) for m in measured), strict=True)]
         assert getattr(predicted, name) == pytest.approx(means, rel=2 * FORWARD, abs=1e-9), name
-    assert predicted.loss == pytest.approx(sum(m.loss for m in measured) / SEEDS, abs=loss_tolerance)
-    assert predicted.logit_std == pytest.approx(sum(m.logit_std for m in measured) / SEEDS, rel=FORWARD)
+    assert predicted.loss == pytest.approx(sum(m.loss for m in measured) / len(measured), abs=loss_tolerance)
+    assert predicted.logit_std == pytest.approx(sum(m.logit_std for m in measured) / len(measured), rel=FORWARD)
 
 
 @cases
@@ -78,6 +96,12 @@ def test_prediction_agrees_with_measurement(scheme: dict, fields: dict) -> None:
     # With a loud tied embedding the logit of the token itself, about 7 here, decides: it goes as 1 / stream.
     loud = scheme["type"] == "t5"
     check(*signals(scheme, fields), loss_tolerance=LOSS + FORWARD * 7 if loud else LOSS)
+
+
+@hard
+def test_prediction_agrees_with_the_mean_of_four_seeds(scheme: dict, fields: dict) -> None:
+    predicted, measured = signals(scheme, fields, seeds=FEW)
+    check(predicted, measured, loss_tolerance=0.015 * predicted.loss)
 
 
 def test_repeated_text() -> None:

@@ -1,5 +1,6 @@
 """The verbs of ``isogloss init`` that look at one model's weights: plan, verify, audit."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,7 @@ def init_plan(
         typer.Option(help="Show what differs from this recipe, or with this KEY=VALUE; may be repeated."),
     ] = None,
     form: Annotated[PlanFormat, typer.Option("--format", help="How it is printed.")] = PlanFormat.TABLE,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a warning.")] = False,
 ) -> None:
     """The rule and the scale that every weight of a recipe's model starts from, and the signals they will give."""
     import json
@@ -57,14 +59,18 @@ def init_plan(
 
     name, overrides = split_words(arguments)
     plan = plan_recipe(name, overrides)
+    warnings = list(plan.warnings)
     if diff:
         other, changes = split_words(diff)
         other = name if "=" in diff[0] else other
-        whole = rows = tables.diff_rows(plan, plan_recipe(other, [*overrides, *changes]))
+        changed = plan_recipe(other, [*overrides, *changes])
+        warnings = [f"{which}: {said}" for which, one in (("A", plan), ("B", changed)) for said in one.warnings]
+        whole = rows = tables.diff_rows(plan, changed)
         table, below = tables.diff_table(rows), []
     else:
         rows, table, below = plan.rows, tables.plan_table(plan), tables.footer(plan)
         whole = {"parameters": rows, "multipliers": asdict(plan.multipliers), "signals": asdict(plan.signals)}
+        whole["warnings"] = warnings
     match form:
         case PlanFormat.JSON:
             emit(json.dumps(whole, indent=1))
@@ -76,6 +82,14 @@ def init_plan(
             out = console()
             out.print(tables.as_table(table, out.width))
             say("".join(f"{line}\n" for line in below), end="")
+    _warn_all(warnings)
+    if strict and warnings:
+        raise typer.Exit(FAILED)
+
+
+def _warn_all(warnings: Iterable[str]) -> None:
+    for message in warnings:
+        warn(message)
 
 
 @init_app.command("verify")
@@ -99,10 +113,11 @@ def init_verify(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw measured and predicted signals as this PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a warning too.")] = False,
 ) -> None:
     """Make a recipe's model; check its weights against the plan and its first batch against the prediction.
 
-    Exit code 1 where something fails.
+    Exit code 1 where something fails. Warns where the start itself is unsound: a loss far above ln V, loud logits.
     """
     from isogloss.config.base import UserError
     from isogloss.init.verify import Status
@@ -118,7 +133,7 @@ def init_verify(
     run = fingerprints.run_of(path)
     if run != path and (overrides or weights):
         raise UserError(f"{name} is a checkpoint, which has a recipe and weights of its own; leave the rest out")
-    if fingerprint and (weights or plot or as_json):
+    if fingerprint and (weights or plot or as_json or strict):
         raise UserError("--fingerprint goes with no other option")
     if plot is not None and not plot.absolute().parent.is_dir():
         raise UserError(f"{plot}: there is no folder {plot.parent} to draw into")
@@ -141,7 +156,8 @@ def init_verify(
         verification.show_verification(found, display)
     if plot is not None:
         plot_signals(found.measured, found.predicted, f"{name}, step {found.step}", plot)
-    if found.status == Status.FAIL:
+    _warn_all(found.warnings)
+    if found.status in ({Status.FAIL, Status.WARN} if strict else {Status.FAIL}):
         raise typer.Exit(FAILED)
 
 

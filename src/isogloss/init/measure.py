@@ -7,17 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isogloss.init.signals import Signals
+from isogloss.init.signals import Signals, over_last
 from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import IGNORED, Batch
+from isogloss.nn.softcap import softcap
 
 
-def measure_signals(model: Decoder, batch: Batch) -> Signals:
+def measure_signals(model: Decoder, batch: Batch, trained: bool = False) -> Signals:
     """What `predict_signals` predicts, measured. The model's gradients are left as they were, empty or not.
 
     Args:
         model: with its weights; not compiled.
         batch: on the model's device.
+        trained: whether the loss is the cross-entropy of the batch's targets. Log-sum-exp less the mean logit is the
+            loss that is expected of a model that knows nothing of them, without their noise.
     """
     seen: dict[str, list[Any]] = {"stream": [], "mixer": [], "ffn": [], "queries": [], "keys": [], "normed": []}
     branch = model.multipliers.branch
@@ -58,6 +61,7 @@ def measure_signals(model: Decoder, batch: Batch) -> Signals:
             parameter.grad = grad
     with torch.no_grad():
         logits = model.logits(model.multipliers.logits * seen["normed"][0])
+        nll = float(output.nll.detach()) / max(1, int(batch.n_targets()))
     streams = seen["stream"]
     gradients = [_rms(stream.grad) for stream in streams]
     logits = logits[batch.targets != IGNORED].double()
@@ -65,13 +69,13 @@ def measure_signals(model: Decoder, batch: Batch) -> Signals:
         stream=tuple(_rms(stream) for stream in streams),
         mixer_write=tuple(seen["mixer"]),
         ffn_write=tuple(seen["ffn"]),
-        gradient=tuple(g / gradients[-1] for g in gradients),
+        gradient=over_last(gradients),
         attention_logit_std=tuple(
-            _logit_std(q, k, block.mixer.scale)
+            _logit_std(q, k, block.mixer.scale, block.mixer.config.softcap)
             for q, k, block in zip(seen["queries"], seen["keys"], blocks, strict=True)
         ),
-        logit_std=float(logits.std(-1).mean()),
-        loss=float((logits.logsumexp(-1) - logits.mean(-1)).mean()),
+        logit_std=float(logits.std(-1, correction=0).mean()),
+        loss=nll if trained else float((logits.logsumexp(-1) - logits.mean(-1)).mean()),
     )
 
 
@@ -79,8 +83,9 @@ def _rms(x: Tensor) -> float:
     return math.sqrt(float(x.detach().double().square().mean()))
 
 
-def _logit_std(q: Tensor, k: Tensor, scale: float) -> float:
+def _logit_std(q: Tensor, k: Tensor, scale: float, cap: float | None) -> float:
     """Over all pairs of positions of a row and over heads; rotation keeps lengths, so it is left out."""
     k = k.repeat_interleave(q.shape[2] // k.shape[2], 2)
     logits = scale * torch.einsum("bshc,bthc->bhst", q.double(), k.double())
+    logits = logits if cap is None else softcap(logits, cap)
     return math.sqrt(float(logits.square().mean()))

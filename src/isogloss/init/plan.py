@@ -7,10 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from isogloss.config.base import UserError
 from isogloss.init.rules import Constant, Normal, Rule, Update
 from isogloss.init.scheme import Scheme
 from isogloss.models.registry import ModelConfig
 from isogloss.nn.roles import Site, declared_tensors
+
+SMALLEST, LARGEST = 1e-18, 1e18
+"""Standard deviations whose squares float32 holds."""
 
 
 class MissingRuleError(ValueError):
@@ -57,7 +61,7 @@ def plan_init(model: nn.Module, scheme: Scheme, config: ModelConfig) -> dict[str
     Raises:
         UndeclaredParameterError: a parameter or buffer has no role.
         MissingRuleError: a role has no rule in the scheme, or two parameters share a name.
-        UserError: the scheme is for another kind of model.
+        UserError: the scheme is for another kind of model, or its numbers are beyond float32.
     """
     rules = scheme.rules(config)
     sites = [site for site, _ in declared_tensors(model)]
@@ -68,6 +72,12 @@ def plan_init(model: nn.Module, scheme: Scheme, config: ModelConfig) -> dict[str
             f"the scheme {type(scheme).__name__} has no rule for the role {named}; add one in init/schemes.py"
         )
     plan = {site.name: Entry(site, rules[site.role](site), scheme.update(site, config)) for site in sites}
+    for name, entry in plan.items():
+        if (std := entry.rule.effective_std) and not SMALLEST < std < LARGEST:
+            raise UserError(
+                f"init: {name} would get the std {std:.3g} ({entry.rule.text}), whose square float32 cannot hold; "
+                f"choose 0 or a std between {SMALLEST:g} and {LARGEST:g}"
+            )
     if len(plan) != len(sites):
         twice = [name for name, n in Counter(site.name for site in sites).items() if n > 1]
         raise MissingRuleError(f"two parameters share the canonical name {twice[0]}: they would get the same weights")

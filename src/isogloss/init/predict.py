@@ -18,7 +18,8 @@ a query's keys: what the keys share moves all logits alike. Backward, each subla
 swiglu      f s_down^2 (q_gate q_up X o K' + q_up K) o G
 plain       f s_down^2 q_up K' o G
 attention   A (P^T G P + diag(values + queries + keys)),  values_j = sum_s (p2_s - 1/n_s) g_s / n_s,
-            queries_s = g_s (p2 - 2 p3 + p2^2) (1 - rho) s_z^2,  keys_j = sum_s queries_s / n_s
+            queries_s = g_s (p2 - 2 p3 + p22) (1 - rho) s_z^2,  keys_j = sum_s queries_s / n_s,
+            p22 = E (sum_j p_j^2)^2
 
 times what its norms multiply. Derivation and comparison with measurements: docs/initialization.md. Left out: terms of
 order 1/d_model and what finite width adds from layer to layer (some per cent at width 128).
@@ -27,6 +28,7 @@ order 1/d_model and what finite width adds from layer to layer (some per cent at
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -34,10 +36,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from isogloss.init.gaussian import Activation, Kernel, Participation, W, Z, expected_maximum
+from isogloss.init.gaussian import (
+    Activation,
+    Kernel,
+    Participation,
+    W,
+    Z,
+)
+from isogloss.init.head import Head
 from isogloss.init.plan import Entry
 from isogloss.init.rules import Constant
-from isogloss.init.signals import Signals
+from isogloss.init.signals import SILENT, Signals, over_last
 from isogloss.models.ignored import IGNORED
 from isogloss.models.registry import ModelConfig
 from isogloss.nn.multipliers import Multipliers
@@ -57,11 +66,13 @@ class Step:
     Args:
         written: the Gram matrix of what is added, multiplier included.
         stream: the Gram matrix of the stream after it.
+        kept: what the stream before it is multiplied by in it.
         backward: from the gradient's Gram matrix after the step to the one before it.
     """
 
     written: Float[Tensor, "B T T"]
     stream: Float[Tensor, "B T T"]
+    kept: Float[Tensor, "B T"]
     backward: Callable[[Tensor], Tensor]
 
 
@@ -121,40 +132,71 @@ class _Prediction:
 
     def signals(self) -> Signals:
         """Forward through all layers, then back."""
+        tied = self.config.tied_head
         equal = (self.tokens[:, :, None] == self.tokens[:, None, :]).double()
-        power = self.power(None, Role.EMBEDDING)
-        stream = self.multipliers.embedding**2 * power * equal
-        streams, steps = [stream], []
-        for layer in range(self.config.n_layers):
-            mixed = self.step(streams[-1], lambda x, index=layer: self.attention(index, x))
-            fed = self.step(mixed.stream, lambda x, index=layer: self.feed_forward(index, x))
-            steps += [mixed, fed]
-            streams.append(fed.stream)
-        norm = self.norm_of(streams[-1])
-        gradient = self.at_the_head() / _outer(norm)
-        gradients = [_rms(gradient)]
-        for step in reversed(steps):
-            gradient = step.backward(gradient)
-            gradients.append(_rms(gradient))
-        last = gradients[0]
-        logit_std, loss = self.output(streams[-1])
+        weight = self.power(None, Role.EMBEDDING if tied else Role.HEAD)
+        own = torch.full_like(self.n, self.multipliers.embedding)
+        stream = self.multipliers.embedding**2 * self.power(None, Role.EMBEDDING) * equal
+        streams, owns, steps = [stream.requires_grad_(tied)], [own], []
+        with torch.set_grad_enabled(tied):
+            for layer in range(self.config.n_layers):
+                for sublayer in (self.attention, self.feed_forward):
+                    steps.append(self.step(streams[-1], partial(sublayer, layer)))
+                    streams.append(steps[-1].stream)
+                    owns.append(owns[-1] * steps[-1].kept)
+            head = Head(self.config, self.multipliers, weight, _diagonal(streams[-1]), owns[-1])
+        audible = float(math.sqrt(weight) * self.multipliers.logits > SILENT)  # a head of zeros passes no gradient
+        coherent = self.own_logits(head, streams, owns) if tied and audible else None
+        gradient = audible * self.at_the_head() / _outer(head.norm)
+        gradients = [gradient if coherent is None else gradient + coherent[-1]]
+        for index, step in reversed(list(enumerate(steps))):
+            gradient = step.backward(gradients[-1])
+            if coherent is not None:
+                gradient = gradient + coherent[index] - _outer(step.kept) * coherent[index + 1]
+            gradients.append(gradient)
+        logit_std, loss = head.signals()
         return Signals(
-            stream=tuple(_rms(gram) for gram in streams),
+            stream=tuple(_rms(gram) for gram in streams[::2]),
             mixer_write=tuple(_rms(step.written) for step in steps[0::2]),
             ffn_write=tuple(_rms(step.written) for step in steps[1::2]),
-            gradient=tuple(g / last for g in gradients[::-2]),
+            gradient=over_last([_rms(gradient) for gradient in gradients[::-2]]),
             attention_logit_std=tuple(self.logit_stds),
             logit_std=logit_std,
             loss=loss,
         )
+
+    def own_logits(self, head: Head, streams: list[Tensor], owns: list[Tensor]) -> list[Tensor]:
+        """The Gram matrices of the mean gradient through tokens' own logits, in the units of `at_the_head`.
+
+        ``d o_t / d x_s = ([s = t] E_t own_L / own_l + 2 sum_r D_sr x_r) / d``: the logit grows with the embedding in
+        the stream, and falls with all that lengthens it, D its derivative by the stream's Gram matrix.
+        """
+        share = head.own_share().detach() * self.counts()
+        with torch.enable_grad():
+            total = (share * head.mean).sum()
+        slopes = torch.autograd.grad(total, streams, allow_unused=True)
+        weight = self.power(None, Role.EMBEDDING)
+        equal = weight * (self.tokens[:, :, None] == self.tokens[:, None, :])
+        unit = weight * (self.multipliers.logits * self.config.d_model) ** 2
+        found = []
+        for stream, own, slope in zip(streams, owns, slopes, strict=True):
+            both = torch.zeros_like(stream) if slope is None else slope + slope.mT
+            pull = share * head.unit * owns[-1] / own
+            mixed = pull[:, :, None] * ((equal * own[:, None, :]) @ both)
+            gram = _outer(pull) * equal + mixed + mixed.mT + both @ stream @ both
+            found.append((gram / unit).detach())
+        return found
+
+    def counts(self) -> Float[Tensor, "B T"]:
+        """1 where a target counts."""
+        return torch.ones_like(self.n) if self.targets is None else (self.targets.cpu() != IGNORED).double()
 
     def at_the_head(self) -> Float[Tensor, "B T T"]:
         """The Gram matrix of ``W (p - y)``, up to a factor: the target's row of W decides; 0 where none counts."""
         if self.targets is None:
             return torch.eye(self.tokens.shape[1], dtype=torch.float64).expand(len(self.tokens), -1, -1)
         targets = self.targets.cpu()
-        counts = (targets != IGNORED).double()
-        return (targets[:, :, None] == targets[:, None, :]).double() * _outer(counts)
+        return (targets[:, :, None] == targets[:, None, :]).double() * _outer(self.counts())
 
     # --- what the plan says -------------------------------------------------------------------------------------------
 
@@ -166,14 +208,14 @@ class _Prediction:
         """fan_in times the mean square: the power of an output for inputs of power 1."""
         return self.entries[layer, role][0].site.fan_in * self.power(layer, role)
 
-    def logit_variance(self, layer: int, query_power: Tensor, key_power: Tensor) -> Tensor:
-        """Of attention logits, for queries and keys that read inputs of these powers."""
+    def logit_factors(self, layer: int, power: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries and keys give the variance of attention logits per power of the input that each reads."""
         head_dim = self.config.mixer.heads(self.config.d_model).head_dim
         scale = self.multipliers.attention * head_dim**-0.5
-        q, k = self.gain(layer, Role.QUERY) * query_power, self.gain(layer, Role.KEY) * key_power
+        q, k = (self.gain(layer, role) * torch.ones_like(power) for role in (Role.QUERY, Role.KEY))
         if self.config.mixer.qk_norm:  # gains start at 1; the norm's epsilon matters where little is read
-            q, k = q / (q + self.config.norm_eps), k / (k + self.config.norm_eps)
-        return head_dim * scale**2 * q * k
+            q, k = q / (q * power + self.config.norm_eps), k / (k * power + self.config.norm_eps)
+        return head_dim * scale**2 * q, k
 
     # --- residual steps -----------------------------------------------------------------------------------------------
 
@@ -193,14 +235,14 @@ class _Prediction:
         inner = branch(before.gram)
         after = normed(inner.gram) if placement in ("output", "sandwich") else Branch(inner.gram, lambda g: g)
         written = b * after.gram
-        total = a * stream + written
+        total, kept = a * stream + written, torch.full_like(self.n, self.multipliers.residual)
         last = normed(total) if placement == "post" else Branch(total, lambda g: g)
 
         def backward(gradient: Tensor) -> Tensor:
             gradient = last.backward(gradient)
             return a * gradient + before.backward(inner.backward(after.backward(b * gradient)))
 
-        return Step(written, last.gram, backward)
+        return Step(written, last.gram, kept / self.norm_of(total) if placement == "post" else kept, backward)
 
     # --- sublayers ----------------------------------------------------------------------------------------------------
 
@@ -213,28 +255,39 @@ class _Prediction:
         # The mean correlation of distinct keys of a query.
         same = (average.square() * _correlations(x).diagonal(dim1=-2, dim2=-1)[:, None, :]).sum(-1)
         rho = ((_diagonal(average @ _correlations(x) @ average.mT) - same) / (1 - 1 / n).clamp_min(1e-12)).clamp(0, 1)
-        key_power = (average * power[:, None, :]).sum(-1)
-        self.logit_stds.append(math.sqrt(float(self.logit_variance(layer, power, power).mean())))
-        variance = self.logit_variance(layer, power, key_power) * (1 - rho)
-        p2, p3 = self.participation(float(variance.max()))(n, variance)
-        alone = (p2 - 1 / n).clamp_min(0) * (1 - rho) * key_power
-        gram = loudness * (spread + torch.diag_embed(alone))
-        queries = (p2 - 2 * p3 + p2.square()).clamp_min(0) * variance
+        q, k = self.logit_factors(layer, power)
+        self.logit_stds.append(self.capped_std((q * power).mean(-1) * (k * power).mean(-1)))
+        key_power, loudness_of_keys = ((average * values[:, None, :]).sum(-1) for values in (power, k * power))
+        variance = q * power * loudness_of_keys
+        found = self.participation(float(variance.detach().max()))(n, variance, rho)
+        alone = (found.p2 - 1 / n).clamp_min(0) * (1 - rho)
+        gram = loudness * (spread + torch.diag_embed(alone * key_power))
+        # What the logits' gradient is to a query and to a key.
+        turned = (1 - rho) * key_power
+        queries = turned * q * loudness_of_keys * (found.own + found.common * rho)
+        keys = turned * q * power * (found.own)
 
         def backward(gradient: Tensor) -> Tensor:
             own = _diagonal(gradient)
-            values = (average.mT @ (own * (p2 - 1 / n).clamp_min(0))[..., None])[..., 0]
-            keys = (average.mT @ (own * queries)[..., None])[..., 0]
-            return loudness * (average.mT @ gradient @ average + torch.diag_embed(values + own * queries + keys))
+            to_values, to_keys = (
+                (average.mT @ (own * share)[..., None])[..., 0] for share in ((found.p2 - 1 / n).clamp_min(0), keys)
+            )
+            to_each = to_values + own * queries + k * to_keys
+            return loudness * (average.mT @ gradient @ average + torch.diag_embed(to_each))
 
         return Branch(gram, backward)
+
+    def capped_std(self, variance: Tensor) -> float:
+        """Of attention logits of these variances, after their soft cap."""
+        drawn = _capped(variance.detach().sqrt()[..., None] * Z, self.config.mixer.softcap)
+        return math.sqrt(float((W * drawn.square()).sum(-1).mean()))
 
     def feed_forward(self, layer: int, x: Float[Tensor, "B T T"]) -> Branch:
         """The feed-forward network, gated or plain."""
         config = self.config.ffn
         d_ff = config.width(self.config.d_model)
         loudness = d_ff * self.power(layer, Role.FFN_DOWN)
-        up, power, r = self.gain(layer, Role.FFN_UP), float(_diagonal(x).mean()), _correlations(x)
+        up, power, r = self.gain(layer, Role.FFN_UP), _diagonal(x), _correlations(x)
         if config.type == "swiglu":
             gate = self.gain(layer, Role.FFN_GATE)
             kernel = self.kernel(config.type, gate * power)
@@ -244,54 +297,26 @@ class _Prediction:
         slope = kernel.slope(r)
         return Branch(loudness * kernel(r), lambda g: loudness * up * slope * g)
 
-    def kernel(self, activation: str, q: float) -> Kernel:
-        """Made once for each variance."""
-        key = (activation, float(f"{q:.6g}"))
+    def kernel(self, activation: str, q: Float[Tensor, "B T"]) -> Kernel:
+        """One for each position, or, made once, for all of equal variance."""
+        mean, span = float(q.detach().mean()), float(q.detach().max() - q.detach().min())
+        if q.requires_grad or span > 1e-3 * mean:
+            return Kernel(ACTIVATIONS[activation], q)
+        key = (activation, float(f"{mean:.6g}"))
         if key not in self.kernels:
-            self.kernels[key] = Kernel(ACTIVATIONS[activation], max(q, 1e-30))
+            self.kernels[key] = Kernel(ACTIVATIONS[activation], key[1])
         return self.kernels[key]
 
     def participation(self, variance: float) -> Participation:
         """Made once for each range of variances: the next power of two above."""
         top = 2.0 ** math.ceil(math.log2(max(variance, 2**-20)))
         if top not in self.participations:
-            self.participations[top] = Participation(int(self.n.max()), top)
+            self.participations[top] = Participation(int(self.n.max()), top, self.config.mixer.softcap)
         return self.participations[top]
 
-    # --- output -------------------------------------------------------------------------------------------------------
 
-    def output(self, stream: Tensor) -> tuple[float, float]:
-        """The logits' standard deviation and the loss.
-
-        ``ln V + ln E e^y`` for logits y of modest size; once s > sqrt(2 ln V), the largest of V decides: s E[max].
-        With a tied head, the token that was read has a logit of its own: ``d s_E^2 e / r_L`` in the mean, spread by the
-        rest of the stream and by the length of its row.
-        """
-        config = self.config
-        n_vocab, cap = config.vocab_size, config.logit_softcap
-        assert n_vocab is not None
-        scale, norm = self.multipliers.logits, self.norm_of(stream)
-        read = _diagonal(stream) / norm.square()
-        weight = self.power(None, Role.EMBEDDING if config.tied_head else Role.HEAD)
-        std = math.sqrt(config.d_model * weight * float(read.mean())) * scale
-
-        def capped(z: Tensor) -> Tensor:
-            return z if cap is None else cap * torch.tanh(z / cap)
-
-        drawn = capped(std * Z)
-        logit_std = math.sqrt(float((W * drawn.square()).sum()))
-        if cap is None and std > math.sqrt(2 * math.log(n_vocab)):
-            others = std * expected_maximum(n_vocab)
-        else:
-            others = math.log(n_vocab) + float((W.log() + drawn).logsumexp(0))
-        if not config.tied_head:
-            return logit_std, others
-        mean = self.multipliers.embedding * config.d_model * weight * scale / norm
-        rest = 1 - self.multipliers.embedding**2 * weight / norm.square()
-        spread = (std**2 * rest + 2 / config.d_model * mean.square()).clamp_min(0).sqrt()
-        own = capped(mean[..., None] + spread[..., None] * Z)
-        logit_std = math.sqrt(logit_std**2 + float((W * own.square()).sum(-1).mean()) / n_vocab)
-        return logit_std, float((W * torch.logaddexp(own, torch.tensor(others))).sum(-1).mean())
+def _capped(y: Tensor, cap: float | None) -> Tensor:
+    return y if cap is None else cap * torch.tanh(y / cap)
 
 
 def _visible(tokens: Tensor, documents: Tensor | None, window: int | None) -> Bool[Tensor, "B T T"]:
@@ -316,4 +341,4 @@ def _correlations(x: Tensor) -> Float[Tensor, "B T T"]:
 
 
 def _rms(gram: Tensor) -> float:
-    return math.sqrt(float(_diagonal(gram).mean()))
+    return math.sqrt(float(_diagonal(gram.detach()).mean()))

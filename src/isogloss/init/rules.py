@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
+NARROW = 1e-3
+"""A normal that is cut at less of its std is uniform to a part in a million."""
+
 
 @dataclass(frozen=True)
 class Normal:
@@ -44,6 +47,8 @@ class Normal:
         if self.cut is None:
             return 3.0
         c, m2 = self.cut, self._shrinkage() ** 2
+        if c < NARROW:
+            return 1.8
         tail = 2 * c**3 * NormalDist().pdf(c) / math.erf(c / math.sqrt(2))
         return (3 * m2 - tail) / m2**2
 
@@ -51,6 +56,8 @@ class Normal:
         if self.cut is None:
             return 1.0
         c = self.cut
+        if c < NARROW:  # a uniform distribution's, where the difference below is lost in rounding
+            return c / math.sqrt(3)
         return math.sqrt(1 - 2 * c * NormalDist().pdf(c) / math.erf(c / math.sqrt(2)))
 
 

@@ -1,6 +1,10 @@
 """The signals of a model at its initialisation: what is predicted and what is measured, in the same words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+SILENT = 1e-36
+"""Below it float32 has few digits or none: no signal."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Signals:
         attention_logit_std: of each layer's attention logits.
         logit_std: of the output's logits.
         loss: the mean over positions of log-sum-exp of the logits less their mean, nats: the expected loss at
-            initialisation, without the noise of the targets.
+            initialisation, without the noise of the targets. Of trained weights the cross-entropy.
     """
 
     stream: tuple[float, ...]
@@ -28,10 +32,15 @@ class Signals:
 
     @property
     def embedding_share(self) -> float:
-        """How much of the last stream's power is the embedding's own."""
-        return min(1.0, (self.stream[0] / self.stream[-1]) ** 2)
+        """How much of the last stream's power is the embedding's own; nothing of a silent one."""
+        return min(1.0, (self.stream[0] / self.stream[-1]) ** 2) if self.stream[-1] else 0.0
 
     @property
     def gradient_ratio(self) -> float:
         """The gradient at the embedding over that at the last layer."""
         return self.gradient[0]
+
+
+def over_last(gradients: Sequence[float]) -> tuple[float, ...]:
+    """Gradients layer by layer over that at the last; all 0 where none arrives there, from a head of zeros."""
+    return tuple(g / gradients[-1] if gradients[-1] else 0.0 for g in gradients)

@@ -10,6 +10,7 @@ import torch
 from isogloss.build import PlannedModel, plan_model
 from isogloss.init.predict import predict_signals
 from isogloss.init.signals import Signals
+from isogloss.init.start import start_warnings
 from isogloss.nn.multipliers import Multipliers
 from isogloss.optim.groups import parameter_groups
 from isogloss.recipe import load_recipe
@@ -26,6 +27,8 @@ class RecipePlan:
     multipliers: Multipliers
     signals: Signals
     n_vocab: int
+    warnings: tuple[str, ...] = ()
+    """Where the start is not what a start should be."""
 
 
 def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
@@ -40,7 +43,8 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
     tokens = torch.randint(n_vocab, (1, n_tokens), generator=torch.Generator().manual_seed(0))
     with _one_thread():
         signals = predict_signals(recipe.model, planned.model.multipliers, planned.plan, tokens)
-    return RecipePlan(_rows(planned), planned.model.multipliers, signals, n_vocab)
+    warnings = start_warnings(signals, recipe.model, recipe.init, planned.plan)
+    return RecipePlan(_rows(planned), planned.model.multipliers, signals, n_vocab, warnings)
 
 
 def _rows(planned: PlannedModel) -> list[dict[str, Any]]:

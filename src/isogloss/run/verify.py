@@ -5,6 +5,7 @@ trained one cannot be: how far it has moved is reported, and only numbers that a
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from isogloss.init.measure import measure_signals
 from isogloss.init.plan import Entry
 from isogloss.init.predict import predict_signals
 from isogloss.init.signals import Signals
+from isogloss.init.start import start_warnings
 from isogloss.init.verify import Finding, SignalCheck, Status, compare_signals, verify_weights
 from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import Batch
@@ -50,6 +52,7 @@ class Verification:
         checks: and both side by side.
         step: how long the weights have been trained.
         drift: how far they have moved, where ``step`` is not 0.
+        warnings: where the start is not what a start should be.
     """
 
     n_parameters: int
@@ -59,13 +62,14 @@ class Verification:
     checks: list[SignalCheck]
     step: int = 0
     drift: tuple[Drift, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
         """The worst of all; signals of trained weights are not judged."""
         if self.findings:
             return Status.FAIL
-        judged = [check.status for check in self.checks if self.step == 0]
+        judged = [check.status for check in self.checks if self.step == 0] + [Status.WARN] * bool(self.warnings)
         return max(judged, key=list(Status).index, default=Status.PASS)
 
 
@@ -91,7 +95,8 @@ def verify_recipe(recipe: Recipe, display: Display, weights: Path | None = None)
             raise UserError(f"{weights} cannot be read as safetensors: {error}") from None
     measured, predicted, checks = _signals(recipe, model, planned.plan, corpus)
     findings = verify_weights(model, planned.plan)
-    return Verification(len(planned.plan), findings, measured, predicted, checks)
+    warnings = start_warnings(measured, recipe.model, recipe.init, planned.plan)
+    return Verification(len(planned.plan), findings, measured, predicted, checks, warnings=warnings)
 
 
 def verify_checkpoint(path: Path, display: Display, warn: Callable[[str], None]) -> Verification:
@@ -113,20 +118,36 @@ def verify_checkpoint(path: Path, display: Display, warn: Callable[[str], None])
         findings = [finding for finding in findings if finding.test == "finite"]
         moved = tuple(drift(run.model, plan, run.recipe.seed))
     corpus = open_corpus(run.recipe.data, run.recipe.tokenizer, display.say)
-    measured, predicted, checks = _signals(run.recipe, run.model, plan, corpus)
-    return Verification(len(plan), findings, measured, predicted, checks, run.step, moved)
+    measured, predicted, checks = _signals(run.recipe, run.model, plan, corpus, run.step)
+    warnings = () if run.step else start_warnings(measured, run.recipe.model, run.recipe.init, plan)
+    return Verification(len(plan), findings, measured, predicted, checks, run.step, moved, warnings)
 
 
 def _signals(
-    recipe: Recipe, model: Decoder, plan: dict[str, Entry], corpus: Corpus
+    recipe: Recipe, model: Decoder, plan: dict[str, Entry], corpus: Corpus, step: int = 0
 ) -> tuple[Signals, Signals, list[SignalCheck]]:
     """Measured, predicted, compared: of a model on its recipe's first rows."""
     cut = recipe.data.cut()._replace(seq_len=min(recipe.data.seq_len, MAX_TOKENS))
     loader = open_loader(corpus, cut, BatchPlan(min(recipe.train.batch_size, MAX_ROWS)), recipe.seed, steps=1)
     batch: Batch = loader.batch(0)
     predicted = predict_signals(recipe.model, model.multipliers, plan, batch.tokens, batch.documents, batch.targets)
-    measured = measure_signals(model, batch)
-    return measured, predicted, compare_signals(measured, predicted, recipe.model.d_model)
+    measured = measure_signals(model, batch, trained=step > 0)
+    width = min(recipe.model.d_model, recipe.model.ffn.width(recipe.model.d_model))
+    spread = _own_logit_spread(recipe, predicted, batch)
+    return measured, predicted, compare_signals(measured, predicted, width, spread)
+
+
+def _own_logit_spread(recipe: Recipe, predicted: Signals, batch: Batch) -> float:
+    """Of the loss, relative: with a tied head tokens' own logits go as the lengths of the few rows that a batch reads.
+
+    A row's length has the relative standard deviation ``(2 d_model)^-1/2``, and the logit its square at most.
+    """
+    if not recipe.model.tied_head or predicted.loss <= 0:
+        return 0.0
+    counts = batch.tokens.unique(return_counts=True)[1].double()
+    n_rows = float(counts.sum() ** 2 / counts.square().sum())
+    excess = max(0.0, 1 - math.log(recipe.model.vocab_size or 1) / predicted.loss)
+    return excess * math.sqrt(2 / recipe.model.d_model / n_rows)
 
 
 def show_verification(found: Verification, display: Display) -> None:
@@ -193,6 +214,7 @@ def as_json(found: Verification) -> str:
         "status": found.status,
         "step": found.step,
         "findings": [asdict(finding) for finding in found.findings],
+        "warnings": list(found.warnings),
         "drift": [asdict(row) for row in found.drift],
         "signals": [
             asdict(check) | {"ratio": check.ratio} | ({"status": check.status} if judged else {})
