@@ -1,6 +1,6 @@
 """Where the best learning rate lies, and whether it stays there as models grow.
 
-At each size, losses over learning rates, with a best one for each seed (`isogloss.study.optimum`). A rate that transfers
+At each size, losses over learning rates; each seed has a best one (`isogloss.study.optimum`). A rate that transfers
 has ``best ~ size^0``.
 """
 
