@@ -86,7 +86,7 @@ def _train(
             assert summary is not None
             display.say(f"{recipe.name} has finished its {summary['steps']} steps; --fresh would train it anew")
         else:
-            with _open_metrics(session) as metrics:
+            with _open_metrics(session, display) as metrics:
                 run_steps(session, metrics, display, until)
                 summary = finish(session, metrics, display)
         show_results(folder, recipe, summary, display)
@@ -98,10 +98,16 @@ def _device(recipe: Recipe) -> str:
     return "cuda" if recipe.train.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _open_metrics(session: Session) -> Metrics:
+def _open_metrics(session: Session, display: Display) -> Metrics:
     """What the first rank writes them with; on the others it drops them."""
-    recipe, folder = session.recipe, session.folder
+    recipe, folder, progress = session.recipe, session.folder, session.progress
     if not session.ranks.first:
-        return Metrics(None, session.progress.step)
+        return Metrics(None, progress.step)
     trackers = create_trackers(recipe.trackers, folder.path, recipe.name, recipe.model_dump(mode="json"))
-    return Metrics(folder.metrics_file, session.progress.step, trackers)
+    metrics = Metrics(folder.metrics_file, progress.step, trackers, progress.rewinds)
+    if session.n_records is not None and metrics.n_records < session.n_records:
+        display.say(
+            f"warning: {folder.metrics_file} has {metrics.n_records:,} of the {session.n_records:,} records up to step "
+            f"{progress.step:,}: the others are lost; the training itself is not affected"
+        )
+    return metrics
