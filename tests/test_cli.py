@@ -309,6 +309,9 @@ def test_a_run_without_fingerprints_says_so_and_is_given_none_later(isogloss, ti
     manifest["files"]["state.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (newest / "manifest.json").write_text(json.dumps(manifest))
     isogloss("train", tiny, "train.steps=6")
+    code, _, said = isogloss("init", "verify", max((run / "checkpoints").iterdir()))
+    assert code == 0
+    assert "keeps no fingerprint" in said
     for path in (run, max((run / "checkpoints").iterdir())):
         assert "keeps no fingerprint" in complaint(isogloss("init", "verify", path, "--fingerprint"))
 
@@ -332,6 +335,24 @@ def test_verify_of_a_trained_checkpoint_reports_how_far_it_moved(isogloss, tiny:
     assert "recipe and weights of its own" in complaint(isogloss("init", "verify", checkpoint, "seed=1"))
     missing = complaint(isogloss("init", "verify", checkpoint.with_name("step-0000000777")))
     assert "step-0000000777" in missing
+
+
+def test_verify_of_a_trained_checkpoint_compares_its_stored_fingerprint_first(isogloss, tiny: Path) -> None:
+    isogloss("train", tiny, *WIDE, "train.steps=3")
+    run = tiny.parent / "runs/tiny"
+    checkpoint = max((run / "checkpoints").iterdir())
+    code, out, _ = isogloss("init", "verify", checkpoint)
+    assert code == 0
+    assert "parameters are, bit for bit, what the run began with" in out[: out.index("weights after")]
+    lines = (run / "recipe.yaml").read_text().splitlines(keepends=True)
+    (run / "recipe.yaml").write_text("".join("seed: 99\n" if line.startswith("seed:") else line for line in lines))
+    code, out, _ = isogloss("init", "verify", checkpoint)
+    assert code == 1
+    assert "fingerprint" in out
+    assert "FAIL" in out
+    found = json.loads(isogloss("init", "verify", checkpoint, "--json")[1])
+    assert [(f["parameter"], f["test"]) for f in found["findings"]] == [("embedding.weight", "fingerprint")]
+    assert found["status"] == "fail"
 
 
 def test_verify_holds_a_checkpoint_of_step_zero_and_a_file_to_the_plan(isogloss, tiny: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from isogloss.headway import advance
 
@@ -24,7 +24,7 @@ DISK_FULL = {
 """Errors that say there is no room, in words."""
 
 
-def sync(stream: BinaryIO) -> None:
+def sync(stream: BinaryIO | TextIO) -> None:
     """Flush an open file down to the disk."""
     stream.flush()
     os.fsync(stream.fileno())

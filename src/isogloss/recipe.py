@@ -46,7 +46,7 @@ class Recipe(Config):
     model: ModelConfig
     """The model."""
     init: SchemeConfig = LinguaConfig(embedding_std=1.0)
-    """The scale that every weight starts from."""
+    """The scale that every weight starts from; a type that is named has its own defaults."""
     optim: AdamWConfig = AdamWConfig()
     """The optimizer and its schedule."""
     train: TrainConfig

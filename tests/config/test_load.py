@@ -279,6 +279,12 @@ def test_missing_files(tmp_path):
         (["optim.schedule.type=linear", "optim.schedule.end=1"], {"optim": Optim(clip=0.5, schedule=Linear(end=1))}),
         (["optim.schedule.end=1", "optim.schedule.type=linear"], {"optim": Optim(clip=0.5, schedule=Linear(end=1))}),
         (["optim.schedule.type=linear", "optim.schedule.type=cosine"], {"optim": Optim(clip=0.5, schedule=Cosine())}),
+        # Nor for its own branch, once that is named.
+        (["optim.schedule.type=cosine"], {"optim": Optim(clip=0.5, schedule=Cosine())}),
+        (["optim.schedule.type=cosine", "optim.schedule.floor=0"],
+         {"optim": Optim(clip=0.5, schedule=Cosine(floor=0))}),
+        (["optim.schedule.floor=0", "optim.schedule.type=cosine"],
+         {"optim": Optim(clip=0.5, schedule=Cosine(floor=0))}),
         (["optim.schedule.warmup=3", "optim.schedule={type: linear}"], {"optim": Optim(clip=0.5, schedule=Linear())}),
         (["optim.schedule.warmup=3", "optim.schedule={type: cosine}", "optim.schedule.type=linear"],
          {"optim": Optim(clip=0.5, schedule=Linear())}),

@@ -1,11 +1,7 @@
 """Who the ranks are, how they are laid out, and what is refused, with every reason."""
 
 import math
-import os
-import signal
-import sys
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +11,6 @@ from hypothesis import strategies as st
 import ranks
 from isogloss.config.base import UserError
 from isogloss.models.decoder import DecoderConfig
-from isogloss.parallel import env
 from isogloss.parallel.context import positions_of
 from isogloss.parallel.env import (
     ALONE,
@@ -123,22 +118,6 @@ def test_a_limit_of_any_size_is_a_limit() -> None:
     with pytest.raises(ValueError, match="525600"):
         ParallelConfig(timeout=1e300)
     assert ParallelConfig(timeout=525_600).patience == timedelta(days=4 * 365)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
-def test_a_rank_whose_launcher_was_killed_before_it_came_so_far_ends(monkeypatch) -> None:
-    ends, asked = list[int](), list[int]()
-    monkeypatch.setattr(env.os, "_exit", ends.append)
-    monkeypatch.setattr(
-        env.ctypes, "CDLL", lambda name: SimpleNamespace(prctl=lambda option, value: asked.append(value))
-    )
-    for launcher in (None, os.getppid(), os.getpid()):
-        if launcher is not None:
-            monkeypatch.setenv(env.LAUNCHER, str(launcher))
-        assert ends == []
-        env._die_with_parent()
-    assert ends == [128 + signal.SIGTERM]
-    assert asked == [signal.SIGTERM] * 3
 
 
 def test_a_process_that_is_alone_begins_no_group() -> None:

@@ -1,5 +1,7 @@
 """A spike of the loss: back to the checkpoint, past the data, and on, as if that data had never been there."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from isogloss.run.train import train
 from isogloss.run.watch import Watch
 from isogloss.train.display import Display
 from isogloss.train.metrics import read_metrics
+from isogloss.train.signals import Interrupted
 
 GUARDED = "train.spike={window: 8, deviations: 8.0, max_rewinds: 2}"
 SETTINGS = ["train.steps=30", "checkpoint.every=10", "watch.validate_every=100", "watch.sample_every=100"]
@@ -42,6 +45,21 @@ def final(recipe: Path, name: str) -> dict[str, Any]:
 @pytest.fixture
 def poisoned(monkeypatch):
     """``poisoned(batches)``: these are noise from now on."""
+    return poisoning(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_factory) -> dict[str, Any]:
+    """What a guarded run ends with that nothing has stopped."""
+    recipe = tiny_factory(tmp_path_factory.mktemp("undisturbed"))
+    with pytest.MonkeyPatch.context() as patch:
+        poisoning(patch)(POISONED)
+        run(recipe, "whole", GUARDED)
+    assert rewinds(recipe, "whole") == [(26, 20, 6)]
+    return final(recipe, "whole")
+
+
+def poisoning(patch: pytest.MonkeyPatch):
     original = Loader.batch
 
     def poison(*numbers: int) -> None:
@@ -52,7 +70,7 @@ def poisoned(monkeypatch):
             noise = torch.randint(128, 250, whole.tokens.shape, generator=torch.Generator().manual_seed(step))
             return Batch(noise, noise.roll(-1, 1), whole.documents)
 
-        monkeypatch.setattr(Loader, "batch", batch)
+        patch.setattr(Loader, "batch", batch)
 
     return poison
 
@@ -97,6 +115,67 @@ def test_a_run_killed_after_a_rewind_ends_the_same(tiny: Path, poisoned, monkeyp
             run(tiny, "cut", GUARDED)
     assert "back to step 20" in run(tiny, "cut", GUARDED)
     assert final(tiny, "whole") == final(tiny, "cut")
+
+
+def stopped(recipe: Path, name: str, monkeypatch, at: int, *overrides: str) -> None:
+    """The run, stopped by a signal that comes in a step: after the next one."""
+    log = Watch.log
+
+    def log_and_ask(self, info) -> None:
+        log(self, info)
+        if info.step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "log", log_and_ask)
+        with pytest.raises(Interrupted):
+            run(recipe, name, GUARDED, *overrides)
+
+
+def rewinds(recipe: Path, name: str) -> list[tuple[int, int, int]]:
+    records = read_metrics(recipe.parent / "runs" / name / "metrics.jsonl")
+    return [(r["step"], r["to"], r["passed_over"]) for r in records if r["kind"] == "rewind"]
+
+
+def test_a_signal_does_not_change_where_a_rewind_goes(tiny: Path, poisoned, monkeypatch, undisturbed) -> None:
+    """Nor two of them, which would push the scheduled checkpoint out."""
+    poisoned(POISONED)
+    for at in (21, 23):
+        stopped(tiny, "cut", monkeypatch, at, "checkpoint.keep_last=1")
+    text = run(tiny, "cut", GUARDED, "checkpoint.keep_last=1")
+    assert "back to step 20, passing over 6 batches" in text
+    assert final(tiny, "cut") == undisturbed
+    assert rewinds(tiny, "cut") == [(26, 20, 6)]
+
+
+def test_the_clock_does_not_change_where_a_rewind_goes(tiny: Path, poisoned, undisturbed) -> None:
+    poisoned(POISONED)
+    text = run(tiny, "clocked", GUARDED, "checkpoint.minutes=1e-9", "checkpoint.keep_last=2")  # after every step
+    assert "back to step 20, passing over 6 batches" in text
+    assert final(tiny, "clocked") == undisturbed
+
+
+def test_a_run_that_is_stopped_after_a_rewind_goes_on_from_there(
+    tiny: Path, poisoned, monkeypatch, undisturbed
+) -> None:
+    """Not from a checkpoint of the same step that the rewind has undone; and its record of the rewind stays."""
+    poisoned(POISONED)
+    for at in (24, 22, 24):  # before it, and twice after
+        stopped(tiny, "cut", monkeypatch, at)
+    assert rewinds(tiny, "cut") == [(26, 20, 6)]
+    text = run(tiny, "cut", GUARDED)
+    assert "resuming after step 25" in text
+    assert "spiked" not in text
+    assert final(tiny, "cut") == undisturbed
+    assert rewinds(tiny, "cut") == [(26, 20, 6)]
+
+
+def test_one_that_a_signal_has_written_is_no_place_to_go_back_to(tiny: Path, poisoned, monkeypatch) -> None:
+    poisoned(POISONED)
+    ends = "there is no checkpoint of checkpoint.every yet"
+    stopped(tiny, "cut", monkeypatch, 23, "checkpoint.every=50")
+    with pytest.raises(UserError, match=ends):
+        run(tiny, "cut", GUARDED, "checkpoint.every=50")
 
 
 def test_it_ends_after_so_many(tiny: Path, poisoned) -> None:

@@ -1,4 +1,4 @@
-"""Winners are named where the numbers bear it, and not elsewhere; the best rate is where a parabola has it."""
+"""Winners are named where the numbers bear it, and not elsewhere; a sweep's trend is what its rates show."""
 
 import math
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 from isogloss.config.base import UserError
 from isogloss.recipe import load_recipe
 from isogloss.study.compare import SPIKE_WINDOW, Arm, Comparison, comparison_rows, count_spikes, with_scheme
-from isogloss.study.sweep import Sweep, best_rate
+from isogloss.study.sweep import Sweep
 
 
 def arm(label: str, *validation: float) -> Arm:
@@ -65,6 +65,14 @@ def test_the_verdict_says_what_it_rests_on() -> None:
     assert "may lie beyond" in Comparison(edge).verdict
 
 
+def test_a_best_rate_beside_one_that_diverged_may_lie_beyond() -> None:
+    arms = (arm("a", 2.0, 2.1, 2.2), arm("b", 2.5, 2.6, 2.7))
+    rates = {1e-3: 3.0, 2e-3: 2.0, 4e-3: math.inf}
+    assert "may lie beyond" in Comparison(tuple(replace(a, rate=2e-3, rates=rates) for a in arms)).verdict
+    rates[4e-3] = 2.5
+    assert "each at its best of 3" in Comparison(tuple(replace(a, rate=2e-3, rates=rates) for a in arms)).verdict
+
+
 def test_spikes() -> None:
     calm = [3.0 + 0.01 * (-1) ** i for i in range(SPIKE_WINDOW + 20)]
     assert count_spikes(calm) == 0
@@ -83,14 +91,6 @@ def test_schemes_by_name(tiny) -> None:
         with_scheme(recipe, "lingau")
     with pytest.raises(UserError, match="KEY=VALUE"):
         with_scheme(recipe, "lingua:base_std")
-
-
-def test_best_rate_of_a_parabola() -> None:
-    rates = [1e-3, 2e-3, 4e-3, 8e-3]
-    losses = [2.0 + 0.1 * (math.log2(rate) - math.log2(3e-3)) ** 2 for rate in rates]
-    assert best_rate(rates, losses) == pytest.approx(3e-3)
-    assert best_rate(rates, [1.0, 2.0, 3.0, 4.0]) == 1e-3
-    assert best_rate(rates, [3.0, 2.0, math.inf, math.inf]) == 2e-3
 
 
 def test_drift_and_edges_of_a_sweep() -> None:

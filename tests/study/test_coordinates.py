@@ -176,3 +176,35 @@ def test_one_step_behind_zeros_changes_nothing(study: Study) -> None:
 def test_a_tied_head_has_no_row_that_starts_from_0(study: Study) -> None:
     recipe = with_overrides(study.recipe, ["model.tied_head=true", "optim.schedule={type: constant}", "train.steps=2"])
     assert "logits" not in coordinate_trial(recipe, study.corpus)
+
+
+HEADS = [
+    ({"head_dim": 8}, 64, (8, 8, 8)),
+    ({"head_dim": 8, "n_kv_heads": 2}, 64, (8, 4, 8)),
+    ({"head_dim": 8, "n_kv_heads": 1}, 64, (8, 1, 8)),
+    ({"head_dim": 8, "n_heads": 4}, 16, (2, 2, 8)),
+    ({"head_dim": 32, "n_heads": 2}, 64, (4, 4, 32)),  # more channels than the width
+    ({"n_heads": 4, "n_kv_heads": 2}, 64, (4, 2, 16)),
+]
+
+
+@pytest.mark.parametrize(("mixer", "size", "expected"), HEADS)
+def test_a_study_trains_the_heads_of_its_recipe(
+    tiny, mixer: dict[str, int], size: int, expected: tuple[int, ...]
+) -> None:
+    changes = [f"model.mixer.{key}={value}" for key, value in mixer.items()]
+    changes += [] if "n_heads" in mixer else ["model.mixer.n_heads=null"]
+    recipe = load_recipe(str(tiny), ["model.d_model=32", *changes])
+    model = resize(recipe, "width", size).model
+    assert model.mixer.heads(model.d_model) == expected
+    assert model.mixer.head_dim == mixer.get("head_dim")
+    same = resize(recipe, "width", 32).model
+    assert same.written_out() == recipe.model.written_out()
+    deeper = resize(recipe, "depth", 5).model
+    assert deeper.model_copy(update={"n_layers": recipe.model.n_layers}) == recipe.model
+
+
+def test_heads_that_do_not_come_out_whole_are_refused(tiny) -> None:
+    recipe = load_recipe(str(tiny), ["model.d_model=32", "model.mixer.head_dim=8", "model.mixer.n_heads=2"])
+    with pytest.raises(UserError, match=r"the 2 n_heads of width 32 would be 1\.5"):
+        resize(recipe, "width", 24)

@@ -119,3 +119,38 @@ def test_what_json_cannot_hold_is_left_out_at_any_depth() -> None:
         "b": [None, {"c": [1.0, None]}],
         "d": "nan",
     }
+
+
+def test_rewinds_stay_as_many_as_the_resumed_run_has_made(tmp_path: Path) -> None:
+    """They have the step of the spike, which lies past where they led to; two may come of the same step."""
+    path = tmp_path / "metrics.jsonl"
+    with Metrics(path, 0) as metrics:
+        metrics.write("train", 20, loss=1.0)
+        metrics.write("train", 25, loss=9.0)
+        metrics.go_back(20, 0)
+        metrics.write("rewind", 26, to=20, number=1)
+        metrics.write("train", 25, loss=1.0)
+        metrics.go_back(20, 1)
+        metrics.write("rewind", 26, to=20, number=2)
+        metrics.write("train", 21, loss=1.0)
+    for n_rewinds in (2, 1, 0):
+        with Metrics(path, 21, n_rewinds=n_rewinds) as metrics:
+            found = [(r["kind"], r["step"], r.get("number")) for r in read_metrics(path)]
+        expected = [("train", 20, None), *(("rewind", 26, n + 1) for n in range(n_rewinds)), ("train", 21, None)]
+        assert found == expected
+        assert metrics.n_records == len(expected)
+
+
+def test_records_are_counted_as_they_are_read(tmp_path: Path) -> None:
+    """One that replaces another of its step is not one more."""
+    path = tmp_path / "metrics.jsonl"
+    with Metrics(path, 0) as metrics:
+        for step in (1, 2):
+            for prompt in ("a", "a", "b"):
+                metrics.write("sample", step, prompt=prompt, text="")
+            metrics.write("validation", step, loss=1.0)
+        assert metrics.n_records == len(read_metrics(path)) == 6
+    with Metrics(path, 2) as metrics:
+        metrics.write("validation", 2, loss=2.0)
+        metrics.write("train", 3, loss=2.0)
+        assert metrics.n_records == len(read_metrics(path)) == 7

@@ -197,7 +197,7 @@ def test_steps_that_are_done_again_stand_once(tmp_path: Path, monkeypatch, lives
         with Metrics(tmp_path / "metrics.jsonl", start, [TensorBoard(run), WeightsAndBiases("p", run)]) as metrics:
             for act in acts:
                 if act < 0:
-                    metrics.go_back(at, -act, loss=1.0)
+                    metrics.rewind(at, -act, 1, loss=1.0)
                     expected, at = {step: value for step, value in expected.items() if step <= -act}, -act
                 for step in range(at + 1, act + 1):
                     loss += 1.0

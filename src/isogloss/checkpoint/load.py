@@ -97,13 +97,16 @@ def check_fit(part: str, stored: Mapping[str, Shape], tensors: Mapping[str, Tens
         raise UserError(f"the checkpoint's {part} does not fit this run: " + "; ".join(problems[:10]) + more)
 
 
-def newest_checkpoint(root: Path, warn: Callable[[str], None], peers: Peers = ALONE) -> Checkpoint | None:
+def newest_checkpoint(
+    root: Path, warn: Callable[[str], None], peers: Peers = ALONE, wanted: Callable[["Checkpoint"], bool] | None = None
+) -> "Checkpoint | None":
     """The newest whole checkpoint, or ``None`` if there has been none; the same on all ranks. Collective.
 
     Args:
         root: the folder that holds a run's checkpoints.
         warn: hears, on each rank, of each checkpoint that is not whole, and of which is taken in its place.
         peers: who loads together.
+        wanted: whether one will do, by its state; others are passed over. ``None``: any will.
 
     Raises:
         CorruptCheckpointError: there are checkpoints, and none of them is whole.
@@ -120,12 +123,14 @@ def newest_checkpoint(root: Path, warn: Callable[[str], None], peers: Peers = AL
             except CorruptCheckpointError as error:
                 damaged.append(str(error))
             else:
+                if wanted is not None and not wanted(found):
+                    continue
                 taken = f"; step {found.step} is taken instead, from {found.folder}"
                 return found
     finally:  # also where something else goes wrong, or it is interrupted
         for text in damaged:
             warn(f"{text}{taken}")
-    if names:
+    if damaged and len(damaged) == len(names):
         raise CorruptCheckpointError(
             f"none of the {len(names)} checkpoints in {root} is whole; start afresh with --fresh, or restore a backup"
         )

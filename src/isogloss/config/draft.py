@@ -242,10 +242,13 @@ class Draft(Generic[C]):
         return int(part)
 
     def _change_branch(self, node: dict[str, Any], path: Path, shape: Shape, tag: Any) -> None:
-        """Drop what does not outlive a change of ``type``; overrides below do, so that their order is free."""
+        """Drop what does not outlive a choice of ``type``; overrides below do, so that their order is free.
+
+        The branch of the default, too, begins with its own defaults when it is named, as it does in a file.
+        """
         old = node.get(str(shape.discriminator))
         new = shape.tags().get(tag) if isinstance(tag, str) else None
-        if new is None or old is None or old == tag:
+        if new is None or old is None:
             return
         for key in list(node):
             if key not in new.model_fields or self._origin((*path, key)).is_default:

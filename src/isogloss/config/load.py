@@ -10,8 +10,9 @@ An override is ``key=value`` with a dotted key (``stages.0.d_model=64``), applie
   text, ``x=null`` is null. Where only text or a path can stand, all but a quoted text is taken as it is: ``name=1e3``,
   ``runs_dir=[old] a: b #1``.
 - A key below a section that the file does not mention is laid over that section's default.
-- ``schedule.type=linear`` changes the branch of a union: of the file's keys those stay that the new branch has; what
-  came from a default goes; other overrides always stay (and are errors where the new branch lacks their key).
+- ``schedule.type=linear`` chooses the branch of a union: of the file's keys those stay that the new branch has; what
+  came from a default goes, even where it is of this branch, so that the file could say the same; other overrides always
+  stay (and are errors where the new branch lacks their key).
 """
 
 from collections.abc import Sequence

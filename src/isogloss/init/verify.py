@@ -3,8 +3,9 @@
 Per random parameter, with n elements, effective std s and kurtosis k of its rule: its std
 (``z = (std/s - 1) / sqrt((k-1)/4n)``), mean (``sqrt(n) mean / s``) and kurtosis (``sqrt(n/24)`` times the difference),
 bounds and finiteness; equal rows or columns; equal shards at different places, and unequal ones at the same;
-correlation with other parameters (``sqrt(n) r``), which is how a reused key or seed shows. Constants are compared. All
-z share one threshold, by Sidak over all tests of the model, so that a clean model is suspected once in a thousand.
+correlation with other parameters (``sqrt(n) r``), which is how a reused key or seed shows; numbers copied from any
+place to any other (`isogloss.init.copies`). Constants are compared. All z share one threshold, by Sidak over all tests
+of the model, so that a clean model is suspected once in a thousand.
 
 Works on sharded models without gathering them: each rank sends sums and hashes. Standard deviations alone would not
 do: ``manual_seed`` and ``nn.init`` on a sharded CPU model give every rank the same numbers, of the right std.
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from isogloss.init.apply import from_all_ranks, local_part
+from isogloss.init.copies import Runs, find_copies, run_density, sample_runs
 from isogloss.init.plan import Entry
 from isogloss.init.repetition import CHUNK, corner, correlated_pairs, n_repeated, row_hashes, sidak
 from isogloss.init.rules import Constant, Normal
@@ -55,6 +57,7 @@ class Piece:
     """What one rank knows of its part of a parameter."""
 
     offset: tuple[int, ...]
+    shape: tuple[int, ...]
     n: int
     n_bad: int
     sums: tuple[float, float, float]
@@ -65,6 +68,8 @@ class Piece:
     columns: Tensor
     corner: Tensor
     held: torch.dtype
+    runs: Runs
+    eps: float
 
 
 @torch.no_grad()
@@ -73,7 +78,11 @@ def verify_weights(model: nn.Module, plan: Mapping[str, Entry]) -> list[Finding]
 
     A collective call in a process group: every rank gets the same findings, and replicas are compared.
     """
-    mine = {site.name: _piece(tensor) for site, tensor in declared_tensors(model)}
+    varied = {name: math.prod(entry.site.shape) for name, entry in plan.items() if entry.rule.effective_std > 0}
+    density = run_density(sum(varied.values()))
+    mine = {
+        site.name: _piece(tensor, density if site.name in varied else None) for site, tensor in declared_tensors(model)
+    }
     everyone = from_all_ranks(mine)
     names = list(dict.fromkeys(name for ranks in everyone for name in ranks))  # pipeline stages hold some each
     findings: list[Finding] = []
@@ -89,6 +98,8 @@ def verify_weights(model: nn.Module, plan: Mapping[str, Entry]) -> list[Finding]
     for name in random:
         findings += _repetitions(name, whole[name], plan[name].rule.effective_std)
     findings += _correlations({name: _joined(whole[name]) for name in random}, threshold)
+    seen = {found.parameter for found in findings if found.test in ("shards", "rows", "columns", "correlation")}
+    findings += [found for found in _copies({name: whole[name] for name in random}) if found.parameter not in seen]
     return findings
 
 
@@ -100,7 +111,8 @@ def _joined(pieces: Sequence[Piece]) -> Tensor:
     return found
 
 
-def _piece(tensor: Tensor) -> Piece:
+def _piece(tensor: Tensor, density: float | None) -> Piece:
+    """Read the local shard once; runs are sampled at a density, of random parameters."""
     local, offset = local_part(tensor)
     flat = local.detach().reshape(-1)
     n_bad, s1, s2, s4, largest, smallest = 0, 0.0, 0.0, 0.0, -math.inf, math.inf
@@ -114,6 +126,7 @@ def _piece(tensor: Tensor) -> Piece:
         digest.update(chunk.float().cpu().numpy().tobytes())
     return Piece(
         offset,
+        tuple(local.shape),
         flat.numel(),
         n_bad,
         (s1, s2, s4),
@@ -124,6 +137,8 @@ def _piece(tensor: Tensor) -> Piece:
         row_hashes(local.flatten(0, -2).mT) if local.ndim > 1 else row_hashes(local),
         corner(local, offset),
         _held(flat),
+        sample_runs(local if density else local.new_empty(0), density or 1.0),
+        torch.finfo(tensor.dtype).eps,
     )
 
 
@@ -236,6 +251,15 @@ def _correlations(sketches: Mapping[str, Tensor], threshold: float) -> Iterator[
     for found in correlated_pairs(sketches, threshold):
         what = f"r = {found.r:.3f} with {found.other}, z = {found.z:.1f}: a seed or a key used twice?"
         yield Finding(found.parameter, "correlation", what)
+
+
+def _copies(pieces: Mapping[str, Sequence[Piece]]) -> Iterator[Finding]:
+    runs = {name: [(piece.runs, piece.offset, piece.shape) for piece in parts] for name, parts in pieces.items()}
+    for found in find_copies(runs):
+        where = "elsewhere in it" if found.other == found.name else f"in {found.other}"
+        what = f"{found.n_common} of {found.n_runs} sampled runs of its numbers stand {where} as well, such as at "
+        what += f"{list(found.place)} and {list(found.other_place)}: copied, or a seed used twice?"
+        yield Finding(found.name, "copies", what)
 
 
 @dataclass(frozen=True)

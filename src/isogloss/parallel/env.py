@@ -4,11 +4,8 @@ A process that no launcher has started is alone: ``torch.distributed`` is not in
 on GPUs, beside gloo for what is on the CPU.
 """
 
-import ctypes
 import os
 import re
-import signal
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +16,9 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from isogloss.config.base import UserError
-from isogloss.exit_codes import HUNG, SIGNALLED
+from isogloss.exit_codes import HUNG
 from isogloss.streams import let_out
+from isogloss.workers import end_with_parent
 
 TIMEOUT = timedelta(minutes=10)
 """How long a collective call waits for the other ranks."""
@@ -135,7 +133,8 @@ def process_group(device: str, timeout: timedelta = TIMEOUT, arrival: timedelta 
     """
     ranks = find_ranks()
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        _die_with_parent()
+        launcher = os.environ.get(LAUNCHER, "")
+        end_with_parent(int(launcher) if launcher.isdecimal() else None)  # torchrun's workers would train on as orphans
     if ranks.world_size == 1:
         yield ranks
         return
@@ -201,13 +200,3 @@ def first_host(nodes: str) -> str:
     if head is None:
         raise UserError(f"SLURM_STEP_NODELIST is {nodes!r}: it names no host; set MASTER_ADDR")
     return "".join(part or "" for part in head.groups())
-
-
-def _die_with_parent() -> None:
-    """End this process when its launcher is killed: torchrun's workers would train on as orphans (Linux)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        # Killed before this, it sends nothing, and the rank would wait for it as long as it may.
-        if os.environ.get(LAUNCHER, "") not in ("", str(os.getppid())):
-            os._exit(SIGNALLED + signal.SIGTERM)

@@ -1,6 +1,6 @@
 """The fingerprint of a recipe's initial weights, and whether a run began with them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from isogloss.checkpoint.load import load_checkpoint
 from isogloss.config.base import UserError
 from isogloss.data.opening import open_corpus
 from isogloss.init.fingerprint import fingerprint, total_fingerprint
+from isogloss.init.verify import Finding
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
 from isogloss.train.display import Display
@@ -38,6 +39,41 @@ def stored_fingerprint(path: Path) -> dict[str, str] | None:
             f"init.json is damaged. That of its recipe: isogloss init verify {run.recipe_file} --fingerprint"
         )
     return stored
+
+
+def compare_beginning(path: Path, recipe: Recipe, display: Display, warn: Callable[[str], None]) -> list[Finding]:
+    """Hold the weights that a run's recipe gives here to the fingerprint that its checkpoint keeps of its beginning.
+
+    Args:
+        path: a checkpoint's folder.
+        recipe: of its run.
+        display: shows that they agree.
+        warn: receives that they cannot be compared, or not to the last place.
+
+    Returns:
+        One finding if they differ: what is measured against the initial weights is then measured against others.
+
+    Raises:
+        UserError: it is no checkpoint, or a damaged one.
+    """
+    run = run_of(path)
+    stored = load_checkpoint(path).state.get("initial_weights")
+    if stored is None:
+        warn(f"{path} keeps no fingerprint of the weights it began with: the distance from them is from the recipe's")
+        return []
+    device = device_of(run, display)
+    made = recipe_fingerprint(recipe, display, device)
+    differing = [name for name in {**made, **stored} if made.get(name) != stored.get(name)]
+    what = f"{len(differing)} of {len(stored)} parameters are not what the run began with"
+    if not differing:
+        display.say(f"initial weights: {len(stored)} parameters are, bit for bit, what the run began with")
+    elif (machine := RunFolder(run).saved_machine()) is not None and machine.device != device:
+        warn(f"{what}, perhaps in their last places: the run trains on a GPU, and they are made on this CPU")
+    else:
+        return [
+            Finding(differing[0], "fingerprint", f"{what}: another seed, scheme or version? `moved` is from others")
+        ]
+    return []
 
 
 def device_of(run: Path, display: Display) -> str:

@@ -25,6 +25,7 @@ def finish(session: Session, metrics: Metrics, display: Display) -> dict[str, An
     record_samples(session, metrics, display, progress.step)
     with session.watchdog.phase("writing the summary"):
         if session.ranks.first:
+            metrics.sync()
             _write_summary(session, found, by_source)
         summary = from_rank_0(folder.summary() if session.ranks.first else None)
     assert summary is not None

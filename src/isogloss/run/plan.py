@@ -1,5 +1,6 @@
 """The initialisation plan of a recipe: its rows, and the signals it will give."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ import torch
 
 from isogloss.build import PlannedModel, plan_model
 from isogloss.init.predict import predict_signals
+from isogloss.init.rules import Normal
 from isogloss.init.signals import Signals
 from isogloss.init.start import start_warnings
 from isogloss.nn.multipliers import Multipliers
 from isogloss.optim.groups import parameter_groups
-from isogloss.recipe import load_recipe
+from isogloss.recipe import Recipe, load_recipe
 
 N_TOKENS = 128
 """Of the row of random tokens that signals are predicted for; a real batch has repetitions, see `init verify`."""
@@ -21,8 +23,17 @@ N_TOKENS = 128
 
 @dataclass(frozen=True)
 class RecipePlan:
-    """One row a parameter, and what they will give."""
+    """One row a parameter, and what they will give.
 
+    Args:
+        recipe: with a vocabulary.
+        rows: of its parameters.
+        multipliers: of its forward pass.
+        signals: as predicted for random tokens.
+        n_vocab: of its model.
+    """
+
+    recipe: Recipe
     rows: list[dict[str, Any]]
     multipliers: Multipliers
     signals: Signals
@@ -44,7 +55,7 @@ def plan_recipe(name: str, overrides: Sequence[str] = ()) -> RecipePlan:
     with _one_thread():
         signals = predict_signals(recipe.model, planned.model.multipliers, planned.plan, tokens)
     warnings = start_warnings(signals, recipe.model, recipe.init, planned.plan)
-    return RecipePlan(_rows(planned), planned.model.multipliers, signals, n_vocab, warnings)
+    return RecipePlan(recipe, _rows(planned), planned.model.multipliers, signals, n_vocab, warnings)
 
 
 def _rows(planned: PlannedModel) -> list[dict[str, Any]]:
@@ -53,9 +64,14 @@ def _rows(planned: PlannedModel) -> list[dict[str, Any]]:
     of = {name: (number, decayed) for number, ((decayed, _), names) in enumerate(groups.items()) for name in names}
     rows = []
     for name, entry in planned.plan.items():
-        row = entry.row()
+        row, rule = entry.row(), entry.rule
         number, decayed = of.get(name, (None, False))  # a buffer is in none
-        rows.append(row | {"group": number, "weight_decay": row["weight_decay"] if decayed else 0.0})
+        rows.append(
+            row
+            | {"group": number, "weight_decay": row["weight_decay"] if decayed else 0.0}
+            | {"compensated": isinstance(rule, Normal) and rule.compensated and rule.cut is not None}
+            | {"bound": rule.bound if math.isfinite(rule.bound) else None}
+        )
     return rows
 
 

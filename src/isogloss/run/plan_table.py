@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from isogloss.config.describe import ABSENT, diff
+from isogloss.config.yaml import write_value
 from isogloss.init.signals import Signals
 from isogloss.report.tables import markdown_table
 from isogloss.run.plan import RecipePlan
@@ -16,6 +18,9 @@ NUMBERS = frozenset({"shape", "fan-in", "nominal", "std", "group", "std of B / A
 """Columns that stand to the right."""
 SPARE = ("std", "lr, decay, eps", "shape", "nominal", "role", "fan-in", "group")
 """Columns that a narrow terminal goes without, the last of them first."""
+
+_DECIDES = ("model.", "init.", "optim.", "seed")
+"""The settings that initial weights and their updates follow from."""
 
 Rows = list[tuple[str, ...]]
 
@@ -61,26 +66,52 @@ def footer(plan: RecipePlan) -> list[str]:
 def diff_rows(a: RecipePlan, b: RecipePlan) -> list[dict[str, Any]]:
     """What differs between two plans, and what comes of it: ``what``, ``a`` and ``b``, and the ``ratio`` of b to a.
 
-    Of a parameter a and b are rules, with the optimizer's factors where these differ (learning rate, decay, epsilon),
-    and the ratio is that of the stds after the cut. Of a predicted signal they are numbers.
+    First the settings that differ, then the parameters, the forward multipliers and the predicted signals. Of a
+    parameter a and b are rules, with shapes and the optimizer's factors where these differ (learning rate, decay,
+    epsilon), and the ratio is that of the stds after the cut.
     """
     others = {row["name"]: row for row in b.rows}
     merged = []
     for row in a.rows:
         other = others.pop(row["name"], None)
-        if other is not None and _factors(row) != _factors(other):
-            rules = tuple(f"{_rule(x)}; {_factors(x) or '1, 1, 1'}" for x in (row, other))
-        else:
-            rules = (_rule(row), _rule(other) if other else "absent")
-        if rules[0] != rules[1]:
-            merged.append(row | {"rule": rules, "std": (_value(row), _value(other))})
-    merged += [row | {"rule": ("absent", _rule(row)), "std": (None, _value(row))} for row in others.values()]
-    found = [(name, row["rule"], row["std"]) for name, row in _grouped(merged)]
+        said = _said(row, other)
+        if said[0] != said[1]:
+            merged.append(row | {"rule": said, "std": (_value(row), _value(other))})
+    for row in others.values():
+        merged.append(row | {"rule": ("absent", _rule(row)), "std": (None, _value(row))})
+    found: list[tuple[str, tuple[Any, Any], tuple[Any, Any]]] = [
+        (f"setting: {key}", (_written(x), _written(y)), (None, None))
+        for key, x, y in diff(a.recipe, b.recipe)
+        if key.startswith(_DECIDES)
+    ]
+    found += [(name, row["rule"], row["std"]) for name, row in _grouped(merged)]
+    for name, value in asdict(a.multipliers).items():
+        if value != (other := getattr(b.multipliers, name)):
+            found.append((f"multiplier: {name}", (value, other), (value, other)))
     found += [(what, values, values) for what, values in _compared(a.signals, b.signals).items()]
     return [
         {"what": what, "a": left, "b": right, "ratio": y / x if x and y is not None else None}
         for what, (left, right), (x, y) in found
     ]
+
+
+def _written(value: Any) -> str:
+    return "absent" if value is ABSENT else write_value(value)
+
+
+def _said(row: dict[str, Any], other: dict[str, Any] | None) -> tuple[str, str]:
+    """Two rules, with all else in which the parameters differ."""
+    if other is None:
+        return _rule(row), "absent"
+    said = [_rule(row), _rule(other)]
+    facts = [_shape, _factors, lambda of: of["role"]]
+    if said[0] == said[1]:
+        facts.append(lambda of: f"std {_value(of):.6g}, bound {of['bound'] or math.inf:.6g}")
+    for fact in facts:
+        pair = fact(row), fact(other)
+        if pair[0] != pair[1]:
+            said = [f"{text}; {found or '1, 1, 1'}" for text, found in zip(said, pair, strict=True)]
+    return said[0], said[1]
 
 
 def diff_table(rows: Sequence[Mapping[str, Any]]) -> Rows:
@@ -153,7 +184,8 @@ def _grouped(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]
 def _rule(row: dict[str, Any]) -> str:
     if row["distribution"] == "constant":
         return f"constant {row['rule']}"
-    return row["rule"] + ("" if row["cut"] is None else f", cut {row['cut']:g}")
+    cut = "" if row["cut"] is None else f", cut {row['cut']:g}"
+    return row["rule"] + cut + (f" compensated: within {row['bound']:.4g}" if row["compensated"] else "")
 
 
 def _value(row: dict[str, Any] | None) -> float | None:

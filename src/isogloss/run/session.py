@@ -26,6 +26,7 @@ class Session:
 
     ``layout`` says how ``ranks`` share the model and the batches; ``None`` for a process that is alone.
     ``initial`` is the fingerprint of the weights it began with; ``None`` if it was begun by a version that kept none.
+    ``n_records`` is how many the metrics had at the checkpoint that it goes on from, if that says so.
     """
 
     recipe: Recipe
@@ -43,6 +44,7 @@ class Session:
     watchdog: Watchdog
     layout: Layout | None
     initial: dict[str, str] | None = None
+    n_records: int | None = None
 
     @property
     def batches(self) -> Loader | RankBatches:

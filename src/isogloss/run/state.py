@@ -5,6 +5,7 @@ import torch
 from isogloss.checkpoint.asynchronous import Saver
 from isogloss.checkpoint.load import Checkpoint, newest_checkpoint
 from isogloss.checkpoint.peers import join_peers
+from isogloss.checkpoint.retention import REWIND_TARGET
 from isogloss.config.base import UserError
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
@@ -14,6 +15,7 @@ from isogloss.parallel.env import PATIENCE
 from isogloss.run.session import Session
 from isogloss.train.display import Display
 from isogloss.train.loop import Progress
+from isogloss.train.metrics import Metrics
 
 
 def checkpoint_bytes(n_parameters: int, optim: AdamWConfig) -> tuple[int, int]:
@@ -21,8 +23,18 @@ def checkpoint_bytes(n_parameters: int, optim: AdamWConfig) -> tuple[int, int]:
     return 4 * n_parameters, (4 if optim.moments == "bf16" else 8) * n_parameters
 
 
-def save(session: Session, saver: Saver) -> None:
-    """Save, or begin to. Collective."""
+def save(session: Session, saver: Saver, metrics: Metrics, scheduled: bool) -> None:
+    """Save, or begin to, once what was recorded up to now is on the disk. Collective.
+
+    Args:
+        session: after a step.
+        saver: of its checkpoints.
+        metrics: of the run.
+        scheduled: whether the steps alone call for a checkpoint here, and not a signal or the clock: only to such a one
+            the run may go back.
+    """
+    metrics.sync()
+    target = {} if session.recipe.train.spike is None else {REWIND_TARGET: scheduled}
     saver.save(
         session.progress.step,
         {
@@ -35,7 +47,9 @@ def save(session: Session, saver: Saver) -> None:
             "window": session.window.state(),
             "guard": session.guard.state(),
             "initial_weights": session.initial,
-        },
+            "records": metrics.n_records,
+        }
+        | target,
     )
 
 
@@ -47,6 +61,23 @@ def find_newest(session: Session, display: Display) -> Checkpoint | None:
     """
     root = session.folder.checkpoints
     return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE))
+
+
+def find_rewind_target(session: Session, display: Display) -> Checkpoint | None:
+    """The newest whole checkpoint that the steps alone have called for. Collective.
+
+    A signal, the clock or the end of an earlier session must not change where a run goes back to.
+
+    Raises:
+        UserError: there are checkpoints and none is whole.
+    """
+
+    def wanted(checkpoint: Checkpoint) -> bool:
+        by_step = checkpoint.step % session.recipe.checkpoint.every == 0  # of a version that did not say
+        return checkpoint.state.get(REWIND_TARGET, by_step)
+
+    root = session.folder.checkpoints
+    return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE), wanted)
 
 
 def resume(session: Session, display: Display) -> None:
@@ -62,6 +93,7 @@ def resume(session: Session, display: Display) -> None:
         session.initial = fingerprint(session.model)
         return
     session.initial = checkpoint.state.get("initial_weights")
+    session.n_records = checkpoint.state.get("records")
     saved = checkpoint.state["progress"]
     if saved["step"] > session.recipe.train.steps:
         raise UserError(

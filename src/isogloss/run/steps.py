@@ -87,13 +87,13 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
                 for hook in hooks:
                     hook(info)
                 stopping = found.asked and not info.last
-                due = info.step % recipe.checkpoint.every == 0 or found.late
                 # Not in a row of steps that are not finite: it would push the last good checkpoint out.
-                if info.last or stopping or (due and not info.nonfinite):
+                scheduled = info.step % recipe.checkpoint.every == 0 and not info.nonfinite
+                if info.last or stopping or scheduled or (found.late and not info.nonfinite):
                     if session.ranks.first and (short := short_of_room(session.folder.checkpoints, size)):
                         display.say(f"warning: {short}; it is tried")
                     with watchdog.phase(f"saving step {info.step}"):
-                        save(session, saver)
+                        save(session, saver, metrics, scheduled)
                     saved_at = time.monotonic()
                 if stopping or info.last:
                     with watchdog.phase(f"waiting for the checkpoint of step {info.step}"):

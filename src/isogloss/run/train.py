@@ -100,9 +100,17 @@ def _device(recipe: Recipe) -> str:
 
 def _open_metrics(session: Session, display: Display) -> Metrics:
     """What the first rank writes them with; on the others it drops them."""
-    recipe, folder, step = session.recipe, session.folder, session.progress.step
+    recipe, folder, progress = session.recipe, session.folder, session.progress
     if not session.ranks.first:
-        return Metrics(None, step)
+        return Metrics(None, progress.step)
     last_step = max((record["step"] for record in read_metrics(folder.metrics_file)), default=0)
-    tracked = TrackedRun(folder.path, recipe.name, recipe.model_dump(mode="json"), step, last_step, display.say)
-    return Metrics(folder.metrics_file, step, create_trackers(recipe.trackers, tracked))
+    config = recipe.model_dump(mode="json")
+    tracked = TrackedRun(folder.path, recipe.name, config, progress.step, last_step, display.say)
+    trackers = create_trackers(recipe.trackers, tracked)
+    metrics = Metrics(folder.metrics_file, progress.step, trackers, progress.rewinds)
+    if session.n_records is not None and metrics.n_records < session.n_records:
+        display.say(
+            f"warning: {folder.metrics_file} has {metrics.n_records:,} of the {session.n_records:,} records up to step "
+            f"{progress.step:,}: the others are lost; the training itself is not affected"
+        )
+    return metrics

@@ -1,7 +1,8 @@
 """A recipe's initialisation, carried out and checked: weights against the plan, a real step against the prediction.
 
 Instead of weights that are made, those of a file or of a checkpoint. A checkpoint of step 0 is held to the plan; a
-trained one cannot be: how far it has moved is reported, and only numbers that are not finite fail.
+trained one cannot be: how far it has moved is reported. It fails where numbers are not finite, or where the recipe's
+initial weights are not those of the fingerprint that the checkpoint keeps.
 """
 
 import json
@@ -31,6 +32,7 @@ from isogloss.models.decoder import Decoder
 from isogloss.models.protocol import Batch
 from isogloss.models.weights import load_weights
 from isogloss.recipe import Recipe
+from isogloss.run.fingerprint import compare_beginning
 from isogloss.run.load import load_run
 from isogloss.terminal import Table
 from isogloss.train.display import Display
@@ -115,7 +117,8 @@ def verify_checkpoint(path: Path, display: Display, warn: Callable[[str], None])
     findings = verify_weights(run.model, plan)
     moved: tuple[Drift, ...] = ()
     if run.step:
-        findings = [finding for finding in findings if finding.test == "finite"]
+        began = compare_beginning(path, run.recipe, display, warn)
+        findings = began + [finding for finding in findings if finding.test == "finite"]
         moved = tuple(drift(run.model, plan, run.recipe.seed))
     corpus = open_corpus(run.recipe.data, run.recipe.tokenizer, display.say)
     measured, predicted, checks = _signals(run.recipe, run.model, plan, corpus, run.step)

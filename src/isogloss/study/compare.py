@@ -13,6 +13,7 @@ from isogloss.config.base import UserError
 from isogloss.config.draft import Override
 from isogloss.config.load import with_overrides
 from isogloss.recipe import Recipe
+from isogloss.study.optimum import find_optimum
 from isogloss.study.statistics import Interval, interval
 from isogloss.study.training import training_trial
 from isogloss.study.trials import Result, Study, Trial
@@ -134,9 +135,10 @@ class Comparison:
         rates = sorted(self.arms[0].rates)
         if len(rates) == 1:
             return f"all at the one learning rate {rates[0]:g}, which may suit one better than another"
-        edge = [arm.label for arm in self.arms if arm.rate in (rates[0], rates[-1])]
+        edge = [arm.label for arm in self.arms if find_optimum(rates, [arm.rates[rate] for rate in rates]).is_edge]
         if edge:
-            return f"the best rate of {', '.join(edge)} is at an end of the rates, and may lie beyond"
+            where = "at an end of the rates, or beside one that diverged, and may lie beyond"
+            return f"the best rate of {', '.join(edge)} is {where}"
         return f"each at its best of {len(rates)} learning rates"
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def show_sweep(study: Study, found: Sweep) -> None:
     for i, (size, seeds) in enumerate(zip(found.sizes, found.losses, strict=True)):
         means = [sum(column) / len(column) for column in zip(*seeds, strict=True)]
         best = [values[i] for values in trend.values]
-        rows.append((str(size), *(f"{m:.4f}" for m in means), f"{sum(best) / len(best):.3g}"))
+        edge = " (edge)" if size in found.at_the_edge else ""
+        rows.append((str(size), *(f"{m:.4f}" for m in means), f"{sum(best) / len(best):.3g}{edge}"))
     lines = [
         Line(f"{found.axis} {size}", found.rates, [_no_infinities(s) for s in seeds], "o-")
         for size, seeds in zip(found.sizes, found.losses, strict=True)
@@ -72,14 +74,12 @@ def show_sweep(study: Study, found: Sweep) -> None:
         title,
     )
     data = {"axis": found.axis, "sizes": found.sizes, "rates": found.rates, "losses": found.losses}
+    data["best"] = [[asdict(best) for best in seeds] for seeds in found.best]
     _keep(study, name, columns, rows, data)
     study.display.show(terminal_table(title, columns, rows))
     study.display.say(f"the best rate goes as {found.axis}^({slopes.two_digits(trend.slope)}): {_judged(found)}")
-    if found.at_the_edge:
-        sizes = ", ".join(map(str, found.at_the_edge))
-        study.display.say(
-            f"at {found.axis} {sizes} the lowest loss is at an end of the rates: widen --rates to be sure"
-        )
+    for sentence in found.advice():
+        study.display.say(sentence)
     _say_where(study, name, ("png", "md", "json"))
 
 
@@ -132,7 +132,8 @@ def show_comparison(study: Study, found: Comparison) -> None:
 
 def _judged(found: Sweep) -> str:
     if found.trend.promised is None:
-        return "not judged" if found.at_the_edge else "the scheme promises nothing"
+        at_the_edge = "not judged, as not every size has an optimum among the rates"
+        return at_the_edge if found.at_the_edge else "the scheme promises nothing"
     judged = {None: "not judged", "pass": "as promised", "fail": "not as promised"}
     said = judged.get(found.trend.status, "as promised, but with an interval too wide to tell: more seeds, more sizes")
     return f"{said} (0 +- {slopes.TOLERANCE})"

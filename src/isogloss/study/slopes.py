@@ -21,17 +21,20 @@ class Slope:
         sizes: widths or depths.
         values: of each seed, at each size.
         promised: the exponent that the scheme promises; ``None`` for no promise.
+        doubt: how far the exponent may be off for another reason than seeds: values that a grid does not resolve.
     """
 
     name: str
     sizes: tuple[int, ...]
     values: tuple[tuple[float, ...], ...]
     promised: float | None
+    doubt: float = 0.0
 
     @property
     def slope(self) -> Interval:
-        """The exponent, over seeds."""
-        return interval([log_slope(self.sizes, values) for values in self.values])
+        """The exponent over seeds, its interval wider by the doubt."""
+        found = interval([log_slope(self.sizes, values) for values in self.values])
+        return Interval(found.mean, found.half + self.doubt)
 
     @property
     def status(self) -> Status | None:

@@ -63,6 +63,13 @@ def _t_distribution(a: float, df: int) -> float:
     return 0.5 + (a + (math.sin(a) * total if df > 1 else 0.0)) / math.pi
 
 
+def linear_weights(x: Sequence[float]) -> list[float]:
+    """How much each value counts in a slope by least squares: ``slope = sum w y``."""
+    mean = statistics.fmean(x)
+    squares = sum((value - mean) ** 2 for value in x)
+    return [(value - mean) / squares for value in x]
+
+
 def log_slope(sizes: Sequence[float], values: Sequence[float]) -> float:
     """The exponent b of ``value = a size^b``, by least squares on the logarithms; NaN where that has no meaning."""
     if not all(0 < value < math.inf for value in values):

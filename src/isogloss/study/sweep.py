@@ -1,17 +1,19 @@
 """Where the best learning rate lies, and whether it stays there as models grow.
 
-At each size, losses over learning rates; the best rate of a seed is the vertex of the parabola through the lowest loss
-and its neighbours, over log2 of the rate. A rate that transfers has ``best ~ size^0``.
+At each size, losses over learning rates; each seed has a best one (`isogloss.study.optimum`). A rate that transfers
+has ``best ~ size^0``.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from isogloss.config.base import UserError
 from isogloss.config.load import with_overrides
 from isogloss.init.scheme import Axis
 from isogloss.study.families import resize, rising
+from isogloss.study.optimum import Optimum, find_optimum, slope_doubt
 from isogloss.study.slopes import Slope
 from isogloss.study.training import training_trial
 from isogloss.study.trials import Study, Trial
@@ -35,22 +37,35 @@ class Sweep:
     losses: tuple[tuple[tuple[float, ...], ...], ...]
     promised: bool
 
+    @cached_property
+    def best(self) -> tuple[tuple[Optimum, ...], ...]:
+        """The best rates, ``[size][seed]``."""
+        return tuple(tuple(find_optimum(self.rates, losses) for losses in seeds) for seeds in self.losses)
+
     @property
     def trend(self) -> Slope:
-        """The best rate against the size; not judged where a best rate was not found, only an end of the rates."""
-        best = [[best_rate(self.rates, losses) for losses in seeds] for seeds in self.losses]
-        by_seed = tuple(zip(*best, strict=True))
-        return Slope("best learning rate", self.sizes, by_seed, 0.0 if self.promised and not self.at_the_edge else None)
+        """The best rate against the size; not judged where a best rate was not found, only an edge.
+
+        Its interval holds what the grid of rates leaves open.
+        """
+        by_seed = tuple(zip(*self.best, strict=True))
+        rates = tuple(tuple(best.rate for best in bests) for bests in by_seed)
+        doubt = max(slope_doubt(self.sizes, bests) for bests in by_seed)
+        promised = 0.0 if self.promised and not self.at_the_edge else None
+        return Slope("best learning rate", self.sizes, rates, promised, doubt)
 
     @property
     def at_the_edge(self) -> tuple[int, ...]:
-        """Sizes whose lowest loss, for some seed, is at the first or last rate: the best may lie beyond."""
-        edges = (0, len(self.rates) - 1)
-        return tuple(
-            size
-            for size, seeds in zip(self.sizes, self.losses, strict=True)
-            if any(losses.index(min(losses)) in edges for losses in seeds)
-        )
+        """Sizes whose lowest loss, for some seed, lies at the first or last rate, or beside one that diverged."""
+        return tuple(size for size, seeds in zip(self.sizes, self.best, strict=True) if any(s.is_edge for s in seeds))
+
+    def advice(self) -> list[str]:
+        """For each size at an edge, what is known of its best rate, and the rates that would find it."""
+        return [
+            f"{self.axis} {size}: {_known(self.rates, [best for best in seeds if best.is_edge])}"
+            for size, seeds in zip(self.sizes, self.best, strict=True)
+            if size in self.at_the_edge
+        ]
 
 
 def sweep_rates(study: Study, axis: Axis, sizes: Sequence[int], rates: Sequence[float], seeds: int) -> Sweep:
@@ -85,12 +100,22 @@ def sweep_rates(study: Study, axis: Axis, sizes: Sequence[int], rates: Sequence[
     return Sweep(axis, tuple(sizes), tuple(rates), losses, "learning rate" in base.init.promises(axis))
 
 
-def best_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate of the lowest loss, by a parabola over log2; one of ``rates`` where a neighbour is missing."""
-    i = min(range(len(losses)), key=losses.__getitem__)
-    if i in (0, len(losses) - 1) or not all(map(math.isfinite, losses[i - 1 : i + 2])):
-        return rates[i]
-    (x0, x1, x2), (y0, y1, y2) = (math.log2(rate) for rate in rates[i - 1 : i + 2]), losses[i - 1 : i + 2]
-    above = (x1 - x0) ** 2 * (y1 - y2) - (x1 - x2) ** 2 * (y1 - y0)
-    below = (x1 - x0) * (y1 - y2) - (x1 - x2) * (y1 - y0)
-    return 2 ** (x1 - above / (2 * below)) if below else rates[i]
+def _known(rates: Sequence[float], edges: Sequence[Optimum]) -> str:
+    if any(math.isnan(best.rate) for best in edges):
+        return f"every rate diverged; give --rates below {rates[0]:g}"
+    low, high = min(best.low for best in edges), max(best.high for best in edges)
+    if low == 0 and high == math.inf:
+        return f"the lowest loss is at either end of the rates; give --rates below {rates[0]:g} and above {rates[-1]:g}"
+    if low == 0:
+        return (
+            f"the lowest loss is at an end of the rates, the best one below {high:g}; give --rates below {rates[0]:g}"
+        )
+    if high == math.inf:
+        return (
+            f"the lowest loss is at an end of the rates, the best one above {low:g}; give --rates above {rates[-1]:g}"
+        )
+    finer = ",".join(f"{low * (high / low) ** (k / 8):.3g}" for k in range(9))
+    return (
+        "the lowest loss is beside a rate that diverged: an edge, not an optimum; the best rate lies between "
+        f"{low:g} and {high:g}. Refine with --rates {finer}, and read the edge as the largest stable rate"
+    )

@@ -9,16 +9,13 @@ import inspect
 import json
 import math
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +28,10 @@ from isogloss.data.opening import open_corpus
 from isogloss.durable import write_whole
 from isogloss.parallel.mesh import Axes
 from isogloss.recipe import Recipe
-from isogloss.streams import accept_any_text
 from isogloss.train.display import Display, duration
 from isogloss.train.machine import find_machine, measure_peak
 from isogloss.train.metrics import finite
+from isogloss.workers import create_pool
 
 FORMAT = 1
 # Rooms whose code has no part in what a trial measures.
@@ -193,7 +190,7 @@ def _carry_out(measure: Measure, missing: Sequence[tuple[Trial, Path]], study: S
             progress.ended(trial, file, _one(measure, trial, study.corpus, file))
         return
     threads = max(1, (os.cpu_count() or 1) // study.jobs)
-    pool = ProcessPoolExecutor(study.jobs, get_context("spawn"), _begin_worker, (threads,))
+    pool = create_pool(study.jobs, torch.set_num_threads, threads)
     running: dict[Future[float], tuple[Trial, Path]] = {}
     try:
         while waiting or running:
@@ -222,12 +219,6 @@ def _code(file: str) -> str:
     root = Path(__file__).parent.parent
     files = [source for source in sorted(root.rglob("*.py")) if source.relative_to(root).parts[0] not in _BYSTANDERS]
     return hashlib.sha256(b"".join(source.read_bytes() for source in [*files, Path(file)])).hexdigest()
-
-
-def _begin_worker(threads: int) -> None:
-    accept_any_text(sys.stdout, sys.stderr)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(threads)
 
 
 def _one(measure: Measure, trial: Trial, corpus: Corpus, file: Path) -> float:

@@ -3,7 +3,8 @@
 A step's loss spikes when it is above ``m + k s``, with m and s the mean and the standard deviation over the last w
 steps. The remedy is PaLM's (Chowdhery et al. 2022, section 5.1): go back to a checkpoint and pass over the batches from
 there to the spike; they found that neither the data nor the weights alone bring a spike about. What is decided follows
-from the losses alone, so a resumed run decides the same.
+from the losses and the steps alone, so a resumed run decides the same: checkpoints that a signal or the clock called
+for are passed over, and the newest of ``checkpoint.every`` is kept for it.
 """
 
 import statistics
@@ -15,7 +16,7 @@ from isogloss.config.base import Config
 
 
 class SpikeConfig(Config):
-    """Go back to the newest checkpoint when the loss spikes, and pass over the batches between."""
+    """Go back to the newest checkpoint of checkpoint.every when the loss spikes, and pass over the batches between."""
 
     deviations: float = Field(default=6.0, gt=0)
     """How many standard deviations above the mean of the last steps a loss must be."""

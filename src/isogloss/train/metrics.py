@@ -1,7 +1,8 @@
 """Recorded numbers: one JSON object a line, in ``metrics.jsonl``, and copies for TensorBoard and W&B where asked.
 
 Each line has ``step`` and ``kind`` (``train``, ``validation``, ``sample``). On resume, lines past the resumed step are
-cut off; what is done again at that step itself replaces the earlier record when the file is read.
+cut off; what is done again at that step itself replaces the earlier record when the file is read. A ``rewind`` has the
+step of the spike, which lies past the step it led to: as many stay as the resumed run has made.
 """
 
 import json
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from isogloss.durable import write_whole
+from isogloss.durable import sync, write_whole
 
 
 @runtime_checkable
@@ -36,34 +37,80 @@ class RewindingTracker(Tracker, Protocol):
 
 
 class Metrics:
-    """Appends to a file and hands each record's numbers to trackers; without a path it keeps nothing."""
+    """Appends to a file and hands each record's numbers to trackers; without a path it keeps nothing.
 
-    def __init__(self, path: Path | None, resumed_step: int, trackers: Sequence[Tracker] = ()) -> None:
+    Args:
+        path: of the file; ``None`` on a rank that is not the first.
+        resumed_step: records past it are cut off.
+        trackers: where numbers go besides.
+        n_rewinds: how many rewinds led to that step; their records stay.
+    """
+
+    def __init__(
+        self, path: Path | None, resumed_step: int, trackers: Sequence[Tracker] = (), n_rewinds: int = 0
+    ) -> None:
         self._trackers = trackers
-        self._file = None
-        if path is None:  # a rank that is not the first
+        self._path, self._file = path, None
+        self.n_records, self._latest = 0, set[tuple[Any, ...]]()
+        self.go_back(resumed_step, n_rewinds)
+
+    def go_back(self, step: int, n_rewinds: int) -> None:
+        """Cut off the records past a step, but for those of the first rewinds, which led to it."""
+        if self._path is None:
             return
-        kept = [record for record in read_metrics(path) if record["step"] <= resumed_step]
-        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        if self._file is not None:
+            self._file.close()
+        kept, n_seen = [], 0
+        for record in read_metrics(self._path):
+            is_rewind = record.get("kind") == "rewind"
+            n_seen += is_rewind
+            if n_seen <= n_rewinds if is_rewind else record["step"] <= step:
+                kept.append(record)
+        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._file = self._path.open("a", buffering=1, encoding="utf-8")
+        self.n_records = len(kept)
+        self._latest = {_key(record) for record in kept if record["step"] == step}
+
+    def sync(self) -> None:
+        """Bring all records to the disk, so that a power cut leaves them with the checkpoint that follows."""
+        if self._file is not None:
+            sync(self._file)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Record values of a step; a number that is not finite becomes ``null``, as JSON has none."""
         recorded = finite(values)
-        if self._file is not None:
-            self._file.write(json.dumps({"step": step, "kind": kind, **recorded}) + "\n")
-        for tracker in self._trackers:
-            tracker.log(step, {f"{kind}/{key}": v for key, v in recorded.items() if isinstance(v, int | float)})
+        self._append({"step": step, "kind": kind, **recorded})
+        self._track(kind, step, recorded)
 
-    def go_back(self, from_step: int, to: int, **values: Any) -> None:
-        """Record that the run goes back to an earlier step; trackers have that at the first step that follows it."""
-        recorded = finite({"to": to, **values})
-        if self._file is not None:
-            self._file.write(json.dumps({"step": from_step, "kind": "rewind", **recorded}) + "\n")
+    def rewind(self, from_step: int, to: int, number: int, **values: Any) -> None:
+        """Go back to an earlier step: cut off the records past it and record the rewind, the run's ``number``-th.
+
+        Trackers, whose steps only grow, have it at the first step that follows.
+        """
+        self.go_back(to, number - 1)
+        recorded = finite({"to": to, "number": number, **values})
+        self._append({"step": from_step, "kind": "rewind", **recorded})
         for tracker in self._trackers:
             if isinstance(tracker, RewindingTracker):
                 tracker.go_back(to)
-            tracker.log(to + 1, {f"rewind/{key}": v for key, v in recorded.items() if isinstance(v, int | float)})
+        self._track("rewind", to + 1, recorded)
+
+    def _append(self, record: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._count(record)
+
+    def _track(self, kind: str, step: int, recorded: dict[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, {f"{kind}/{key}": v for key, v in recorded.items() if isinstance(v, int | float)})
+
+    def _count(self, record: dict[str, Any]) -> None:
+        """As they are read: one that replaces another of its step is not one more."""
+        key = _key(record)
+        if not any(other[0] == key[0] for other in self._latest):
+            self._latest = set()
+        self.n_records += key not in self._latest
+        self._latest.add(key)
 
     def __enter__(self) -> "Metrics":
         return self
@@ -86,7 +133,7 @@ def finite(value: Any) -> Any:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, in order, a later one of the same step, kind and prompt in an earlier one's place.
+    """The records of a file, in order, a later one of the same step, kind, prompt and number in an earlier one's place.
 
     A killed run may leave half a line at the end; it is passed over. No file, no records.
     """
@@ -99,5 +146,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records[record["step"], record.get("kind"), record.get("prompt")] = record
+            records[_key(record)] = record
     return list(records.values())
+
+
+def _key(record: dict[str, Any]) -> tuple[Any, ...]:
+    return record["step"], record.get("kind"), record.get("prompt"), record.get("number")

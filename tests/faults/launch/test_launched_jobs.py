@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 # What a job does without one of its guards; run before anything else in each of its processes.
 UNGUARDED = {
     "agreement": "import isogloss.train.agreement as m; m.agree = lambda found: found",
-    "death with the parent": "import isogloss.parallel.env as m; m._die_with_parent = lambda: None",
+    "death with the parent": "import isogloss.parallel.env as m; m.end_with_parent = lambda parent: None",
     "watchdog": "import isogloss.train.watchdog as m; m.Watchdog.__enter__ = lambda self: self\n"
     "m.Watchdog.__exit__ = lambda self, *error: None",
     "first error": "import contextlib, isogloss.train.first_error as m\n"

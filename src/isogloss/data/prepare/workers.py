@@ -1,20 +1,15 @@
-"""Worker processes: few tasks under way at a time, and no process that outlives the one it works for."""
+"""Worker processes that prepare a corpus: few tasks under way at a time (`isogloss.workers`)."""
 
 import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
 
 from isogloss.config.base import UserError
-from isogloss.exit_codes import DEFECT
-from isogloss.streams import accept_any_text
+from isogloss.workers import create_pool
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -71,7 +66,7 @@ def start_workers(n: int) -> Iterator[Workers]:
     if n == 0:
         yield Workers(0, None)
         return
-    pool = ProcessPoolExecutor(n, get_context("spawn"), _begin)
+    pool = create_pool(n, _begin)
     try:
         yield Workers(n, pool)
     except BaseException:
@@ -83,17 +78,6 @@ def start_workers(n: int) -> Iterator[Workers]:
 
 
 def _begin() -> None:
-    accept_any_text(sys.stdout, sys.stderr)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # A worker has one core: the threads of Rust's libraries would only get in each other's way.
     os.environ["RAYON_NUM_THREADS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """A parent that is killed tells nobody, but its end can be waited for."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(DEFECT)
