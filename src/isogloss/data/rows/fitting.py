@@ -21,13 +21,12 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Int, Integer
 
 from isogloss.config.base import UserError
 from isogloss.data.shards import TokenStream
 from isogloss.data.stamps import Stamps
-from isogloss.durable import hash_file, whole_folder
+from isogloss.durable import FileLock, hash_file, whole_folder
 from isogloss.headway import advance
 
 FORMAT = 1
