@@ -2,12 +2,14 @@
 
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 import stat
 from pathlib import Path
 
 import filelock
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import checkpoint_folders
 from isogloss.checkpoint.load import load_checkpoint
 from isogloss.checkpoint.save import save_checkpoint
+from isogloss.data.mapped import map_array, map_npy
 from isogloss.durable import FileLock, sync_folder, whole_file, whole_folder, write_whole
 
 PARTS = {"model": {"w": torch.ones(3)}}
@@ -59,7 +62,7 @@ def test_a_folder_that_cannot_be_flushed_is_said_once(tmp_path: Path, monkeypatc
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"isogloss: warning: {tmp_path}: ")
     assert "offers no flush" in said
-    assert "docs/reliability.md, P1" in said
+    assert "docs/reliability.md" in said
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
@@ -114,6 +117,23 @@ def test_a_lock_that_is_held_is_held(tmp_path: Path, capsys) -> None:
     with FileLock(tmp_path / "lock", timeout=0):
         pass
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.ENOTSUP])
+def test_files_that_cannot_be_mapped_are_read(tmp_path: Path, monkeypatch, capsys, number: int) -> None:
+    np.save(tmp_path / "a.npy", np.arange(9))
+    np.arange(9, dtype="<u4").tofile(tmp_path / "a.bin")
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(mmap, "mmap", refused)
+    assert map_npy(tmp_path / "a.npy").tolist() == list(range(9))
+    assert map_array(tmp_path / "a.bin", "<u4").tolist() == list(range(9))
+    assert map_array(tmp_path / "a.bin", "<u4", 8, 3).tolist() == [2, 3, 4]
+    with pytest.raises(ValueError, match="shorter than 8 items"):
+        map_array(tmp_path / "a.bin", "<u4", 8, 8)
+    assert capsys.readouterr().err.count("offers no mapping") == 1
 
 
 def test_ranks_and_workers_do_not_say_it_again(tmp_path: Path, monkeypatch, capsys) -> None:

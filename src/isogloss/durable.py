@@ -36,6 +36,7 @@ NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOT
 """Errors by which a file system says that it does not have an operation."""
 _WEAKER = {
     "flush": "what was saved last may be lost in a power cut, though not when a process is killed",
+    "mapping": "files are read into memory whole",
     "lock": "nothing keeps a second process from writing there at the same time; start none",
 }
 _said: set[str] = set()
@@ -54,7 +55,7 @@ def sync_folder(folder: Path) -> None:
     try:
         handle = os.open(folder, os.O_RDONLY)
     except PermissionError as error:  # names may be written to it, and not be listed
-        _weaken("flush", folder, error)
+        weaken("flush", folder, error)
         return
     try:
         _flush(handle, folder, (errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR))
@@ -69,18 +70,24 @@ def _flush(handle: int, path: object, also: tuple[int, ...] = ()) -> None:
         if error.errno not in (*NOT_OFFERED, *also):
             error.filename = error.filename or str(path)
             raise
-        _weaken("flush", path, error)
+        weaken("flush", path, error)
 
 
-def _weaken(promise: str, path: object, error: OSError) -> None:
-    """Warn once that a promise is weaker, on the first rank and not in the processes that work for it."""
+def weaken(promise: str, path: object, error: OSError) -> None:
+    """Warn once that a promise is weaker, on the first rank and not in the processes that work for it.
+
+    Args:
+        promise: ``flush``, ``lock`` or ``mapping``.
+        path: whose file system does not offer it.
+        error: by which it said so.
+    """
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     if promise in _said or rank != "0" or parent_process() is not None:
         return
     _said.add(promise)
     say_error(
         f"isogloss: warning: {path}: its file system offers no {promise} ({error.strerror}): {_WEAKER[promise]} "
-        "(docs/reliability.md, P1)"
+        "(docs/reliability.md)"
     )
 
 
@@ -107,7 +114,7 @@ class FileLock:
         except OSError as error:
             if isinstance(error, filelock.Timeout) or error.errno not in NOT_OFFERED:
                 raise
-            _weaken("lock", self._path.parent, error)
+            weaken("lock", self._path.parent, error)
 
     def release(self) -> None:
         """Let another process take it."""
