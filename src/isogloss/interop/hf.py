@@ -139,6 +139,7 @@ def _export_tokenizer(tokenizer: Tokenizer, folder: Path, seq_len: int) -> list[
             return []
         backend = HuggingFaceTokenizer.from_file(str(file))
     token = backend.id_to_token(tokenizer.end_of_text)
+    assert token is not None
     spec = json.loads(backend.to_str())
     spec["post_processor"] = _opening(token, tokenizer.end_of_text)
     HuggingFaceTokenizer.from_str(json.dumps(spec)).save(str(folder / "tokenizer.json"))
@@ -153,7 +154,7 @@ def _export_tokenizer(tokenizer: Tokenizer, folder: Path, seq_len: int) -> list[
 
 
 def _opening(token: str, id: int) -> dict[str, Any]:
-    """The post-processor that puts a token before each text. Written out, since templates give `$A` and `:1` a meaning."""
+    """The post-processor that puts a token before each text; templates would give `$A` and `:1` in it a meaning."""
     special = {"SpecialToken": {"id": token, "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     return {
