@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from isogloss.__main__ import main as command
 from isogloss.cli.bar import Bar
 from isogloss.terminal import Table, open_console
 from isogloss.train.display import Display
@@ -119,6 +120,17 @@ def test_tokens_in_brackets_are_listed(call, monkeypatch, tmp_path: Path) -> Non
     assert (code, errors) == (0, "")
     assert "[red] :b:/" in out
     assert out.count("[/INST] [red] :b: b'") == 5
+
+
+def test_the_command_prepares_its_streams_before_anything_prints(monkeypatch) -> None:
+    streams = {name: stream_of("ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setattr("isogloss.__main__.hear_early", lambda *_: None)
+    monkeypatch.setattr("isogloss.__main__.open_what_is_closed", lambda: None)
+    monkeypatch.setattr("isogloss.cli.main", lambda: [stream.write("→") for stream in streams.values()])
+    command()
+    assert [written(stream) for stream in streams.values()] == [r"\u2192"] * 2
 
 
 def test_a_refused_word_is_quoted_without_being_obeyed(call) -> None:

@@ -1,11 +1,14 @@
 """Exports give our logits: here in the transformers that is installed, by ``benchmarks/exports.py`` in any other."""
 
+import json
 import tomllib
 from pathlib import Path
 
 import exports
 import pytest
+import tokenizers
 
+from isogloss.interop import hf
 from isogloss.interop.hf_config import from_hf, to_hf
 from isogloss.nn.multipliers import Multipliers
 
@@ -61,3 +64,14 @@ def test_the_oldest_version_is_the_one_that_is_promised() -> None:
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert f"transformers>={exports.OLDEST}" in needed["project"]["optional-dependencies"]["test"]
     assert f"transformers {exports.OLDEST}" in " ".join((ROOT / "docs/guide.md").read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize("token", ["$A", "$B:1", "<s>:1", "a b", "[red]", "<|end:of:text|>"])
+def test_an_end_of_text_of_any_name_opens_texts(token: str) -> None:
+    vocabulary = {chr(97 + n): n for n in range(26)}
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    theirs.add_special_tokens([token])
+    spec = json.loads(theirs.to_str()) | {"post_processor": hf._opening(token, 26)}
+    written = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    assert written.encode("ab").ids == [26, 0, 1]
+    assert written.encode("ab", "c").ids == [26, 0, 1, 26, 2]

@@ -10,7 +10,7 @@ import pytest
 
 from isogloss.config.base import UserError
 from isogloss.config.load import load_config
-from isogloss.launch.slurm import SlurmLaunch, parse_time, plan_slurm, submit, write_slurm
+from isogloss.launch.slurm import SlurmLaunch, _options, parse_time, plan_slurm, submit, write_slurm
 from isogloss.recipe import Recipe, load_recipe
 
 LAUNCH = SlurmLaunch(nodes=2, gpus_per_node=8, minutes=60, partition="long", account="me", options=("--mem=0",))
@@ -174,3 +174,9 @@ def test_times(text: str, minutes: int) -> None:
 def test_no_times(text: str) -> None:
     with pytest.raises(UserError, match="not a time"):
         parse_time(text)
+
+
+def test_a_folder_with_a_percent_sign_is_no_pattern() -> None:
+    """SLURM puts the job's number and others in the place of ``%j`` and the like."""
+    options = _options("x", Path("/runs/50%j"), LAUNCH)
+    assert "--output=/runs/50%%j/slurm-%j.out" in [option.replace("'", "") for option in options]

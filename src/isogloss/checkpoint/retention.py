@@ -1,4 +1,7 @@
-"""Which checkpoints stay. A folder is renamed before it is deleted: none with a checkpoint's name is half there."""
+"""Which checkpoints stay. A folder is renamed before it is deleted: none with a checkpoint's name is half there.
+
+What cannot be deleted after a good save is no reason to end a run: a warning names it, and the next save tries again.
+"""
 
 import json
 import shutil
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import ASIDE, STATE, checkpoint_folders
+from isogloss.streams import say_error
 
 REWIND_TARGET = "rewind_target"
 """The key of a state that says whether a run may go back to it: one that the steps alone have called for."""
@@ -17,12 +21,28 @@ def rotate(root: Path, newest: int, config: CheckpointConfig) -> None:
 
     The newest one that a run may go back to stays, however many were written out of turn since.
     """
-    delete_after(root, newest)
-    found = checkpoint_folders(root)
-    target = _rewind_target(found, config.every)
-    for old in sorted(found)[: -config.keep_last]:
-        if old != target and (config.keep_every is None or old % config.keep_every):
-            delete(found[old])
+    try:
+        found = checkpoint_folders(root)
+        later = sorted(step for step in found if step > newest)
+        kept = {step: folder for step, folder in found.items() if step <= newest}
+        target = _rewind_target(kept, config.every)
+        former = [step for step in sorted(kept)[: -config.keep_last] if step != target]
+        for step in [*later, *(old for old in former if config.keep_every is None or old % config.keep_every)]:
+            try:
+                delete(found[step])
+            except OSError:
+                _warn(found[step])
+        for left in root.glob(f"{ASIDE}*-old"):
+            _warn(left)
+    except OSError:  # it cannot even be listed
+        _warn(root / "an older checkpoint")
+
+
+def _warn(folder: Path) -> None:
+    say_error(
+        f"isogloss: warning: {folder} cannot be deleted, and takes room; it is tried again after the next checkpoint. "
+        "Change its permissions, or delete it yourself"
+    )
 
 
 def delete_after(root: Path, step: int) -> None:
@@ -45,7 +65,11 @@ def _rewind_target(found: dict[int, Path], every: int) -> int | None:
 
 
 def delete(folder: Path) -> None:
-    """Delete a checkpoint."""
+    """Delete a checkpoint; what has its name no more may be left, for the next sweep.
+
+    Raises:
+        OSError: it still has its name.
+    """
     aside = folder.with_name(f"{ASIDE}{folder.name}-old")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)

@@ -15,7 +15,7 @@ from pathlib import Path
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import ASIDE, checkpoint_folders
 from isogloss.config.base import UserError
-from isogloss.durable import DISK_FULL
+from isogloss.durable import DISK_FULL, sync
 
 _COMPRESSING = ("btrfs", "zfs", "f2fs", "bcachefs")
 _PROBE = 1 << 16  # bytes
@@ -92,8 +92,7 @@ def _can_be_written(folder: Path) -> bool:
     try:
         with probe.open("wb") as stream:
             stream.write(os.urandom(_PROBE))
-            stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream)
     except OSError as error:
         return error.errno not in DISK_FULL  # other trouble is not of room, and told by whoever meets it
     finally:

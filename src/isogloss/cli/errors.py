@@ -23,6 +23,8 @@ def explain(error: Exception) -> str | None:
     unusable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
     if isinstance(error, OSError) and error.errno in unusable:
         return f"{error.filename}: {error.strerror}. Change its permissions, or choose another place"
+    if isinstance(error, OSError) and error.filename and error.errno in (errno.EIO, errno.ESTALE, errno.EBUSY):
+        return f"{error.filename}: {error.strerror}. Its file system failed; see to it, and run the same command again"
     # PyTorch's, by name and text: it may not have been imported, and on a CPU it raises a bare RuntimeError.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or "can't allocate memory" in str(error):

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
@@ -27,6 +26,7 @@ from isogloss.data.rows.source import Rows, RowSource, gather_rows
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import BPEConfig, FileConfig, TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer, keep_tokenizer
+from isogloss.durable import FileLock
 
 
 class MixtureSource(Config):

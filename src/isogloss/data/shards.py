@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from isogloss.config.base import Config, UserError
+from isogloss.data.mapped import map_array, map_npy
 from isogloss.durable import whole_file
 
 
@@ -141,7 +142,6 @@ def open_stream(
     folder: Path, split: str, shards: Sequence[str], dtype: str, fingerprint: str, n_ids: int
 ) -> TokenStream:
     """Memory-map the shards of a split, in their order."""
-    # asarray: a plain view of the mapped memory, since the memmap class makes every small gather several times slower.
-    mapped = [np.asarray(np.memmap(folder / name, dtype=dtype, mode="r")) for name in shards]
-    starts = np.asarray(np.load(folder / f"{split}.starts.npy", mmap_mode="r"))
+    mapped = [map_array(folder / name, dtype) for name in shards]
+    starts = map_npy(folder / f"{split}.starts.npy")
     return TokenStream(mapped, starts, fingerprint, n_ids, str(folder))

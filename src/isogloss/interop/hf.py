@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer as HuggingFaceTokenizer
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from isogloss.config.base import UserError
@@ -140,10 +139,10 @@ def _export_tokenizer(tokenizer: Tokenizer, folder: Path, seq_len: int) -> list[
             return []
         backend = HuggingFaceTokenizer.from_file(str(file))
     token = backend.id_to_token(tokenizer.end_of_text)
-    backend.post_processor = TemplateProcessing(
-        single=[token, "$A"], pair=[token, "$A", token, "$B"], special_tokens=[(token, tokenizer.end_of_text)]
-    )
-    backend.save(str(folder / "tokenizer.json"))
+    assert token is not None
+    spec = json.loads(backend.to_str())
+    spec["post_processor"] = _opening(token, tokenizer.end_of_text)
+    HuggingFaceTokenizer.from_str(json.dumps(spec)).save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": token,
@@ -152,6 +151,18 @@ def _export_tokenizer(tokenizer: Tokenizer, folder: Path, seq_len: int) -> list[
         "clean_up_tokenization_spaces": False,
     }
     return [folder / "tokenizer.json", _write_json(folder / "tokenizer_config.json", settings)]
+
+
+def _opening(token: str, id: int) -> dict[str, Any]:
+    """The post-processor that puts a token before each text; templates would give `$A` and `:1` in it a meaning."""
+    special = {"SpecialToken": {"id": token, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [special, first],
+        "pair": [special, first, special, second],
+        "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
+    }
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> Path:

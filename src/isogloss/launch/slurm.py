@@ -185,7 +185,7 @@ def _options(name: str, folder: Path, launch: SlurmLaunch) -> list[str]:
         "--requeue",
         f"--signal=USR1@{round(60 * launch.lead)}",
         f"--chdir={shlex.quote(str(Path.cwd()))}",  # what is relative in the recipe is so to this
-        f"--output={shlex.quote(f'{folder}/slurm-%j.out')}",
+        f"--output={shlex.quote(str(folder).replace('%', '%%') + '/slurm-%j.out')}",  # %j is the job
         "--open-mode=append",
         *launch.options,
     ]

@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from isogloss.config.base import UserError
 from isogloss.config.describe import diff, in_words
 from isogloss.config.load import dump_config, load_config
-from isogloss.durable import write_whole
+from isogloss.durable import FileLock, write_whole
 from isogloss.recipe import Recipe
 from isogloss.train.machine import Machine
 

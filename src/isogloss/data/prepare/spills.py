@@ -24,6 +24,7 @@ from jaxtyping import Bool, Int, UInt
 from pydantic import ValidationError
 
 from isogloss.config.base import Config, UserError
+from isogloss.data.mapped import map_array
 from isogloss.durable import whole_file, write_whole
 
 KEY_BYTES = 16
@@ -156,11 +157,11 @@ class Run:
         """One band of the documents' signatures, memory-mapped."""
         offset = 8 * (self.n_before * n_bands + band * self.n_documents)
         path = self.folder / f"{self.number:06d}.bands"
-        return np.asarray(np.memmap(path, "<u8", "r", offset, self.n_documents))
+        return map_array(path, "<u8", offset, self.n_documents)
 
     def _column(self, offset: int, dtype: np.dtype) -> np.ndarray:
         path = self.folder / f"{self.number:06d}.index"
-        return np.asarray(np.memmap(path, dtype, "r", INDEX_BYTES * self.n_before + offset, self.n_documents))
+        return map_array(path, dtype, INDEX_BYTES * self.n_before + offset, self.n_documents)
 
 
 @dataclass(frozen=True)

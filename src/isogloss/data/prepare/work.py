@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from isogloss.durable import write_whole
+from isogloss.durable import FileLock, write_whole
 
 ENDING = ".partial"
 BAD_ENDING = ".bad.jsonl"

@@ -21,13 +21,13 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Int, Integer
 
 from isogloss.config.base import UserError
+from isogloss.data.mapped import map_array
 from isogloss.data.shards import TokenStream
 from isogloss.data.stamps import Stamps
-from isogloss.durable import hash_file, whole_folder
+from isogloss.durable import FileLock, hash_file, whole_folder
 from isogloss.headway import advance
 
 FORMAT = 1
@@ -126,9 +126,7 @@ def _open_table(stamps: Stamps, name: str, made_from: dict[str, Any]) -> RowTabl
         record = json.loads((folder / "table.json").read_bytes())
         if record["made_from"] != made_from or _damaged_file(stamps, name, record) is not None:
             return None
-        arrays = [
-            np.asarray(np.memmap(folder / f"{file}.bin", dtype=dtype, mode="r")) for file, dtype in _FILES.items()
-        ]
+        arrays = [map_array(folder / f"{file}.bin", dtype) for file, dtype in _FILES.items()]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     stamps.save()
