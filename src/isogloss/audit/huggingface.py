@@ -4,7 +4,6 @@
 weights in a checkpoint.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from isogloss.audit.built import Built
 from isogloss.config.base import UserError
+from isogloss.config.stored import parse_json, read_bounded
 
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types")
@@ -115,11 +115,9 @@ def read_config(name: str) -> dict[str, Any]:
         return {"model_type": name.removeprefix("hf:")}
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     try:
-        fields = json.loads(path.read_text())
+        fields = parse_json(read_bounded(path), str(path))
     except FileNotFoundError:
         raise UserError(f"{name} has no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(fields, dict) or "model_type" not in fields:
         raise UserError(f"{path} is no Hugging Face config: it has no model_type")
     return fields

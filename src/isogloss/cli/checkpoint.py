@@ -52,6 +52,7 @@ def verify(path: Where) -> None:
     from isogloss.checkpoint.layout import NAME, CorruptCheckpointError, checkpoint_folders
     from isogloss.checkpoint.load import load_checkpoint
     from isogloss.config.base import UserError
+    from isogloss.run.load import state_schema
 
     folders = [path] if NAME.fullmatch(path.name) else [f for _, f in sorted(checkpoint_folders(_root(path)).items())]
     if not folders:
@@ -59,7 +60,7 @@ def verify(path: Where) -> None:
     damaged = 0
     for folder in folders:
         try:
-            found = load_checkpoint(folder)
+            found = load_checkpoint(folder, schema=state_schema(folder.parent))
         except CorruptCheckpointError as error:
             damaged += 1
             print(f"DAMAGED {error}")
@@ -87,11 +88,10 @@ def _root(path: Path) -> Path:
 
 
 def _open(path: Path) -> "Checkpoint":
-    from isogloss.checkpoint.layout import NAME
-    from isogloss.checkpoint.load import load_checkpoint, newest_checkpoint
     from isogloss.config.base import UserError
+    from isogloss.run.load import open_checkpoint
 
-    found = load_checkpoint(path) if NAME.fullmatch(path.name) else newest_checkpoint(_root(path), warn)
+    found = open_checkpoint(path, warn)
     if found is None:
         raise UserError(f"{path} holds no checkpoint; give runs/NAME, or a folder in its checkpoints/")
     return found

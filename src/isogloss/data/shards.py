@@ -14,7 +14,8 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Int, Integer
 
-from isogloss.config.base import Config, UserError
+from isogloss.config.base import UserError
+from isogloss.config.stored import Count, Stored
 from isogloss.durable import whole_file
 
 
@@ -23,11 +24,11 @@ def token_dtype(n_tokens: int) -> str:
     return "<u2" if n_tokens <= 1 << 16 else "<u4"
 
 
-class ShardRecord(Config):
+class ShardRecord(Stored):
     """What one shard holds."""
 
-    n_documents: int
-    n_tokens: int
+    n_documents: Count
+    n_tokens: Count
     sha256: str
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from isogloss.durable import write_whole
+
 Rows = Sequence[Sequence[str]]
 
 
@@ -51,4 +53,4 @@ def write_page(
         "</table>",
         f'<p><img alt="{html.escape(title)}" src="data:image/png;base64,{picture}"></p>',
     ]
-    path.write_text("\n".join(parts) + "\n", encoding="utf-8")
+    write_whole(path, ("\n".join(parts) + "\n").encode())

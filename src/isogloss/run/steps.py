@@ -9,7 +9,7 @@ from isogloss.data.prefetch import Prefetcher
 from isogloss.parallel.env import PATIENCE
 from isogloss.run.rewind import rewind
 from isogloss.run.session import Session
-from isogloss.run.state import checkpoint_bytes, save
+from isogloss.run.state import RunState, checkpoint_bytes, save
 from isogloss.run.watch import Watch
 from isogloss.train.agreement import Found, agree
 from isogloss.train.display import Display
@@ -57,7 +57,13 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
     try:
         with (
             Prefetcher(session.batches, last_step=recipe.train.steps + progress.passed_over, pinned=pinned) as ahead,
-            Saver(session.folder.checkpoints, recipe.checkpoint, patience=PATIENCE, watched=watchdog.phase) as saver,
+            Saver(
+                session.folder.checkpoints,
+                recipe.checkpoint,
+                patience=PATIENCE,
+                watched=watchdog.phase,
+                schema=RunState,
+            ) as saver,
             stop_requests(until, loud=session.ranks.first) as request,
         ):
             steps = training_steps(

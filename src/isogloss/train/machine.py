@@ -5,11 +5,13 @@ import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 
 from isogloss.config.base import UserError
+from isogloss.config.stored import Count
 from isogloss.nn.compiler import compiler_found
 from isogloss.train.loop import TrainConfig
 
@@ -34,13 +36,15 @@ class Machine:
         ranks: how many processes share the run.
     """
 
-    device: str
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # where it is read back
+
+    device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
     name: str
-    precision: str
+    precision: Annotated[str, Field(pattern="^(bf16|fp32)$")]
     compiled: bool
-    threads: int
+    threads: Count
     torch: str
-    ranks: int = 1
+    ranks: Count = 1
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -10,6 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from pydantic import ConfigDict
+from pydantic_core import from_json
+
+from isogloss.config.stored import Count, Stored
 from isogloss.durable import write_whole
 
 
@@ -24,6 +28,29 @@ class Tracker(Protocol):
     def close(self, failed: bool) -> None:
         """The run ends here, for now or for good; ``failed``: by an error or a signal."""
         ...
+
+
+class _Record(Stored):
+    """A line of the file; what is read of it again has a type."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: Count
+    kind: str
+
+
+class _Sample(_Record):
+    prompt: str
+    text: str
+
+
+class _Loss(_Record):
+    loss: float | None
+    bits_per_byte: float | None = None
+    tokens: Count = 0
+
+
+_KINDS = {"sample": _Sample, "train": _Loss, "validation": _Loss}
 
 
 class Metrics:
@@ -69,16 +96,18 @@ def finite(value: Any) -> Any:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a file, in order, a later one of the same step, kind and prompt in an earlier one's place.
 
-    A killed run may leave half a line at the end; it is passed over. No file, no records.
+    A killed run may leave half a line at the end; it is passed over, as is any line that is no record. No file, no
+    records.
     """
     if not path.exists():
         return []
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = from_json(line, allow_inf_nan=False)
+            _Record.model_validate(record)
+            _KINDS.get(record["kind"], _Record).model_validate(record)
         except ValueError:
             continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records[record["step"], record.get("kind"), record.get("prompt")] = record
+        records[record["step"], record["kind"], record.get("prompt")] = record
     return list(records.values())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from isogloss.config.stored import parse_json, read_bounded
 from isogloss.durable import write_whole
 
 ENDING = ".partial"
@@ -79,7 +80,7 @@ def _is_dead(folder: Path, paths: list[str]) -> bool:
     """Whether nobody will go on with it."""
     try:
         newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-        superseded = json.loads((folder / _WORK).read_bytes()) == paths
+        superseded = parse_json(read_bounded(folder / _WORK), _WORK) == paths
     except (OSError, ValueError):
         return True
     return superseded or time.time() - newest > _KEPT_SECONDS

@@ -25,6 +25,7 @@ from filelock import FileLock
 from jaxtyping import Int, Integer
 
 from isogloss.config.base import UserError
+from isogloss.config.stored import DamagedError, Stored, inside, read_stored
 from isogloss.data.shards import TokenStream
 from isogloss.data.stamps import Stamps
 from isogloss.durable import hash_file, whole_folder
@@ -104,8 +105,8 @@ def check_table(stamps: Stamps, name: str) -> None:
     """
     damaged = None
     try:
-        damaged = _damaged_file(stamps, name, json.loads((stamps.folder / name / "table.json").read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError):
+        damaged = _damaged_file(stamps, name, read_stored(stamps.folder / name / "table.json", _Record))
+    except (OSError, DamagedError):
         damaged = "table.json"
     if damaged is not None:
         raise UserError(
@@ -114,22 +115,37 @@ def check_table(stamps: Stamps, name: str) -> None:
         )
 
 
-def _damaged_file(stamps: Stamps, name: str, record: dict[str, Any]) -> str | None:
-    files = {f"{file}.bin": record["sha256"][file] for file in _FILES}
-    return next((file for file, sha256 in files.items() if not stamps.is_whole(f"{name}/{file}", sha256)), None)
+class _Sums(Stored):
+    start: str
+    length: str
+    first: str
+
+
+class _Record(Stored):
+    made_from: dict[str, int | str]
+    sha256: _Sums
+
+
+def _damaged_file(stamps: Stamps, name: str, record: _Record) -> str | None:
+    files = {f"{file}.bin": getattr(record.sha256, file) for file in _FILES}
+    for file, sha256 in files.items():
+        inside(stamps.folder, f"{name}/{file}")
+        if not stamps.is_whole(f"{name}/{file}", sha256):
+            return file
+    return None
 
 
 def _open_table(stamps: Stamps, name: str, made_from: dict[str, Any]) -> RowTable | None:
     """The table of a folder; ``None`` if there is none, or another one, or a damaged one."""
     folder = stamps.folder / name
     try:
-        record = json.loads((folder / "table.json").read_bytes())
-        if record["made_from"] != made_from or _damaged_file(stamps, name, record) is not None:
+        record = read_stored(folder / "table.json", _Record)
+        if record.made_from != made_from or _damaged_file(stamps, name, record) is not None:
             return None
         arrays = [
             np.asarray(np.memmap(folder / f"{file}.bin", dtype=dtype, mode="r")) for file, dtype in _FILES.items()
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
     stamps.save()
     return RowTable(*arrays)
