@@ -142,7 +142,8 @@ class RunFolder:
                 self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
-            (self.path / _HOLDER).unlink(missing_ok=True)
+            with suppress(OSError):  # of a disk that can no longer be written; what failed first is to be said
+                (self.path / _HOLDER).unlink(missing_ok=True)
             lock.release()
 
     def check_free(self) -> None:

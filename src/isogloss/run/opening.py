@@ -30,8 +30,9 @@ from isogloss.train.display import Display, banner
 from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
-from isogloss.train.machine import Machine, find_machine, measure_peak
+from isogloss.train.machine import Machine, check_machine, find_machine, measure_peak
 from isogloss.train.size import RunSize, parameters_by_part
+from isogloss.train.trackers import check_trackers
 from isogloss.train.watchdog import Watchdog
 
 
@@ -60,6 +61,12 @@ def open_session(
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
+    with watchdog.alone("looking for what the settings need"):
+        rank_0_first(
+            ranks,
+            "looking for what the settings need",
+            lambda: _check_settings(recipe, folder, changes) if ranks.first else None,
+        )
     with watchdog.alone("preparing the corpus"):
         found = rank_0_first(
             ranks, "preparing the corpus", lambda: _find_corpus(recipe, display) if ranks.first else None
@@ -122,6 +129,26 @@ def _look_into(folder: RunFolder) -> tuple[Recipe | None, dict[str, Any] | None]
     return saved, folder.summary()
 
 
+def _check_settings(recipe: Recipe, folder: RunFolder, changes: list[str]) -> None:
+    """Refuse what can be refused without the corpus, which may take hours to prepare.
+
+    Raises:
+        UserError: a device, a compiler or a library is not here.
+    """
+    check_trackers(recipe.trackers)
+    if _kept_machine(folder, changes) is None:  # else what the run began with is kept as far as it can be
+        device = check_machine(recipe.train)
+        known = recipe if recipe.model.vocab_size is not None else recipe.with_vocabulary(257)
+        for block in plan_model(known.model, known.init).model.blocks():
+            block.mixer.check_device(device.type)
+
+
+def _kept_machine(folder: RunFolder, changes: list[str]) -> Machine | None:
+    """The decisions that the run began with, where it goes on with them."""
+    redecide = any(c.startswith(("train.device", "train.precision", "train.float8", "train.compile")) for c in changes)
+    return None if redecide else folder.saved_machine()
+
+
 def _find_corpus(recipe: Recipe, display: Display) -> Corpus:
     """The data of the recipe, with the tables of its training rows."""
     corpus = open_corpus(recipe.data, recipe.tokenizer, display.say)
@@ -139,9 +166,8 @@ def _choose_machine(
     recipe: Recipe, folder: RunFolder, size: RunSize, changes: list[str], display: Display, n_ranks: int
 ) -> Machine:
     """The decisions that the run began with, as long as they can be kept; they change the last bits."""
-    former = folder.saved_machine()
-    redecide = any(c.startswith(("train.device", "train.precision", "train.float8", "train.compile")) for c in changes)
-    if former is None or redecide:
+    former = _kept_machine(folder, changes)
+    if former is None:
         return replace(find_machine(recipe.train, size.flops / n_ranks), ranks=n_ranks)
     device = former.device if torch.cuda.is_available() else "cpu"
     kept = recipe.train.model_copy(

@@ -4,6 +4,7 @@ import signal
 import time
 
 from isogloss.checkpoint.asynchronous import Saver
+from isogloss.checkpoint.layout import checkpoint_folders
 from isogloss.checkpoint.room import short_of_room
 from isogloss.data.prefetch import Prefetcher
 from isogloss.parallel.env import PATIENCE
@@ -14,7 +15,7 @@ from isogloss.run.watch import Watch
 from isogloss.train.agreement import Found, agree
 from isogloss.train.display import Display
 from isogloss.train.hooks import every
-from isogloss.train.loop import training_steps
+from isogloss.train.loop import DivergedError, training_steps
 from isogloss.train.metrics import Metrics
 from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
 
@@ -108,5 +109,9 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
                     why = " (train.max_minutes)" if found.asked == TIME_LIMIT else ""
                     display.say(f"stopped after step {info.step}{why}, saved; the same command goes on from there")
                     raise Interrupted(found.asked, session.ranks.world_size > 1)
+    except DivergedError as error:
+        newest = max(checkpoint_folders(session.folder.checkpoints), default=None)
+        kept = "There is no checkpoint yet." if newest is None else f"The newest checkpoint is that of step {newest}."
+        raise DivergedError(f"{error} {kept}") from error
     finally:
         display.stop()

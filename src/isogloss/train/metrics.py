@@ -7,6 +7,7 @@ cut off; what is done again at that step itself replaces the earlier record when
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -78,10 +79,12 @@ class Metrics:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Close the file and the trackers."""
-        if self._file is not None:
-            self._file.close()
+        with suppress(*([] if kind is None else [OSError])):  # what failed first is to be said
+            if self._file is not None:
+                self._file.close()
         for tracker in self._trackers:
-            tracker.close(failed=kind is not None)
+            with suppress(*([] if kind is None else [Exception])):  # of whatever kind: they are others' code
+                tracker.close(failed=kind is not None)
 
 
 def finite(value: Any) -> Any:

@@ -64,6 +64,18 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_idle(parent: Path, key: str) -> None:
+    """Remove the folder of a scan whose corpus is in its place: a process killed just then leaves it.
+
+    It stays where a process holds it, or where it has work for another tokenizer.
+    """
+    folder = parent / f"{key}{ENDING}"
+    with suppress(OSError):  # it is not there, or others remove it
+        if all(entry.name in (_WORK, "spills") for entry in folder.iterdir()):
+            with suppress(Timeout), FileLock(parent / f"{key}.lock", timeout=0):
+                remove(folder)
+
+
 def _sweep(parent: Path, key: str, paths: list[str]) -> None:
     for report in parent.glob(f"*{BAD_ENDING}"):
         with suppress(OSError):  # another process was quicker
