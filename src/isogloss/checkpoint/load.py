@@ -39,6 +39,7 @@ from isogloss.config.base import UserError
 from isogloss.config.problems import did_you_mean
 from isogloss.durable import hash_file
 from isogloss.headway import advance
+from isogloss.models.weights import find_nonfinite
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,24 @@ class Checkpoint:
                     for read in of_file:
                         read.target.copy_(source.read(read.key, read.offsets, read.lengths))
                         advance()
+
+    def find_nonfinite(self) -> dict[str, int]:
+        """How many numbers of each tensor are not finite, by part and name, of those that have such."""
+
+        def stored() -> Iterator[tuple[str, Tensor]]:
+            names = {
+                (piece.file, piece_key(name, tensor.shape, piece.offsets, piece.sizes)): f"{part}: {name}"
+                for part, tensors in self.index.parts.items()
+                for name, tensor in tensors.items()
+                for piece in tensor.pieces
+            }
+            for file in sorted({file for file, _ in names}):
+                with open_tensors(self.folder / file) as source:
+                    for key, (_, shape) in source.shapes().items():
+                        yield names[file, key], source.read(key, [0] * len(shape), shape)
+                        advance()
+
+        return find_nonfinite(stored())
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """All of one part in the memory of this process, on the CPU."""

@@ -48,10 +48,11 @@ def inspect(path: Where) -> None:
 
 @checkpoint_app.command("verify")
 def verify(path: Where) -> None:
-    """Check every checkpoint of a run, or one, against its manifest; exit code 1 if any is not whole."""
+    """Check every checkpoint of a run, or one, against its manifest; exit code 1 if any is not whole, or not finite."""
     from isogloss.checkpoint.layout import NAME, CorruptCheckpointError, checkpoint_folders
     from isogloss.checkpoint.load import load_checkpoint
     from isogloss.config.base import UserError
+    from isogloss.models.weights import nonfinite_in_words
     from isogloss.run.load import state_schema
 
     folders = [path] if NAME.fullmatch(path.name) else [f for _, f in sorted(checkpoint_folders(_root(path)).items())]
@@ -67,6 +68,9 @@ def verify(path: Where) -> None:
         else:
             size = sum(facts.size for facts in found.manifest.files.values())
             print(f"whole   {folder}: {len(found.manifest.files)} files, {size / 2**20:,.1f} MiB")
+            if counts := found.find_nonfinite():
+                damaged += 1
+                print(f"NOT FINITE {folder}: {nonfinite_in_words(counts)}; the run has diverged")
     if damaged:
         raise typer.Exit(1)
 

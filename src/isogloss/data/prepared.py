@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import model_validator
 
@@ -19,7 +19,7 @@ from isogloss.data.baselines import Baselines
 from isogloss.data.corpus import Cut, Packing, Part, SplitFacts, SplitName
 from isogloss.data.rows.fitting import check_table, keep_table
 from isogloss.data.rows.packing import PackedRows
-from isogloss.data.shards import TokenStream, open_stream
+from isogloss.data.shards import TokenStream, open_stream, token_dtype
 from isogloss.data.stamps import Stamp, Stamps
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
@@ -79,7 +79,7 @@ class Manifest(Stored):
     tokenizer_fingerprint: str
     n_tokens: Count
     """Ids the tokenizer has: every stored id is below it."""
-    dtype: Literal["<u2", "<u4"]
+    dtype: str
     train: SplitRecord
     validation: SplitRecord
     n_duplicates: Count
@@ -100,6 +100,8 @@ class Manifest(Stored):
     @model_validator(mode="after")
     def _check_shards(self) -> "Manifest":
         """Each split's tokens are in files of the folder, which have the bytes that they take."""
+        if self.dtype != token_dtype(self.n_tokens):
+            raise ValueError(f"{self.n_tokens:,} ids are not stored as {self.dtype!r}")
         for name in ("train", "validation"):
             split: SplitRecord = getattr(self, name)
             for files, item_bytes, n in (

@@ -23,7 +23,7 @@ from isogloss.durable import whole_folder
 from isogloss.interop.hf_config import from_hf, to_hf
 from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.registry import create_model
-from isogloss.models.weights import model_tensors
+from isogloss.models.weights import check_finite, model_tensors
 from isogloss.nn.multipliers import Multipliers
 
 OUTSIDE_LAYERS = {
@@ -71,6 +71,7 @@ def export_hf(model: Decoder, tokenizer: Tokenizer | None, folder: Path, seq_len
         raise UserError(f"{folder} is not an empty folder; name a new one")
     if folder.is_mount() or folder == Path.cwd():
         raise UserError(f"{folder} cannot be replaced as a whole; name a new folder in it")
+    check_finite(model, "export an earlier checkpoint, runs/NAME/checkpoints/step-...")
     tensors = {hf_name(name): t.detach().cpu().contiguous() for name, t in model_tensors(model).items()}
     with whole_folder(folder) as aside:
         written = [_write_json(aside / "config.json", values), aside / "model.safetensors"]

@@ -120,6 +120,8 @@ class RunFolder:
         self.samples_file = path / "samples.txt"
         self.summary_file = path / "summary.json"
         self.plot_file = path / "loss.png"
+        self._locks: list[FileLock] = []
+        self._held: tuple[int, int] | None = None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -136,15 +138,33 @@ class RunFolder:
             raise UserError(f"{error.filename} is a file where a folder is needed; move it, or set runs_dir") from None
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} cannot be made; set runs_dir to a folder that can hold runs") from None
-        lock = self._acquire()
+        self._take()
         try:
-            with suppress(OSError):  # a full disk: whoever needs room says so
-                self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
             with suppress(OSError):  # of a disk that can no longer be written; what failed first is to be said
                 (self.path / _HOLDER).unlink(missing_ok=True)
-            lock.release()
+            for lock in self._locks:
+                lock.release()
+            self._locks, self._held = [], None
+
+    def retake(self) -> bool:
+        """Take the folder again where it, or its lock, is not what it was when it was taken; whether that was so.
+
+        Raises:
+            UserError: another process holds it now, or it cannot be written.
+        """
+        if self._held is None or self._held == _place(self.path / _LOCK):
+            return False
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take()
+        return True
+
+    def _take(self) -> None:
+        self._locks.append(self._acquire())
+        self._held = _place(self.path / _LOCK)
+        with suppress(OSError):  # a full disk: whoever needs room says so
+            self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
 
     def check_free(self) -> None:
         """Refuse a folder that another process holds, for whoever starts those that are to hold it; makes nothing.
@@ -228,6 +248,15 @@ class RunFolder:
         self.path.rename(old)
         (old / _HOLDER).unlink(missing_ok=True)  # nobody holds it any more
         say(f"the former run is kept in {old}")
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which file stands at a path: its device and inode."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_changes(saved: Recipe, asked: Recipe) -> list[str]:

@@ -1,6 +1,5 @@
 """A run made ready for its next step: its corpus, machine, model and optimizer, and the files that say what it is."""
 
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +13,13 @@ from isogloss.data.corpus import Corpus
 from isogloss.data.loader import open_loader
 from isogloss.data.opening import open_corpus
 from isogloss.data.rows.packing import PackedRows
-from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.nn.compiler import compiler_found
 from isogloss.optim.groups import create_optimizer
 from isogloss.parallel.env import Ranks
 from isogloss.parallel.first_rank import from_rank_0, rank_0_first, told_by_rank_0
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
+from isogloss.run.description import keep_description
 from isogloss.run.estimate.memory import estimate_memory
 from isogloss.run.estimate.sizes import Sizes
 from isogloss.run.folder import RunFolder, check_changes
@@ -114,7 +113,7 @@ def open_session(
     with watchdog.phase("loading the newest checkpoint"):
         resume(session, display)
     if ranks.first:
-        _keep_description(session, planned)
+        keep_description(session, planned)
     return session
 
 
@@ -248,20 +247,3 @@ def _say_waste(session: Session, display: Display) -> None:
     for name, corpus in _alone(session.corpus).items():
         if isinstance(rows := corpus.rows("train", *cut), PackedRows):
             display.say(f"  {name}{': ' if name else ''}{cut.packing}: {rows.waste()}")
-
-
-def _keep_description(session: Session, planned: PlannedModel) -> None:
-    """Write what says what the run is: a resume, and whoever reads the folder, needs it."""
-    recipe, folder = session.recipe, session.folder
-    folder.save_recipe(recipe)
-    folder.save_json("machine.json", session.machine.as_dict())
-    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
-    _copy_tokenizer(session.corpus, folder)
-
-
-def _copy_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
-    """Copy the tokenizer into the run's folder, whole or not at all."""
-    with suppress(UserError):  # a damaged one is written anew
-        if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
-            return
-    keep_tokenizer(corpus.tokenizer, folder.tokenizer)

@@ -8,6 +8,7 @@ from isogloss.checkpoint.layout import checkpoint_folders
 from isogloss.checkpoint.room import short_of_room
 from isogloss.data.prefetch import Prefetcher
 from isogloss.parallel.env import PATIENCE
+from isogloss.run.description import mend_folder
 from isogloss.run.rewind import rewind
 from isogloss.run.session import Session
 from isogloss.run.state import RunState, checkpoint_bytes, save
@@ -81,6 +82,8 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
             for info in watchdog.over(steps, progress, shape):
                 asked = request.asked or (signal.SIGPIPE if display.lost else 0)
                 late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
+                if session.ranks.first and mend_folder(session, metrics, display):
+                    late = True
                 spiked = session.guard.spikes(info.loss, bool(info.nonfinite))
                 with watchdog.phase(f"agreeing on what follows step {info.step}"):
                     saver.poll()

@@ -6,6 +6,7 @@ cut off; what is done again at that step itself replaces the earlier record when
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -64,7 +65,7 @@ class Metrics:
             return
         kept = [record for record in read_metrics(path) if record["step"] <= resumed_step]
         write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._file, self._path = path.open("a+", buffering=1, encoding="utf-8"), path
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Record values of a step; a number that is not finite becomes ``null``, as JSON has none."""
@@ -73,6 +74,21 @@ class Metrics:
             self._file.write(json.dumps({"step": step, "kind": kind, **recorded}) + "\n")
         for tracker in self._trackers:
             tracker.log(step, {f"{kind}/{key}": v for key, v in recorded.items() if isinstance(v, int | float)})
+
+    def reopen(self) -> bool:
+        """Write the file again where it was removed or replaced meanwhile, all records in it; whether that was so."""
+        if self._file is None:
+            return False
+        with suppress(FileNotFoundError):
+            if os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
+                return False
+        self._file.seek(0)
+        records = self._file.read()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path, records.encode())
+        self._file.close()
+        self._file = self._path.open("a+", buffering=1, encoding="utf-8")
+        return True
 
     def __enter__(self) -> "Metrics":
         return self

@@ -5,7 +5,7 @@ bounded; within a window pieces of one length are placed together. The best fit 
 the least room r >= n; that row takes floor(r / n) pieces of this length before another one fits better, so placing all
 pieces of a length is one pass over the amounts of room: the packing of Ding et al. (2024), found by counting.
 
-The table is kept beside the corpus, as flat files that are mapped into memory::
+The table is kept beside the corpus, as flat files that are read by position::
 
     rows/<split>-<packing>-<T>/   start.bin  (int64, a piece's first input in the stream)   length.bin (int32)
                                   first.bin  (int64, the number of each row's first piece, and of one row more)
@@ -26,6 +26,7 @@ from jaxtyping import Int, Integer
 
 from isogloss.config.base import UserError
 from isogloss.config.stored import DamagedError, Stored, inside, read_stored
+from isogloss.data.flat import FlatFile
 from isogloss.data.shards import TokenStream
 from isogloss.data.stamps import Stamps
 from isogloss.durable import hash_file, whole_folder
@@ -41,9 +42,9 @@ _FILES = {"start": "<i8", "length": "<i4", "first": "<i8"}
 class RowTable:
     """P pieces in R rows: row r holds the pieces from ``first_piece[r]`` to before ``first_piece[r + 1]``."""
 
-    start: Integer[np.ndarray, "P"]
-    length: Integer[np.ndarray, "P"]
-    first_piece: Integer[np.ndarray, "R1"]
+    start: Integer[np.ndarray, "P"] | FlatFile
+    length: Integer[np.ndarray, "P"] | FlatFile
+    first_piece: Integer[np.ndarray, "R1"] | FlatFile
 
     @property
     def n_rows(self) -> int:
@@ -142,13 +143,11 @@ def _open_table(stamps: Stamps, name: str, made_from: dict[str, Any]) -> RowTabl
         record = read_stored(folder / "table.json", _Record)
         if record.made_from != made_from or _damaged_file(stamps, name, record) is not None:
             return None
-        arrays = [
-            np.asarray(np.memmap(folder / f"{file}.bin", dtype=dtype, mode="r")) for file, dtype in _FILES.items()
-        ]
+        files = [FlatFile(folder / f"{file}.bin", dtype) for file, dtype in _FILES.items()]
     except (OSError, ValueError):
         return None
     stamps.save()
-    return RowTable(*arrays)
+    return RowTable(*files)
 
 
 def _write_table(
