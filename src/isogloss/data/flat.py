@@ -56,7 +56,7 @@ class FlatFile:
         return self[np.arange(self._n)].astype(dtype or self.dtype)
 
     def _read(self, into: Integer[np.ndarray, "N"], position: int) -> None:
-        left, at = memoryview(into).cast("B"), position * self.dtype.itemsize
+        left, at = into.data.cast("B"), position * self.dtype.itemsize
         while left:
             try:
                 n = _read_at(self._handle, left, at)

@@ -35,13 +35,11 @@ def mend_folder(session: Session, metrics: Metrics, display: Display) -> bool:
     if retaken:
         keep_description(session, plan_model(session.recipe.model, session.recipe.init))
         display.say(
-            f"warning: {folder.path}, or its lock, was removed or renamed while the run writes there; what describes the "
-            "run is written again, and a checkpoint follows"
+            f"warning: {folder.path}, or its lock, was removed or renamed while the run writes there; what describes "
+            "the run is written again, and a checkpoint follows"
         )
     if metrics.reopen():
-        display.say(
-            f"warning: {folder.metrics_file} was removed while the run writes it; its records are written again"
-        )
+        display.say(f"warning: {folder.metrics_file} was removed while the run writes it; it is written again, whole")
     return retaken
 
 

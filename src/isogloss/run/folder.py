@@ -154,10 +154,16 @@ class RunFolder:
         Raises:
             UserError: another process holds it now, or it cannot be written.
         """
-        if self._held is None or self._held == _place(self.path / _LOCK):
+        if self._held is None or self._held == (now := _place(self.path / _LOCK)):
             return False
         self.path.mkdir(parents=True, exist_ok=True)
-        self._take()
+        try:
+            self._take()
+        except UserError:
+            if self._holder() != _name(os.getpid(), socket.gethostname()):
+                raise
+            self._held = now  # this process has it still: there are file systems whose inodes change
+            return False
         return True
 
     def _take(self) -> None:
@@ -191,7 +197,7 @@ class RunFolder:
     def _holder(self) -> str:
         try:
             found = read_stored(self.path / _HOLDER, _Holder)
-            return f"process {found.pid} on {found.host}"
+            return _name(found.pid, found.host)
         except (OSError, DamagedError):  # it has come or gone this moment
             return "another process"
 
@@ -248,6 +254,10 @@ class RunFolder:
         self.path.rename(old)
         (old / _HOLDER).unlink(missing_ok=True)  # nobody holds it any more
         say(f"the former run is kept in {old}")
+
+
+def _name(pid: int, host: str) -> str:
+    return f"process {pid} on {host}"
 
 
 def _place(path: Path) -> tuple[int, int] | None:
