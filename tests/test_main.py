@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from isogloss import cli
 from isogloss.cli.errors import asked_to_leave
 from isogloss.train.signals import OUTCOME, REQUEUE
 
@@ -138,3 +139,26 @@ def test_streams_that_python_does_not_have_are_left_so() -> None:
     code = "import sys; sys.stdout = sys.stderr = None\nfrom isogloss.__main__ import open_what_is_closed\n"
     code += "open_what_is_closed(); sys.exit(sys.stdout is not None)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("handled", "after"), [(True, signal.SIG_IGN), (False, signal.SIG_DFL)])
+def test_a_schedulers_signal_after_the_end_does_not_kill_the_process(monkeypatch, handled: bool, after) -> None:
+    import isogloss.train.signals  # noqa: F401 (as after a run)
+    from isogloss.cli import errors
+
+    former = signal.signal(signal.SIGUSR1, (lambda *_: None) if handled else signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit):
+            errors.leave(0)
+        assert signal.getsignal(signal.SIGUSR1) == after
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+
+
+def test_a_command_that_ends_well_leaves_so(monkeypatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(cli, "leave", left.append)
+    monkeypatch.setattr(cli, "app", lambda: sys.exit(0))
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert left == [0]

@@ -241,7 +241,7 @@ def put_folder(aside: Path, folder: Path) -> None:
     try:
         aside.rename(folder)
     except OSError:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what failed first is to be said
             former.rename(folder)
         raise
     sync_folder(folder.parent)

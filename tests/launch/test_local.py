@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -276,3 +277,16 @@ def test_a_schedulers_signal_before_the_ranks_are_started_is_kept(tmp_path, monk
     with pytest.raises(SignalException) as ended:
         agent._start_workers(agent._worker_group)
     assert ended.value.sigval == signal.SIGUSR1
+
+
+def test_a_launch_removes_what_launches_that_were_killed_left(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    for name in ("isogloss-launch-dead", "isogloss-launch-alive", "isogloss-launch-beginning", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "isogloss-launch-dead/lock").touch()
+    with FileLock(tmp_path / "isogloss-launch-alive/lock"), module._scratch() as folder:
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {"isogloss-launch-alive", "isogloss-launch-beginning", "other", Path(folder).name}
+        with module._scratch():
+            assert Path(folder).is_dir(), "a living launch's own stays"
+    assert not Path(folder).exists()

@@ -132,6 +132,19 @@ def test_a_damaged_record_is_made_anew(study: Study) -> None:
     assert marks(study) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"result": {}}, {"result": {"seed": 1, "loss": None}}, {"sha256": ""}, {"seconds": "1"}, {"label": None}],
+    ids=str,
+)
+def test_a_record_that_was_changed_is_made_anew(study: Study, change: dict) -> None:
+    study.run(count, trials_of(study, 0))
+    (file,) = (study.folder / "trials").iterdir()
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert study.run(count, trials_of(study, 0))[0]["seed"] == 0
+    assert marks(study) == 2
+
+
 def test_a_folder_that_cannot_be_made(study: Study, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     blocked = Study(study.recipe, study.corpus, tmp_path / "file", 1, study.display)

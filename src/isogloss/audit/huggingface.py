@@ -4,7 +4,6 @@
 weights in a checkpoint.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor
 from isogloss.audit.built import Built
 from isogloss.audit.foreign import foreign
 from isogloss.config.base import UserError
+from isogloss.config.stored import parse_json, read_bounded
 
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 DECODER_DEPTHS = {"num_decoder_layers", "decoder_layers"}
@@ -109,11 +109,9 @@ def read_config(name: str) -> dict[str, Any]:
         return {"model_type": name.removeprefix("hf:")}
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(read_bounded(path), str(path))
     except FileNotFoundError:
         raise UserError(f"{name} has no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(fields, dict) or "model_type" not in fields:
         raise UserError(f"{path} is no Hugging Face config: it has no model_type")
     return fields

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from isogloss.checkpoint.config import CheckpointConfig
@@ -35,6 +36,7 @@ class Saver:
         reached: hears of each point of the protocol; from another thread if asynchronous.
         patience: how long a rank waits for the others' files, as of `join_peers`.
         watched: a context around what the thread does, told what that is: whoever watches the run has the place.
+        schema: of the states, as of `load_checkpoint`.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Saver:
         reached: Reached = unheard,
         patience: timedelta | None = None,
         watched: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+        schema: type[BaseModel] | None = None,
     ) -> None:
         self._root, self._config, self._reached, self._watched = root, config, reached, watched
+        self._schema = schema
         self._peers, self._between_steps = join_peers(patience), join_peers(patience)
         self._copies: dict[tuple[str, str], Tensor] = {}
         self._plan: SharedPlan | None = None
@@ -59,7 +63,7 @@ class Saver:
             SaveFailedError: no checkpoint could be written, this one or the one that was in flight.
         """
         self.finish()
-        draft = prepare(self._root, step, parts, self._peers, self._reached, self._plan)
+        draft = prepare(self._root, step, parts, self._peers, self._reached, self._plan, self._schema)
         if draft is None:
             return
         self._plan = draft.plan

@@ -11,25 +11,28 @@ A piece is a box of a tensor: its offsets and sizes. Its key in a file is the te
 ``name@offset,offset``. What is read from a folder is distrusted: names cannot leave it, boxes must tile their tensors.
 """
 
+import itertools
 import json
 import math
 import re
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from isogloss.config.base import UserError
+from isogloss.config.stored import MAX_JSON_BYTES, Count, Stored, first_problem, inside
 
 FORMAT = 2
 NAME = re.compile(r"step-(\d{10})")
 ASIDE = ".aside-"  # what is being written or deleted
 INDEX, STATE, MANIFEST = "index.json", "state.json", "manifest.json"
 _FILE = re.compile(r"[A-Za-z0-9_-]+\.(safetensors|json)")
-_LARGEST_JSON = 1 << 28  # bytes; an index of a million pieces is smaller
+_MOST_CUTS = 6  # dimensions: a mesh of ranks has fewer
 _PICKLES = (".metadata", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".distcp", ".bin")
 
 DTYPES = {
@@ -54,46 +57,42 @@ class CorruptCheckpointError(UserError):
     """A checkpoint is not what was written."""
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Piece(_Stored):
+class Piece(Stored):
     """A box of a tensor, and the file that holds it."""
 
-    offsets: list[int]
-    sizes: list[int]
+    offsets: list[Count]
+    sizes: list[Count]
     file: str
 
 
-class StoredTensor(_Stored):
+class StoredTensor(Stored):
     """A tensor as it was before it was cut."""
 
     dtype: str
-    shape: list[int]
+    shape: list[Count]
     pieces: list[Piece]
 
 
-class Index(_Stored):
+class Index(Stored):
     """Where each piece of each tensor is: part -> name -> tensor."""
 
     format: int
-    step: int
+    step: Count
     parts: dict[str, dict[str, StoredTensor]]
 
 
-class FileFacts(_Stored):
+class FileFacts(Stored):
     """What a file must be."""
 
-    size: int = Field(ge=0)
+    size: Count
     sha256: str
 
 
-class Manifest(_Stored):
+class Manifest(Stored):
     """The files of a checkpoint."""
 
     format: int
-    step: int
+    step: Count
     files: dict[str, FileFacts]
 
 
@@ -144,7 +143,7 @@ def read_json(path: Path) -> bytes:
         CorruptCheckpointError: it is missing, no plain file, or absurdly large.
     """
     size = plain_size(path)
-    if size > _LARGEST_JSON:
+    if size > MAX_JSON_BYTES:
         raise CorruptCheckpointError(f"{path} is damaged: {size:,} bytes are no list of a checkpoint")
     return path.read_bytes()
 
@@ -211,12 +210,37 @@ def parse_manifest(path: Path, data: bytes, step: int) -> Manifest:
     """
     found = _parse(path, data, Manifest, step)
     for name in found.files:
+        try:
+            inside(path.parent, name, links=True)  # `plain_size` refuses them
+        except UserError as error:
+            raise CorruptCheckpointError(f"{path} is damaged: {error}") from error
         if not _FILE.fullmatch(name):
-            raise CorruptCheckpointError(f"{path} names a file outside its folder: {name!r}")
+            raise CorruptCheckpointError(f"{path} is damaged: {name!r} is no file of a checkpoint")
     for name in (INDEX, STATE):
         if name not in found.files:
             raise CorruptCheckpointError(f"{path} is damaged: it lists no {name}")
     return found
+
+
+def parse_state(path: Path, data: bytes, step: int, schema: type[BaseModel] | None) -> dict[str, Any]:
+    """Check a state.
+
+    Args:
+        path: the file.
+        data: its content.
+        step: of its checkpoint; the schema's validators find it in their context.
+        schema: of the states of whoever saves; names and values alone are checked if not given.
+
+    Raises:
+        CorruptCheckpointError: it is not of the schema.
+    """
+    values = parse_json(path, data)
+    if schema is not None:
+        try:
+            schema.model_validate_json(data, strict=True, context={"step": step})
+        except ValidationError as error:
+            raise CorruptCheckpointError(f"{path} is damaged: {first_problem(error)}") from error
+    return values
 
 
 def parse_index(path: Path, data: bytes, manifest: Manifest) -> Index:
@@ -246,9 +270,8 @@ def _parse(path: Path, data: bytes, kind: type[_Listing], step: int) -> _Listing
     try:
         found = kind.model_validate(values)
     except (ValidationError, RecursionError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        where = ".".join(map(str, first["loc"]))
-        raise CorruptCheckpointError(f"{path} is damaged: {where}: {first['msg']}") from error
+        what = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise CorruptCheckpointError(f"{path} is damaged: {what}") from error
     if found.step != step:
         raise CorruptCheckpointError(f"{path} is of step {found.step}, its folder of step {step}: it is another's")
     return found
@@ -259,31 +282,32 @@ def _flaw(tensor: StoredTensor, manifest: Manifest) -> str | None:
     shape = tensor.shape
     if tensor.dtype not in DTYPES:
         return f"type {tensor.dtype!r} is unknown"
-    if any(size < 0 for size in shape):
-        return f"shape {shape}"
     for piece in tensor.pieces:
         if piece.file not in manifest.files or not piece.file.endswith(".safetensors"):
             return f"the manifest lists no file {piece.file!r}"
         if not len(piece.offsets) == len(piece.sizes) == len(shape):
             return f"a piece at {piece.offsets} of a tensor of shape {shape}"
         for offset, size, whole in zip(piece.offsets, piece.sizes, shape, strict=True):
-            if offset < 0 or size < 0 or offset + size > whole:
+            if offset + size > whole:
                 return f"the piece at {piece.offsets} reaches out of shape {shape}"
-    if sum(math.prod(piece.sizes) for piece in tensor.pieces) != math.prod(shape):
-        return "its pieces leave gaps, or overlap"
-    return "its pieces overlap" if _overlap(tensor.pieces) else None
+    cut = [dim for dim, size in enumerate(shape) if any(piece.sizes[dim] != size for piece in tensor.pieces)]
+    if len(cut) > _MOST_CUTS:
+        return f"it is cut along {len(cut)} dimensions, more than {_MOST_CUTS}"
+    return None if _tiled(tensor, cut) else "its pieces leave gaps, or overlap"
 
 
-def _overlap(pieces: list[Piece]) -> bool:
-    """Whether any two boxes share an element. With volumes that add up to the tensor's, no overlap means no gap."""
-    ordered = sorted((piece for piece in pieces if math.prod(piece.sizes)), key=lambda piece: piece.offsets)
-    for i, first in enumerate(ordered):
-        for second in ordered[i + 1 :]:
-            if first.offsets and second.offsets[0] >= first.offsets[0] + first.sizes[0]:
-                break  # nor do those after it
-            if all(
-                a < b + n and b < a + m
-                for a, m, b, n in zip(first.offsets, first.sizes, second.offsets, second.sizes, strict=True)
-            ):
-                return True
-    return False
+def _tiled(tensor: StoredTensor, cut: Sequence[int]) -> bool:
+    """Whether each element of a tensor is in one piece, in time that is linear in the pieces.
+
+    Differentiated once along each dimension, the indicator of a box is a sum of signed points at its corners, and the
+    points determine it. So the pieces' indicators add up to the whole's if and only if their corners do.
+    """
+    corners: Counter[tuple[int, ...]] = Counter()
+    boxes = [(piece.offsets, piece.sizes, 1) for piece in tensor.pieces if math.prod(piece.sizes)]
+    if math.prod(tensor.shape):
+        boxes.append(([0] * len(tensor.shape), tensor.shape, -1))
+    for offsets, sizes, sign in boxes:
+        for ends in itertools.product((0, 1), repeat=len(cut)):
+            corner = tuple(offsets[dim] + end * sizes[dim] for dim, end in zip(cut, ends, strict=True))
+            corners[corner] += sign * (-1) ** sum(ends)
+    return not any(corners.values())

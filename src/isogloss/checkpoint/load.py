@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from isogloss.checkpoint.layout import (
@@ -24,20 +25,21 @@ from isogloss.checkpoint.layout import (
     Manifest,
     checkpoint_folders,
     parse_index,
-    parse_json,
     parse_manifest,
+    parse_state,
     piece_key,
     plain_size,
     read_json,
     refuse_pickles,
 )
 from isogloss.checkpoint.peers import ALONE, Peers
-from isogloss.checkpoint.plan import plan_load
+from isogloss.checkpoint.plan import Read, plan_load
 from isogloss.checkpoint.storage import Shape, open_tensors
 from isogloss.config.base import UserError
 from isogloss.config.problems import did_you_mean
 from isogloss.durable import hash_file
 from isogloss.headway import advance
+from isogloss.models.weights import find_nonfinite
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,32 @@ class Checkpoint:
         with self.peers.together(UserError):
             check_fit(part, self.shapes(part), tensors)
             reads = plan_load(self.index.parts.get(part, {}), tensors)
-            for file in dict.fromkeys(read.file for read in reads):
+            by_file: dict[str, list[Read]] = {}
+            for read in reads:
+                by_file.setdefault(read.file, []).append(read)
+            for file, of_file in by_file.items():
                 with open_tensors(self.folder / file) as source:
-                    for read in reads:
-                        if read.file == file:
-                            read.target.copy_(source.read(read.key, read.offsets, read.lengths))
-                            advance()
+                    for read in of_file:
+                        read.target.copy_(source.read(read.key, read.offsets, read.lengths))
+                        advance()
+
+    def find_nonfinite(self) -> dict[str, int]:
+        """How many numbers of each tensor are not finite, by part and name, of those that have such."""
+
+        def stored() -> Iterator[tuple[str, Tensor]]:
+            names = {
+                (piece.file, piece_key(name, tensor.shape, piece.offsets, piece.sizes)): f"{part}: {name}"
+                for part, tensors in self.index.parts.items()
+                for name, tensor in tensors.items()
+                for piece in tensor.pieces
+            }
+            for file in sorted({file for file, _ in names}):
+                with open_tensors(self.folder / file) as source:
+                    for key, (_, shape) in source.shapes().items():
+                        yield names[file, key], source.read(key, [0] * len(shape), shape)
+                        advance()
+
+        return find_nonfinite(stored())
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """All of one part in the memory of this process, on the CPU."""
@@ -89,7 +111,8 @@ def check_fit(part: str, stored: Mapping[str, Shape], tensors: Mapping[str, Tens
     problems = [f"{name} is missing" for name in tensors if name not in stored]
     for name, (_, shape) in stored.items():
         if name not in tensors:
-            problems.append(f"{name} is unexpected{did_you_mean(name, tensors)}")
+            hint = did_you_mean(name, tensors) if len(problems) < 10 else ""  # looks through all names
+            problems.append(f"{name} is unexpected{hint}")
         elif tuple(shape) != tuple(tensors[name].shape):
             problems.append(f"{name} has shape {tuple(shape)}, the run's is {tuple(tensors[name].shape)}")
     if problems:
@@ -98,14 +121,19 @@ def check_fit(part: str, stored: Mapping[str, Shape], tensors: Mapping[str, Tens
 
 
 def newest_checkpoint(
-    root: Path, warn: Callable[[str], None], peers: Peers = ALONE, wanted: Callable[["Checkpoint"], bool] | None = None
-) -> "Checkpoint | None":
+    root: Path,
+    warn: Callable[[str], None],
+    peers: Peers = ALONE,
+    schema: type[BaseModel] | None = None,
+    wanted: Callable[[Checkpoint], bool] | None = None,
+) -> Checkpoint | None:
     """The newest whole checkpoint, or ``None`` if there has been none; the same on all ranks. Collective.
 
     Args:
         root: the folder that holds a run's checkpoints.
         warn: hears, on each rank, of each checkpoint that is not whole, and of which is taken in its place.
         peers: who loads together.
+        schema: as of `load_checkpoint`.
         wanted: whether one will do, by its state; others are passed over. ``None``: any will.
 
     Raises:
@@ -119,7 +147,7 @@ def newest_checkpoint(
     try:
         for name in names:
             try:
-                found = load_checkpoint(root / name, peers)
+                found = load_checkpoint(root / name, peers, schema)
             except CorruptCheckpointError as error:
                 damaged.append(str(error))
             else:
@@ -137,8 +165,13 @@ def newest_checkpoint(
     return None
 
 
-def load_checkpoint(folder: Path, peers: Peers = ALONE) -> Checkpoint:
+def load_checkpoint(folder: Path, peers: Peers = ALONE, schema: type[BaseModel] | None = None) -> Checkpoint:
     """Verify every file of a checkpoint: ranks share them. Collective.
+
+    Args:
+        folder: the checkpoint.
+        peers: who load together.
+        schema: of its state; that of runs is ``isogloss.run.state.RunState``.
 
     Raises:
         CorruptCheckpointError: a file is missing, of another size or checksum, or not what the index says; there is a
@@ -154,7 +187,7 @@ def load_checkpoint(folder: Path, peers: Peers = ALONE) -> Checkpoint:
         for name in (INDEX, STATE):
             verify_file(folder, name, manifest)
         index = parse_index(folder / INDEX, read_json(folder / INDEX), manifest)
-        state = parse_json(folder / STATE, read_json(folder / STATE))
+        state = parse_state(folder / STATE, read_json(folder / STATE), step, schema)
         shards = sorted(name for name in manifest.files if name not in (INDEX, STATE))
         for name in shards:  # cheap, and on every rank: a folder that is not shared shows here
             _check_size(folder, name, manifest)

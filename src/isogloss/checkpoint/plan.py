@@ -131,11 +131,14 @@ def plan_load(stored: Mapping[str, StoredTensor], targets: Mapping[str, Tensor])
     )
     planner.set_up_planner({name: tensor.detach() for name, tensor in targets.items()}, metadata)
     plan = planner.finish_plan(planner.create_global_plan([planner.create_local_plan()])[0])
+    pieces = {
+        (name, *piece.offsets): piece for name, t in stored.items() for piece in t.pieces if math.prod(piece.sizes)
+    }
     reads = []
     for item in plan.items:
         name, tensor = item.storage_index.fqn, stored[item.storage_index.fqn]
         offsets = list(item.storage_index.offset or ())
-        piece = next(piece for piece in tensor.pieces if piece.offsets == offsets and math.prod(piece.sizes))
+        piece = pieces[(name, *offsets)]
         key = piece_key(name, tensor.shape, piece.offsets, piece.sizes)
         target = planner.resolve_tensor(item)
         reads.append(Read(piece.file, key, list(item.storage_offsets), list(item.lengths), target))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from torch import Tensor
 
 from isogloss.checkpoint.config import CheckpointConfig
@@ -101,7 +102,13 @@ def save_checkpoint(
 
 
 def prepare(
-    root: Path, step: int, parts: Parts, peers: Peers, reached: Reached, former: SharedPlan | None = None
+    root: Path,
+    step: int,
+    parts: Parts,
+    peers: Peers,
+    reached: Reached,
+    former: SharedPlan | None = None,
+    schema: type[BaseModel] | None = None,
 ) -> Draft | None:
     """Make the temporary folder and agree on who writes what; ``None`` if a whole checkpoint is there. Collective.
 
@@ -112,6 +119,7 @@ def prepare(
         peers: who save together.
         reached: hears of each point of the protocol.
         former: the plan of the last save, if there was one.
+        schema: of the states, as of `load_checkpoint`.
 
     Raises:
         SaveFailedError: the folder cannot be made.
@@ -119,7 +127,7 @@ def prepare(
     folder = root / folder_name(step)
     if any(peers.gather(folder.exists() if peers.rank == 0 else False)):
         try:
-            load_checkpoint(folder, peers)
+            load_checkpoint(folder, peers, schema)
         except CorruptCheckpointError:  # the run fell back from it to an earlier step; it will be replaced
             pass
         else:

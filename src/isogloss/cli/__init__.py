@@ -14,7 +14,7 @@ from isogloss.cli import runs, studies
 from isogloss.cli.checkpoint import checkpoint_app
 from isogloss.cli.config import config_app
 from isogloss.cli.data import data_app
-from isogloss.cli.errors import asked_to_leave, complain, explain, leave, one_of_many
+from isogloss.cli.errors import asked_to_leave, complain, explain, ignore_requests, leave, one_of_many
 from isogloss.cli.estimate import estimate
 from isogloss.cli.init import init_app
 from isogloss.cli.launch import launch_app
@@ -79,6 +79,7 @@ def main() -> None:
             leave(asked_to_leave(code))
         if isinstance(error.__context__, BrokenPipeError):  # typer's and rich's answer to it is 1
             leave(READER_GONE)
-        if isinstance(error, SystemExit) and error.code in (None, 0) and one_of_many():
+        if isinstance(error, SystemExit) and error.code in (None, 0):
             leave(0)
+        ignore_requests()
         raise

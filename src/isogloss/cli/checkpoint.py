@@ -50,10 +50,12 @@ def inspect(path: Where) -> None:
 
 @checkpoint_app.command("verify")
 def verify(path: Where) -> None:
-    """Check every checkpoint of a run, or one, against its manifest; exit code 1 if any is not whole."""
+    """Check every checkpoint of a run, or one, against its manifest; exit code 1 if any is not whole, or not finite."""
     from isogloss.checkpoint.layout import NAME, CorruptCheckpointError, checkpoint_folders
     from isogloss.checkpoint.load import load_checkpoint
     from isogloss.config.base import UserError
+    from isogloss.models.weights import nonfinite_in_words
+    from isogloss.run.load import state_schema
 
     folders = [path] if NAME.fullmatch(path.name) else [f for _, f in sorted(checkpoint_folders(_root(path)).items())]
     if not folders:
@@ -61,13 +63,16 @@ def verify(path: Where) -> None:
     damaged = 0
     for folder in folders:
         try:
-            found = load_checkpoint(folder)
+            found = load_checkpoint(folder, schema=state_schema(folder.parent))
         except CorruptCheckpointError as error:
             damaged += 1
             say(f"DAMAGED {error}")
         else:
             size = sum(facts.size for facts in found.manifest.files.values())
             say(f"whole   {folder}: {len(found.manifest.files)} files, {size / 2**20:,.1f} MiB")
+            if counts := found.find_nonfinite():
+                damaged += 1
+                say(f"NOT FINITE {folder}: {nonfinite_in_words(counts)}; the run has diverged")
     if damaged:
         raise typer.Exit(FAILED)
 
@@ -89,11 +94,10 @@ def _root(path: Path) -> Path:
 
 
 def _open(path: Path) -> "Checkpoint":
-    from isogloss.checkpoint.layout import NAME
-    from isogloss.checkpoint.load import load_checkpoint, newest_checkpoint
     from isogloss.config.base import UserError
+    from isogloss.run.load import open_checkpoint
 
-    found = load_checkpoint(path) if NAME.fullmatch(path.name) else newest_checkpoint(_root(path), warn)
+    found = open_checkpoint(path, warn)
     if found is None:
         raise UserError(f"{path} holds no checkpoint; give runs/NAME, or a folder in its checkpoints/")
     return found

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,19 @@ def leave(code: int) -> NoReturn:
     let_out()
     if one_of_many():
         os._exit(code)
+    ignore_requests()
     sys.exit(code)
+
+
+def ignore_requests() -> None:
+    """Ignore the signals that would ask a run to end: it has ended, and Python, as it is torn down, would not answer.
+
+    The system would, by killing the process with a code that says that the run has failed.
+    """
+    signals = sys.modules.get("isogloss.train.signals")  # not imported where nothing has been run
+    for number in () if signals is None else signals.USER:
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def asked_to_leave(code: int) -> int:

@@ -75,9 +75,11 @@ def evaluate(
 
     from isogloss.data.sources import read_documents
     from isogloss.evaluate.loss import evaluate_text
+    from isogloss.models.weights import check_finite
     from isogloss.run.load import load_run
 
     loaded = load_run(run, device, warn)
+    check_finite(loaded.model, "give an earlier checkpoint, runs/NAME/checkpoints/step-...")
     documents = [document.text for document in read_documents(texts)]
     cut = loaded.recipe.data.cut()
     found = evaluate_text(loaded.model, loaded.tokenizer, documents, cut.seq_len, within_document=cut.within_document)

@@ -135,7 +135,9 @@ class Draft(Generic[C]):
             config = self._validate()
         except ValidationError as error:
             problems = word_errors(self.model, error, self.where)
-            raise ConfigError([*self.problems, *map(self._with_sources, problems)]) from None
+            by_name = {dotted(path): path for path in reversed(list(_paths(self.data)))}
+            told = [self._with_sources(problem, by_name.get(problem.path)) for problem in problems]
+            raise ConfigError([*self.problems, *told]) from None
         if self.problems:
             raise ConfigError(self.problems)
         return config
@@ -147,12 +149,11 @@ class Draft(Generic[C]):
     def _origin(self, path: Path) -> Origin:
         return next(self.origins[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.origins)
 
-    def _with_sources(self, problem: Problem) -> Problem:
+    def _with_sources(self, problem: Problem, section: Path | None) -> Problem:
         """Say of a section that is refused as a whole where the values that the message names came from.
 
         Where it names none that is known, all overrides inside the section are: one of them may be to blame.
         """
-        section = next((path for path in _paths(self.data) if dotted(path) == problem.path), None)
         if section is None or not isinstance(_at(self.data, section), dict):
             return problem
         named = {word: path for word in _WORD.findall(problem.what) if (path := self._named(word, section))}

@@ -3,6 +3,7 @@
 import collections.abc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import PurePath
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -171,9 +172,10 @@ class Place:
         return self.path.rpartition(".")[2]
 
 
-def places(model: type[Config]) -> Iterator[Place]:
+@cache
+def places(model: type[Config]) -> tuple[Place, ...]:
     """All fields of a config type and of the sections below it, in order; a section inside itself is a leaf."""
-    yield from _places(Shape.of(model), "", ())
+    return tuple(_places(Shape.of(model), "", ()))
 
 
 def _places(shape: Shape, prefix: str, above: tuple[type[Config], ...]) -> Iterator[Place]:

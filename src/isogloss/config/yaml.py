@@ -200,11 +200,19 @@ class _Composer(Reader, Scanner, Parser, Composer, BaseResolver):
         Parser.__init__(self)
         Composer.__init__(self)
         BaseResolver.__init__(self)
+        self.n_nodes = 0
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode:
             return _TAG + (_kind(value) if implicit[0] else "str")
         return super().resolve(kind, value, implicit)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.n_nodes += 1  # before there are aliases to write out
+        if self.n_nodes > 2 * MAX_VALUES:  # of each key and each value
+            line = self.get_mark().line + 1
+            raise YamlError(line, f"more than {MAX_VALUES} values")
+        return super().compose_node(parent, index)
 
 
 class _Builder:
@@ -276,14 +284,17 @@ class _Builder:
             if key in data:
                 first = self.document.lines[place]
                 self._refuse(place, key_node, f"given twice; the first is on line {first}")
-                self._forget(place)
+                self._forget(place, data[key])
             self.document.lines[place] = line
             data[key] = self._value(value_node, place)
         return data
 
-    def _forget(self, path: Path) -> None:
-        for known in [known for known in self.document.lines if known[: len(path)] == path]:
-            del self.document.lines[known]
+    def _forget(self, path: Path, value: Any) -> None:
+        """Drop the lines of a value that another one replaces."""
+        self.document.lines.pop(path, None)
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in inner:
+            self._forget((*path, key), item)
 
     def _refuse(self, path: Path, node: yaml.Node, what: str) -> None:
         self.document.problems.append((path, node.start_mark.line + 1, what))

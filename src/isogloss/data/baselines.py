@@ -7,12 +7,12 @@ import lzma
 import zlib
 from collections.abc import Iterable
 
-from isogloss.config.base import Config
+from isogloss.config.stored import Stored
 
 MEASURED_BYTES = 16 << 20
 
 
-class Baselines(Config):
+class Baselines(Stored):
     """Compressed size in bits over the text's size in bytes."""
 
     gzip_bits_per_byte: float

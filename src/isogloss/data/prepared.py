@@ -11,14 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import model_validator
 
-from isogloss.config.base import Config, UserError
+from isogloss.config.base import UserError
+from isogloss.config.stored import Count, DamagedError, Stored, inside, read_stored
 from isogloss.data.baselines import Baselines
 from isogloss.data.corpus import Cut, Packing, Part, SplitFacts, SplitName
 from isogloss.data.rows.fitting import check_table, keep_table
 from isogloss.data.rows.packing import PackedRows
-from isogloss.data.shards import TokenStream, open_stream
+from isogloss.data.shards import TokenStream, open_stream, token_dtype
 from isogloss.data.stamps import Stamp, Stamps
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
@@ -34,35 +35,35 @@ LONG_BYTES = 1 << 30
 """From so many bytes on it is said that they are hashed."""
 
 
-class FileRecord(Config):
+class FileRecord(Stored):
     """What a file of the folder must be."""
 
-    n_bytes: int
+    n_bytes: Count
     sha256: str
 
 
-class InputRecord(Config):
+class InputRecord(Stored):
     """An input file as it was read."""
 
     name: str
     split: SplitName
     """``train``, from which a part may have been set aside for validation, or ``validation``."""
-    n_bytes: int
+    n_bytes: Count
     sha256: str
 
 
-class SplitRecord(Config):
+class SplitRecord(Stored):
     """What a split holds."""
 
-    n_documents: int
-    n_bytes: int
+    n_documents: Count
+    n_bytes: Count
     """Of the texts, as UTF-8."""
-    n_tokens: int
+    n_tokens: Count
     """The ``end_of_text`` that opens each document included."""
     shards: tuple[str, ...]
 
 
-class Manifest(Config):
+class Manifest(Stored):
     """Where a prepared corpus came from and what is in it."""
 
     format: int
@@ -76,18 +77,18 @@ class Manifest(Config):
     """The files that were read; none for an embedded corpus."""
     inputs_fingerprint: str
     tokenizer_fingerprint: str
-    n_tokens: int
+    n_tokens: Count
     """Ids the tokenizer has: every stored id is below it."""
     dtype: str
     train: SplitRecord
     validation: SplitRecord
-    n_duplicates: int
+    n_duplicates: Count
     """Documents dropped because another one has the same text."""
-    n_near_duplicates: int
+    n_near_duplicates: Count
     """Different documents dropped because another one has nearly the same text."""
-    dropped: dict[str, int]
+    dropped: dict[str, Count]
     """Documents that are empty or did not pass a filter, by reason."""
-    n_bad: int
+    n_bad: Count
     """Records that could not be read; ``bad_records.jsonl`` lists them."""
     skipped: dict[str, str]
     """Files of an embedded corpus that could not be decoded, and why."""
@@ -95,6 +96,24 @@ class Manifest(Config):
     """Of the validation text."""
     files: dict[str, FileRecord]
     """Every other file of the folder, by its relative path."""
+
+    @model_validator(mode="after")
+    def _check_shards(self) -> "Manifest":
+        """Each split's tokens are in files of the folder, which have the bytes that they take."""
+        if self.dtype != token_dtype(self.n_tokens):
+            raise ValueError(f"{self.n_tokens:,} ids are not stored as {self.dtype!r}")
+        for name in ("train", "validation"):
+            split: SplitRecord = getattr(self, name)
+            for files, item_bytes, n in (
+                (split.shards, int(self.dtype[-1]), split.n_tokens),
+                ((f"{name}.starts.npy",), 8, split.n_documents),
+            ):
+                if missing := [file for file in files if file not in self.files]:
+                    raise ValueError(f"{name}: {missing[0]!r} is none of its files")
+                header = -sum(self.files[file].n_bytes for file in files) + item_bytes * n
+                if header > 0 or (header and files == split.shards):
+                    raise ValueError(f"{name}: its files do not have the bytes of {n:,} numbers")
+        return self
 
     @property
     def n_empty(self) -> int:
@@ -243,11 +262,13 @@ def _open(
     progress: Callable[[str], None] = lambda message: None,
 ) -> PreparedCorpus:
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        manifest = read_stored(folder / MANIFEST, Manifest)
+        for name in manifest.files:
+            inside(folder, name)
     except OSError as error:
         raise UserError(f"{folder}: not a prepared corpus (its {MANIFEST}: {error.strerror})") from error
-    except ValidationError as error:
-        raise UserError(f"{folder / MANIFEST}: damaged ({error.error_count()} problems); prepare again") from error
+    except DamagedError as error:
+        raise UserError(f"{error}; prepare again") from error
     stamps = Stamps(folder, told, forget)
     with ThreadPoolExecutor(THREADS) as pool:
         known = pool.map(lambda item: _is_known(stamps, *item), manifest.files.items())

@@ -6,7 +6,7 @@ A split ``train`` is ``train-00000.bin``, ``train-00001.bin``, ... of 16- or 32-
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -14,8 +14,10 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Int, Integer
 
-from isogloss.config.base import Config, UserError
-from isogloss.data.mapped import map_array, map_npy
+from isogloss.config.base import UserError
+from isogloss.config.stored import Count, Stored
+from isogloss.data.flat import FlatFile, check_size
+from isogloss.data.mapped import map_npy
 from isogloss.durable import whole_file
 
 
@@ -24,11 +26,11 @@ def token_dtype(n_tokens: int) -> str:
     return "<u2" if n_tokens <= 1 << 16 else "<u4"
 
 
-class ShardRecord(Config):
+class ShardRecord(Stored):
     """What one shard holds."""
 
-    n_documents: int
-    n_tokens: int
+    n_documents: Count
+    n_tokens: Count
     sha256: str
 
 
@@ -82,17 +84,19 @@ class TokenStream:
         fingerprint: changes when the tokens change.
         n_ids: every id is below it, as long as what is read is what was written; not looked at if not given.
         origin: where they lie, for messages.
+        check: called before each use of ``document_starts``, where they are mapped into memory.
     """
 
     def __init__(
         self,
-        shards: Sequence[np.ndarray],
+        shards: Sequence[np.ndarray | FlatFile],
         document_starts: Int[np.ndarray, "N"],
         fingerprint: str,
         n_ids: int | None = None,
         origin: str = "",
+        check: Callable[[], None] = lambda: None,
     ):
-        self.document_starts = document_starts
+        self._document_starts, self._check = document_starts, check
         self.fingerprint = fingerprint
         self._n_ids, self._origin = n_ids, origin
         self._shards = list(shards)
@@ -100,6 +104,16 @@ class TokenStream:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def document_starts(self) -> Int[np.ndarray, "N"]:
+        """Positions of the documents' first tokens.
+
+        Raises:
+            UserError: the file that holds them was cut short.
+        """
+        self._check()
+        return self._document_starts
 
     def gather(self, positions: Int[np.ndarray, "..."]) -> Integer[np.ndarray, "..."]:
         """The ids at some positions (any shape), in the stored type.
@@ -141,7 +155,9 @@ class TokenStream:
 def open_stream(
     folder: Path, split: str, shards: Sequence[str], dtype: str, fingerprint: str, n_ids: int
 ) -> TokenStream:
-    """Memory-map the shards of a split, in their order."""
-    mapped = [map_array(folder / name, dtype) for name in shards]
-    starts = map_npy(folder / f"{split}.starts.npy")
-    return TokenStream(mapped, starts, fingerprint, n_ids, str(folder))
+    """Open the shards of a split, in their order; where documents start is mapped into memory, to be searched."""
+    files = [FlatFile(folder / name, dtype) for name in shards]
+    path = folder / f"{split}.starts.npy"
+    size = path.stat().st_size
+    starts = map_npy(path)
+    return TokenStream(files, starts, fingerprint, n_ids, str(folder), lambda: check_size(path, size))

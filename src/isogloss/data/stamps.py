@@ -11,11 +11,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from isogloss.config.stored import read_bounded
 from isogloss.durable import hash_file, whole_file
 
 VERIFIED = "verified.json"
 
 Stamp = list[int]
+_STAMPS = TypeAdapter(dict[str, Stamp])
 
 
 class Stamps:
@@ -79,7 +83,6 @@ def stamp_of(path: Path) -> Stamp:
 
 def _load(folder: Path) -> dict[str, Stamp]:
     try:
-        known = json.loads((folder / VERIFIED).read_bytes())
+        return _STAMPS.validate_json(read_bounded(folder / VERIFIED), strict=True)
     except (OSError, ValueError):  # absent or damaged
         return {}
-    return known if isinstance(known, dict) else {}

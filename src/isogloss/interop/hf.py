@@ -5,7 +5,6 @@ is ``model.layers.0.self_attn.q_proj.weight`` there. Both sides turn channels ``
 """
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from torch import Tensor
 
 from isogloss.config.base import UserError
+from isogloss.config.stored import inside, parse_json, read_bounded
 from isogloss.data.tokenizers.base import Tokenizer
-from isogloss.durable import write_whole
+from isogloss.durable import whole_folder
 from isogloss.interop.hf_config import from_hf, to_hf
 from isogloss.models.decoder import Decoder, DecoderConfig
 from isogloss.models.registry import create_model
-from isogloss.models.weights import model_tensors
+from isogloss.models.weights import check_finite, model_tensors
 from isogloss.nn.multipliers import Multipliers
 
 OUTSIDE_LAYERS = {
@@ -65,17 +65,19 @@ def export_hf(model: Decoder, tokenizer: Tokenizer | None, folder: Path, seq_len
         UserError: the layout lacks something that the model has, or the folder holds something.
     """
     values = to_hf(model.config, model.multipliers, seq_len, None if tokenizer is None else tokenizer.end_of_text)
+    folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name a new one")
+    if folder.is_mount() or folder == Path.cwd():
+        raise UserError(f"{folder} cannot be replaced as a whole; name a new folder in it")
+    check_finite(model, "export an earlier checkpoint, runs/NAME/checkpoints/step-...")
     tensors = {hf_name(name): t.detach().cpu().contiguous() for name, t in model_tensors(model).items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        written = [_write_json(folder / "config.json", values), folder / "model.safetensors"]
-        write_whole(written[-1], save(tensors, metadata={"format": "pt"}))
-        return written if tokenizer is None else written + _export_tokenizer(tokenizer, folder, seq_len)
-    except OSError:  # a half of it would only stand in the way of the next attempt
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with whole_folder(folder) as aside:
+        written = [_write_json(aside / "config.json", values), aside / "model.safetensors"]
+        written[-1].write_bytes(save(tensors, metadata={"format": "pt"}))
+        if tokenizer is not None:
+            written += _export_tokenizer(tokenizer, aside, seq_len)
+    return [folder / file.name for file in written]
 
 
 def import_hf(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
@@ -124,11 +126,9 @@ def _weight_files(folder: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: no weight_map; fetch it again")
     names = sorted(set(map(str, weight_map.values())))
-    for name in names:
-        # Both separators, whatever the system: an index must not reach out of its folder.
-        if "/" in name or "\\" in name or not name.endswith(".safetensors"):
-            raise UserError(f"{index} names {name!r}, which is no file beside it; the folder is not to be trusted")
-    return [folder / name for name in names]
+    if odd := [name for name in names if "/" in name or "\\" in name or not name.endswith(".safetensors")]:
+        raise UserError(f"{index} names {odd[0]!r}, which is no file beside it; the folder is not to be trusted")
+    return [inside(folder, name, links=True) for name in names]  # its caches are made of links
 
 
 def _export_tokenizer(tokenizer: Tokenizer, folder: Path, seq_len: int) -> list[Path]:
@@ -172,10 +172,10 @@ def _write_json(path: Path, values: dict[str, Any]) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_bounded(path), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a folder in Hugging Face's layout has one") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold an object")

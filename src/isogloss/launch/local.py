@@ -12,6 +12,7 @@ Beyond what torchrun does by itself:
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from types import FrameType
 from typing import Any
 
 import torch.distributed.elastic.rendezvous.registry as rendezvous
+from filelock import FileLock, Timeout
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -38,6 +40,7 @@ from isogloss.parallel.env import LAUNCHER
 from isogloss.streams import say_error
 from isogloss.train.signals import ECHO, ENDING, HEARD, OUTCOME, REQUEUE
 
+_PREFIX = "isogloss-launch-"
 # Ranks of a job that has failed have nothing to save: they get so many seconds between SIGTERM and SIGKILL.
 _GRACE = 5
 # A rank with this exit code has said what the user can mend; another attempt would end the same way.
@@ -90,7 +93,7 @@ def launch_local(launch: LocalLaunch) -> int:
     0: finished; 75: saved, start it again; 128 + n: ended by signal n; else that of the rank that failed first.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told once, by this module
-    with tempfile.TemporaryDirectory(prefix="isogloss-launch-") as folder:
+    with _scratch() as folder:
         agent = _Agent(launch, folder)
         told = {"OMP_NUM_THREADS": launch.n_threads, OUTCOME: agent.outcome, LAUNCHER: os.getpid()}
         # The agent's own handlers raise in the middle of what it does; only SIGQUIT is left to them.
@@ -110,6 +113,22 @@ def launch_local(launch: LocalLaunch) -> int:
                 _say(_describe(failure) + "; the others have been ended")
             return failure.exitcode if failure.exitcode > 0 else SIGNALLED - failure.exitcode
         return int(agent.outcome.read_text(encoding="utf-8")) if agent.outcome.exists() else 0
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for the launch alone, removed at its end; those of launches that were killed are removed first.
+
+    A launch holds a lock in its folder, which the system releases when the process has gone.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
+        with suppress(OSError, Timeout), FileLock(left, timeout=0):  # another user's, or a living one's
+            shutil.rmtree(left.parent, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder,
+        FileLock(Path(folder, "lock")),
+    ):
+        yield folder
 
 
 class _Agent(LocalElasticAgent):

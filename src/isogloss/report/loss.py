@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from isogloss.report.saving import save_figure
+
 
 def plot_loss(
     records: list[dict[str, Any]], baselines: dict[str, float], title: str, path: Path, *, floor: float | None = None
@@ -46,4 +48,4 @@ def plot_loss(
     axes.set_ylim(0, 1.6 * highest)
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=140)
+    save_figure(figure, path, dpi=140)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from isogloss.report.saving import save_figure
+
 
 @dataclass(frozen=True)
 class Line:
@@ -47,8 +49,8 @@ def draw(panels: Sequence[Panel], path: Path, title: str = "") -> None:
     FigureCanvasAgg(figure)
     for index, panel in enumerate(panels):
         _draw(figure.add_subplot(rows, columns, index + 1), panel)
-    figure.suptitle(title, parse_math=False)
-    figure.savefig(path, dpi=130)
+    figure.suptitle(title)
+    save_figure(figure, path, dpi=130)
 
 
 def _draw(axes, panel: Panel) -> None:

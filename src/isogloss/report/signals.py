@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from isogloss.init.signals import Signals
+from isogloss.report.saving import save_figure
 
 PANELS = (
     ("residual stream, RMS", {"stream": ""}),
@@ -46,4 +47,4 @@ def plot_signals(measured: Signals, predicted: Signals, title: str, path: Path) 
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=140, format="png")
+    save_figure(figure, path, dpi=140)

@@ -5,6 +5,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from isogloss.durable import write_whole
 from isogloss.terminal import Table
 
 Rows = Sequence[Sequence[str]]
@@ -51,4 +52,4 @@ def write_page(
         "</table>",
         f'<p><img alt="{html.escape(title)}" src="data:image/png;base64,{picture}"></p>',
     ]
-    path.write_text("\n".join(parts) + "\n", encoding="utf-8")
+    write_whole(path, ("\n".join(parts) + "\n").encode())

@@ -13,6 +13,7 @@ from isogloss.init.fingerprint import fingerprint, total_fingerprint
 from isogloss.init.verify import Finding
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
+from isogloss.run.state import RunState
 from isogloss.train.display import Display
 
 
@@ -32,7 +33,11 @@ def stored_fingerprint(path: Path) -> dict[str, str] | None:
     run = RunFolder(run_of(path))
     if not run.recipe_file.is_file():
         return None
-    stored = run.saved_fingerprint() if run.path == path else load_checkpoint(path).state.get("initial_weights")
+    stored = (
+        run.saved_fingerprint()
+        if run.path == path
+        else load_checkpoint(path, schema=RunState).state.get("initial_weights")
+    )
     if stored is None:
         raise UserError(
             f"{path} keeps no fingerprint of its initial weights: it was begun by a version that made none, or "

@@ -12,13 +12,15 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import Timeout
+from pydantic import ConfigDict, Field, RootModel, TypeAdapter
 
 from isogloss.config.base import UserError
 from isogloss.config.describe import diff, in_words
 from isogloss.config.load import dump_config, load_config
+from isogloss.config.stored import Count, DamagedError, Stored, parse_stored, read_bounded, read_stored
 from isogloss.durable import FileLock, write_whole
 from isogloss.recipe import Recipe
 from isogloss.train.machine import Machine
@@ -51,13 +53,58 @@ CHANGEABLE = (
 
 
 _LOCK, _HOLDER = "lock", "holder.json"
-# What is shown of a summary; one that was damaged is written anew.
-_SUMMARY = {
-    "validation": dict,
-    "baselines": dict,
-    "seconds": float | int,
-    "tokens_per_second": float | int,
-} | dict.fromkeys(("parameters", "steps", "skipped_steps", "tokens"), int)
+_Number = float | None  # none: it was not finite
+
+
+class _Holder(Stored):
+    pid: Count
+    host: str
+
+
+class _Row(Stored):
+    """Of ``init.json``: only what is read back."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    sha256: str
+
+
+class _Validation(Stored):
+    model_config = ConfigDict(extra="ignore")
+
+    loss: _Number
+    bits_per_byte: _Number
+    bytes: Count | None
+
+
+class _Source(Stored):
+    share: float
+    loss: _Number
+
+
+class _Summary(Stored):
+    """What is shown of ``summary.json``; one that was damaged is written anew."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    validation: _Validation
+    baselines: dict[Literal["gzip", "xz"], float]
+    seconds: float
+    tokens_per_second: float
+    parameters: Count
+    steps: Count
+    skipped_steps: Count
+    tokens: Count
+    floor: _Number = None
+    sources: dict[str, _Source] = Field(default_factory=dict)
+
+
+class _MachineFile(RootModel[Machine]):
+    """``machine.json``."""
+
+
+_ROWS = TypeAdapter(list[_Row])
 
 
 class RunFolder:
@@ -73,6 +120,8 @@ class RunFolder:
         self.samples_file = path / "samples.txt"
         self.summary_file = path / "summary.json"
         self.plot_file = path / "loss.png"
+        self._locks: list[FileLock] = []
+        self._held: tuple[int, int] | None = None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -89,14 +138,39 @@ class RunFolder:
             raise UserError(f"{error.filename} is a file where a folder is needed; move it, or set runs_dir") from None
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} cannot be made; set runs_dir to a folder that can hold runs") from None
-        lock = self._acquire()
+        self._take()
         try:
-            with suppress(OSError):  # a full disk: whoever needs room says so
-                self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
-            (self.path / _HOLDER).unlink(missing_ok=True)
-            lock.release()
+            with suppress(OSError):  # of a disk that can no longer be written; what failed first is to be said
+                (self.path / _HOLDER).unlink(missing_ok=True)
+            for lock in self._locks:
+                lock.release()
+            self._locks, self._held = [], None
+
+    def retake(self) -> bool:
+        """Take the folder again where it, or its lock, is not what it was when it was taken; whether that was so.
+
+        Raises:
+            UserError: another process holds it now, or it cannot be written.
+        """
+        if self._held is None or self._held == (now := _place(self.path / _LOCK)):
+            return False
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._take()
+        except UserError:
+            if self._holder() != _name(os.getpid(), socket.gethostname()):
+                raise
+            self._held = now  # this process has it still: there are file systems whose inodes change
+            return False
+        return True
+
+    def _take(self) -> None:
+        self._locks.append(self._acquire())
+        self._held = _place(self.path / _LOCK)
+        with suppress(OSError):  # a full disk: whoever needs room says so
+            self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
 
     def check_free(self) -> None:
         """Refuse a folder that another process holds, for whoever starts those that are to hold it; makes nothing.
@@ -122,9 +196,9 @@ class RunFolder:
 
     def _holder(self) -> str:
         try:
-            found = json.loads((self.path / _HOLDER).read_text(encoding="utf-8"))
-            return f"process {found['pid']} on {found['host']}"
-        except (OSError, ValueError, TypeError, KeyError):  # it has come or gone this moment
+            found = read_stored(self.path / _HOLDER, _Holder)
+            return _name(found.pid, found.host)
+        except (OSError, DamagedError):  # it has come or gone this moment
             return "another process"
 
     def saved_recipe(self) -> Recipe | None:
@@ -138,8 +212,8 @@ class RunFolder:
     def saved_machine(self) -> Machine | None:
         """The machine's decisions that the run began with."""
         try:
-            return Machine(**json.loads((self.path / "machine.json").read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError, RecursionError):
+            return read_stored(self.path / "machine.json", _MachineFile).root
+        except (FileNotFoundError, DamagedError):
             return None
 
     def save_json(self, name: str, values: Any) -> None:
@@ -157,19 +231,19 @@ class RunFolder:
     def saved_fingerprint(self) -> dict[str, str] | None:
         """Of the weights that the run began with; ``None`` if none is kept, or it is damaged."""
         try:
-            rows = json.loads(self.plan_file.read_text(encoding="utf-8"))
-            return {str(row["name"]): str(row["sha256"]) for row in rows}
-        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+            rows = _ROWS.validate_json(read_bounded(self.plan_file), strict=True)
+            return {row.name: row.sha256 for row in rows}
+        except (FileNotFoundError, ValueError):
             return None
 
     def summary(self) -> dict[str, Any] | None:
         """The results, if the run has finished."""
         try:
-            found = json.loads(self.summary_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            data = read_bounded(self.summary_file)
+            parse_stored(data, _Summary, str(self.summary_file))
+            return json.loads(data)
+        except (OSError, ValueError):
             return None
-        whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in _SUMMARY.items())
-        return found if whole else None
 
     def set_aside(self, say: Callable[[str], None]) -> None:
         """Rename the folder, so that a fresh run can begin in its place; nothing is deleted."""
@@ -180,6 +254,19 @@ class RunFolder:
         self.path.rename(old)
         (old / _HOLDER).unlink(missing_ok=True)  # nobody holds it any more
         say(f"the former run is kept in {old}")
+
+
+def _name(pid: int, host: str) -> str:
+    return f"process {pid} on {host}"
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which file stands at a path: its device and inode."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_changes(saved: Recipe, asked: Recipe) -> list[str]:

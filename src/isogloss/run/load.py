@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from isogloss.build import build_model
+from isogloss.checkpoint.layout import NAME
 from isogloss.checkpoint.load import Checkpoint, load_checkpoint, newest_checkpoint
 from isogloss.config.base import UserError
 from isogloss.data.tokenizers.base import Tokenizer
@@ -15,6 +16,7 @@ from isogloss.models.decoder import Decoder
 from isogloss.models.weights import model_tensors
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
+from isogloss.run.state import RunState
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,27 @@ class LoadedRun:
     model: Decoder
     tokenizer: Tokenizer
     step: int
+
+
+def state_schema(root: Path) -> type[RunState] | None:
+    """The schema of the states in ``runs/NAME/checkpoints``; of checkpoints that are no run's there is none."""
+    return RunState if RunFolder(root.absolute().parent).recipe_file.is_file() else None
+
+
+def open_checkpoint(path: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """A checkpoint, all of it verified; ``None`` where there has been none.
+
+    Args:
+        path: the checkpoint's folder, or ``runs/NAME``, or its ``checkpoints``: the newest whole one is meant.
+        warn: called with each checkpoint that is damaged and passed over.
+
+    Raises:
+        CorruptCheckpointError: it is damaged; or there are some, and none is whole.
+    """
+    if NAME.fullmatch(path.name):
+        return load_checkpoint(path, schema=state_schema(path.parent))
+    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    return newest_checkpoint(root, warn, schema=state_schema(root))
 
 
 def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = print) -> LoadedRun:
@@ -47,7 +70,7 @@ def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = prin
     recipe = folder.saved_recipe()
     if recipe is None:
         raise UserError(f"{path} holds no run (no recipe.yaml); a run's folder is runs/NAME")
-    checkpoint: Checkpoint | None = load_checkpoint(given) if given else newest_checkpoint(folder.checkpoints, warn)
+    checkpoint = load_checkpoint(given, schema=RunState) if given else open_checkpoint(folder.path, warn)
     if checkpoint is None:
         raise UserError(f"{path} has no checkpoint yet; train it for checkpoint.every={recipe.checkpoint.every} steps")
     model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device(device))

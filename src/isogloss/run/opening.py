@@ -1,6 +1,5 @@
 """A run made ready for its next step: its corpus, machine, model and optimizer, and the files that say what it is."""
 
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +13,13 @@ from isogloss.data.corpus import Corpus
 from isogloss.data.loader import open_loader
 from isogloss.data.opening import open_corpus
 from isogloss.data.rows.packing import PackedRows
-from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.nn.compiler import compiler_found
 from isogloss.optim.groups import create_optimizer
 from isogloss.parallel.env import Ranks
 from isogloss.parallel.first_rank import from_rank_0, rank_0_first, told_by_rank_0
 from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
+from isogloss.run.description import keep_description
 from isogloss.run.estimate.memory import estimate_memory
 from isogloss.run.estimate.sizes import Sizes
 from isogloss.run.folder import RunFolder, check_changes
@@ -30,8 +29,9 @@ from isogloss.train.display import Display, banner
 from isogloss.train.guard import SpikeGuard
 from isogloss.train.hooks import Window
 from isogloss.train.loop import Progress
-from isogloss.train.machine import Machine, find_machine, measure_peak
+from isogloss.train.machine import Machine, check_machine, find_machine, measure_peak
 from isogloss.train.size import RunSize, parameters_by_part
+from isogloss.train.trackers import check_trackers
 from isogloss.train.watchdog import Watchdog
 
 
@@ -60,6 +60,12 @@ def open_session(
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
+    with watchdog.alone("looking for what the settings need"):
+        rank_0_first(
+            ranks,
+            "looking for what the settings need",
+            lambda: _check_settings(recipe, folder, changes) if ranks.first else None,
+        )
     with watchdog.alone("preparing the corpus"):
         found = rank_0_first(
             ranks, "preparing the corpus", lambda: _find_corpus(recipe, display) if ranks.first else None
@@ -107,7 +113,7 @@ def open_session(
     with watchdog.phase("loading the newest checkpoint"):
         resume(session, display)
     if ranks.first:
-        _keep_description(session, planned)
+        keep_description(session, planned)
     return session
 
 
@@ -120,6 +126,26 @@ def _look_into(folder: RunFolder) -> tuple[Recipe | None, dict[str, Any] | None]
             "folder aside"
         )
     return saved, folder.summary()
+
+
+def _check_settings(recipe: Recipe, folder: RunFolder, changes: list[str]) -> None:
+    """Refuse what can be refused without the corpus, which may take hours to prepare.
+
+    Raises:
+        UserError: a device, a compiler or a library is not here.
+    """
+    check_trackers(recipe.trackers)
+    if _kept_machine(folder, changes) is None:  # else what the run began with is kept as far as it can be
+        device = check_machine(recipe.train)
+        known = recipe if recipe.model.vocab_size is not None else recipe.with_vocabulary(257)
+        for block in plan_model(known.model, known.init).model.blocks():
+            block.mixer.check_device(device.type)
+
+
+def _kept_machine(folder: RunFolder, changes: list[str]) -> Machine | None:
+    """The decisions that the run began with, where it goes on with them."""
+    redecide = any(c.startswith(("train.device", "train.precision", "train.float8", "train.compile")) for c in changes)
+    return None if redecide else folder.saved_machine()
 
 
 def _find_corpus(recipe: Recipe, display: Display) -> Corpus:
@@ -139,9 +165,8 @@ def _choose_machine(
     recipe: Recipe, folder: RunFolder, size: RunSize, changes: list[str], display: Display, n_ranks: int
 ) -> Machine:
     """The decisions that the run began with, as long as they can be kept; they change the last bits."""
-    former = folder.saved_machine()
-    redecide = any(c.startswith(("train.device", "train.precision", "train.float8", "train.compile")) for c in changes)
-    if former is None or redecide:
+    former = _kept_machine(folder, changes)
+    if former is None:
         return replace(find_machine(recipe.train, size.flops / n_ranks), ranks=n_ranks)
     device = former.device if torch.cuda.is_available() else "cpu"
     kept = recipe.train.model_copy(
@@ -222,20 +247,3 @@ def _say_waste(session: Session, display: Display) -> None:
     for name, corpus in _alone(session.corpus).items():
         if isinstance(rows := corpus.rows("train", *cut), PackedRows):
             display.say(f"  {name}{': ' if name else ''}{cut.packing}: {rows.waste()}")
-
-
-def _keep_description(session: Session, planned: PlannedModel) -> None:
-    """Write what says what the run is: a resume, and whoever reads the folder, needs it."""
-    recipe, folder = session.recipe, session.folder
-    folder.save_recipe(recipe)
-    folder.save_json("machine.json", session.machine.as_dict())
-    folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
-    _copy_tokenizer(session.corpus, folder)
-
-
-def _copy_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
-    """Copy the tokenizer into the run's folder, whole or not at all."""
-    with suppress(UserError):  # a damaged one is written anew
-        if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
-            return
-    keep_tokenizer(corpus.tokenizer, folder.tokenizer)

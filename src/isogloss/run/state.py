@@ -1,12 +1,16 @@
 """What of a session a checkpoint holds, and how a session takes it back."""
 
+from typing import Annotated, Any
+
 import torch
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from isogloss.checkpoint.asynchronous import Saver
 from isogloss.checkpoint.load import Checkpoint, newest_checkpoint
 from isogloss.checkpoint.peers import join_peers
 from isogloss.checkpoint.retention import REWIND_TARGET
 from isogloss.config.base import UserError
+from isogloss.config.stored import Count, Stored
 from isogloss.init.fingerprint import fingerprint
 from isogloss.models.weights import model_tensors
 from isogloss.optim.groups import AdamWConfig
@@ -16,6 +20,90 @@ from isogloss.run.session import Session
 from isogloss.train.display import Display
 from isogloss.train.loop import Progress
 from isogloss.train.metrics import Metrics
+
+_Seconds = Annotated[float, Field(ge=0)]
+
+
+class _Progress(Stored):
+    """As ``Progress``; earlier versions saved no rewinds."""
+
+    step: Count
+    tokens: Count
+    skipped: Count
+    skipped_in_a_row: Count
+    seconds: _Seconds
+    passed_over: Count = 0
+    rewinds: Count = 0
+
+    @field_validator("step")
+    @classmethod
+    def _check_step(cls, step: int, info: Any) -> int:
+        if info.context is not None and step != info.context["step"]:
+            raise ValueError(f"it is of step {step}, its checkpoint of step {info.context['step']}")
+        return step
+
+
+class _Step(Stored):
+    """As ``StepInfo``; the loss and the gradient of a step that was skipped need not be finite."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    step: Count
+    loss: float
+    grad_norm: float
+    lr: _Seconds
+    n_targets: Count
+    seconds: _Seconds
+    nonfinite: str
+    last: bool
+    warming: bool = False
+
+
+class _Segment(Stored):
+    """As ``isogloss.data.rows.mixing.Segment``."""
+
+    start: Count
+    block: Annotated[Count, Field(gt=0)]
+    names: list[str]
+    caps: list[Count | None]
+    points: list[tuple[Count, list[_Seconds]]]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> "_Segment":
+        n = len(self.names)
+        if not self.points or len(self.caps) != n or any(len(weights) != n for _, weights in self.points):
+            raise ValueError(f"not one cap and one weight for each of the {n} names")
+        return self
+
+
+class _Mixture(Stored):
+    sources: dict[str, str]
+    segments: Annotated[list[_Segment], Field(min_length=1)]
+
+
+class _Loader(Stored):
+    """As ``Loader.state``, which is compared with what the run has now: only what is used otherwise has a type here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seq_len: Count
+    batch_size: Count
+    seed: Count
+    mixture: _Mixture | None = None
+
+
+class RunState(Stored):
+    """The schema of a run's ``state.json``."""
+
+    model_config = ConfigDict(extra="allow")  # of a later version
+
+    progress: _Progress
+    loader: _Loader
+    window: list[_Step]
+    guard: list[float] = Field(default_factory=list)
+    initial_weights: dict[str, str] | None = None
+    records: Count | None = None
+    rewind_target: bool | None = None
 
 
 def checkpoint_bytes(n_parameters: int, optim: AdamWConfig) -> tuple[int, int]:
@@ -60,7 +148,7 @@ def find_newest(session: Session, display: Display) -> Checkpoint | None:
         UserError: there are checkpoints and none is whole.
     """
     root = session.folder.checkpoints
-    return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE))
+    return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE), RunState)
 
 
 def find_rewind_target(session: Session, display: Display) -> Checkpoint | None:
@@ -77,7 +165,7 @@ def find_rewind_target(session: Session, display: Display) -> Checkpoint | None:
         return checkpoint.state.get(REWIND_TARGET, by_step)
 
     root = session.folder.checkpoints
-    return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE), wanted)
+    return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE), RunState, wanted)
 
 
 def resume(session: Session, display: Display) -> None:

@@ -4,17 +4,19 @@ import signal
 import time
 
 from isogloss.checkpoint.asynchronous import Saver
+from isogloss.checkpoint.layout import checkpoint_folders
 from isogloss.checkpoint.room import short_of_room
 from isogloss.data.prefetch import Prefetcher
 from isogloss.parallel.env import PATIENCE
+from isogloss.run.description import mend_folder
 from isogloss.run.rewind import rewind
 from isogloss.run.session import Session
-from isogloss.run.state import checkpoint_bytes, save
+from isogloss.run.state import RunState, checkpoint_bytes, save
 from isogloss.run.watch import Watch
 from isogloss.train.agreement import Found, agree
 from isogloss.train.display import Display
 from isogloss.train.hooks import every
-from isogloss.train.loop import training_steps
+from isogloss.train.loop import DivergedError, training_steps
 from isogloss.train.metrics import Metrics
 from isogloss.train.signals import TIME_LIMIT, Interrupted, stop_requests
 
@@ -57,7 +59,13 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
     try:
         with (
             Prefetcher(session.batches, last_step=recipe.train.steps + progress.passed_over, pinned=pinned) as ahead,
-            Saver(session.folder.checkpoints, recipe.checkpoint, patience=PATIENCE, watched=watchdog.phase) as saver,
+            Saver(
+                session.folder.checkpoints,
+                recipe.checkpoint,
+                patience=PATIENCE,
+                watched=watchdog.phase,
+                schema=RunState,
+            ) as saver,
             stop_requests(until, loud=session.ranks.first) as request,
         ):
             steps = training_steps(
@@ -74,6 +82,8 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
             for info in watchdog.over(steps, progress, shape):
                 asked = request.asked or (signal.SIGPIPE if display.lost else 0)
                 late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
+                if session.ranks.first and mend_folder(session, metrics, display):
+                    late = True
                 spiked = session.guard.spikes(info.loss, bool(info.nonfinite))
                 with watchdog.phase(f"agreeing on what follows step {info.step}"):
                     saver.poll()
@@ -102,5 +112,9 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
                     why = " (train.max_minutes)" if found.asked == TIME_LIMIT else ""
                     display.say(f"stopped after step {info.step}{why}, saved; the same command goes on from there")
                     raise Interrupted(found.asked, session.ranks.world_size > 1)
+    except DivergedError as error:
+        newest = max(checkpoint_folders(session.folder.checkpoints), default=None)
+        kept = "There is no checkpoint yet." if newest is None else f"The newest checkpoint is that of step {newest}."
+        raise DivergedError(f"{error} {kept}") from error
     finally:
         display.stop()

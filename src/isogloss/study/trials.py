@@ -23,6 +23,7 @@ import torch
 
 from isogloss.build import plan_model
 from isogloss.config.base import UserError
+from isogloss.config.stored import DamagedError, Stored, read_stored
 from isogloss.data.corpus import Corpus
 from isogloss.data.opening import open_corpus
 from isogloss.durable import write_whole
@@ -115,7 +116,7 @@ class Study:
         records = [_read(file) for file in files]
         if not all(records):
             raise UserError(f"results in {kept} have been changed meanwhile; run the same command again")
-        return [_infinite(record["result"]) for record in records if record]
+        return [_infinite(record.result) for record in records if record]
 
 
 def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display) -> Study:
@@ -231,6 +232,7 @@ def _one(measure: Measure, trial: Trial, corpus: Corpus, file: Path) -> float:
         "seconds": seconds,
         "recipe": trial.recipe.model_dump(mode="json"),
         "result": result,
+        "sha256": _checksum(finite(result)),
     }
     write_whole(file, json.dumps(finite(record)).encode())
     return seconds
@@ -245,8 +247,24 @@ def _infinite(value: Any) -> Any:
     return math.inf if value is None else value
 
 
-def _read(file: Path) -> Result | None:
+class _Record(Stored):
+    """A trial's file."""
+
+    label: str
+    seconds: float
+    recipe: dict[str, Any]
+    result: Result
+    sha256: str
+
+
+def _checksum(result: Result) -> str:
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+
+
+def _read(file: Path) -> _Record | None:
+    """What is on file of a trial; one whose file is damaged is carried out again."""
     try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        record = read_stored(file, _Record)
+    except (OSError, DamagedError):
         return None
+    return record if record.sha256 == _checksum(record.result) else None

@@ -192,7 +192,7 @@ def training_steps(
         if progress.skipped_in_a_row >= config.max_skipped:
             raise DivergedError(
                 f"step {step}: {result.nonfinite} has not been finite for {progress.skipped_in_a_row} steps in a row. "
-                "The last checkpoint is intact. Lower optim.lr, lengthen optim.schedule.warmup, or raise "
+                "Lower optim.lr, lengthen optim.schedule.warmup, or raise "
                 "train.max_skipped."
             )
         last = step == config.steps

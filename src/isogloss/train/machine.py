@@ -5,11 +5,13 @@ import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 
 from isogloss.config.base import UserError
+from isogloss.config.stored import Count
 from isogloss.nn.compiler import compiler_found
 from isogloss.train.loop import TrainConfig
 
@@ -34,21 +36,23 @@ class Machine:
         ranks: how many processes share the run.
     """
 
-    device: str
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # where it is read back
+
+    device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
     name: str
-    precision: str
+    precision: Annotated[str, Field(pattern="^(bf16|fp32)$")]
     compiled: bool
-    threads: int
+    threads: Count
     torch: str
-    ranks: int = 1
+    ranks: Count = 1
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-def find_machine(config: TrainConfig, total_flops: float) -> Machine:
-    """Decide what ``auto`` means here, for a run of ``total_flops`` operations.
+def check_machine(config: TrainConfig) -> torch.device:
+    """Where to train, without measuring anything.
 
     Raises:
         UserError: what the config asks for is not here.
@@ -57,17 +61,27 @@ def find_machine(config: TrainConfig, total_flops: float) -> Machine:
     if config.device == "cuda" and not cuda:
         raise UserError("train.device is cuda, but PyTorch finds no CUDA device here; set train.device=cpu or auto")
     device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
+    if config.compile == "on" and not compiler_found(device.type):
+        raise UserError(
+            "train.compile is on, but no C++ compiler with Python's headers is found, nor on a GPU Triton with a C "
+            "compiler; install g++ and python3-dev, or set train.compile=auto"
+        )
+    return device
+
+
+def find_machine(config: TrainConfig, total_flops: float) -> Machine:
+    """Decide what ``auto`` means here, for a run of ``total_flops`` operations.
+
+    Raises:
+        UserError: what the config asks for is not here.
+    """
+    device = check_machine(config)
     precision = config.precision
     if precision == "auto" and config.float8 != "off":
         precision = "bf16"
     elif precision == "auto":
         precision = "bf16" if measure_peak(device, "bf16") > 1.3 * measure_peak(device, "fp32") else "fp32"
     compilable = compiler_found(device.type)
-    if config.compile == "on" and not compilable:
-        raise UserError(
-            "train.compile is on, but no C++ compiler with Python's headers is found, nor on a GPU Triton with a C "
-            "compiler; install g++ and python3-dev, or set train.compile=auto"
-        )
     eager_seconds = total_flops / (TYPICAL_SHARE_OF_PEAK * measure_peak(device, precision))
     compiled = config.compile == "on" or (
         config.compile == "auto" and compilable and eager_seconds > COMPILING_PAYS_AFTER

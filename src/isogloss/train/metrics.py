@@ -7,10 +7,16 @@ step of the spike, which lies past the step it led to: as many stay as the resum
 
 import json
 import math
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from pydantic import ConfigDict
+from pydantic_core import from_json
+
+from isogloss.config.stored import Count, Stored
 from isogloss.durable import sync, write_whole
 
 
@@ -34,6 +40,29 @@ class RewindingTracker(Tracker, Protocol):
     def go_back(self, step: int) -> None:
         """The run goes on from this step; what was logged after it is void."""
         ...
+
+
+class _Record(Stored):
+    """A line of the file; what is read of it again has a type."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: Count
+    kind: str
+
+
+class _Sample(_Record):
+    prompt: str
+    text: str
+
+
+class _Loss(_Record):
+    loss: float | None
+    bits_per_byte: float | None = None
+    tokens: Count = 0
+
+
+_KINDS = {"sample": _Sample, "train": _Loss, "validation": _Loss}
 
 
 class Metrics:
@@ -67,7 +96,7 @@ class Metrics:
             if n_seen <= n_rewinds if is_rewind else record["step"] <= step:
                 kept.append(record)
         write_whole(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-        self._file = self._path.open("a", buffering=1, encoding="utf-8")
+        self._file = self._path.open("a+", buffering=1, encoding="utf-8")
         self.n_records = len(kept)
         self._latest = {_key(record) for record in kept if record["step"] == step}
 
@@ -112,15 +141,32 @@ class Metrics:
         self.n_records += key not in self._latest
         self._latest.add(key)
 
+    def reopen(self) -> bool:
+        """Write the file again where it was removed or replaced meanwhile, all records in it; whether that was so."""
+        if self._file is None or self._path is None:
+            return False
+        with suppress(FileNotFoundError):
+            if os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
+                return False
+        self._file.seek(0)
+        records = self._file.read()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path, records.encode())
+        self._file.close()
+        self._file = self._path.open("a+", buffering=1, encoding="utf-8")
+        return True
+
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Close the file and the trackers."""
-        if self._file is not None:
-            self._file.close()
+        with suppress(*([] if kind is None else [OSError])):  # what failed first is to be said
+            if self._file is not None:
+                self._file.close()
         for tracker in self._trackers:
-            tracker.close(failed=kind is not None)
+            with suppress(*([] if kind is None else [Exception])):  # of whatever kind: they are others' code
+                tracker.close(failed=kind is not None)
 
 
 def finite(value: Any) -> Any:
@@ -135,14 +181,17 @@ def finite(value: Any) -> Any:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a file, in order, a later one of the same step, kind, prompt and number in an earlier one's place.
 
-    A killed run may leave half a line at the end; it is passed over. No file, no records.
+    A killed run may leave half a line at the end; it is passed over, as is any line that is no record. No file, no
+    records.
     """
     if not path.exists():
         return []
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = from_json(line, allow_inf_nan=False)
+            _Record.model_validate(record)
+            _KINDS.get(record["kind"], _Record).model_validate(record)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):

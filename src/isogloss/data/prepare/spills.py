@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt
-from pydantic import ValidationError
 
-from isogloss.config.base import Config, UserError
+from isogloss.config.base import UserError
+from isogloss.config.stored import Count, DamagedError, Stored, read_stored
 from isogloss.data.mapped import map_array
 from isogloss.durable import whole_file, write_whole
 
@@ -40,7 +40,7 @@ def text_key(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
 
 
-class BadEntry(Config):
+class BadEntry(Stored):
     """A bad record, in words."""
 
     where: str
@@ -48,19 +48,19 @@ class BadEntry(Config):
     excerpt: str
 
 
-class UnitRecord(Config):
+class UnitRecord(Stored):
     """What pass 1 found in a unit."""
 
     identity: str
     is_validation: bool
-    n_documents: int
+    n_documents: Count
     """With text, copies included."""
-    n_bytes: int
+    n_bytes: Count
     """Of their texts."""
-    dropped: dict[str, int]
+    dropped: dict[str, Count]
     """Documents left out, by reason."""
     bad: tuple[BadEntry, ...]
-    runs: tuple[tuple[int, int], ...]
+    runs: tuple[tuple[Count, Count], ...]
     """Documents and bytes of each run."""
 
 
@@ -117,9 +117,9 @@ def write_record(folder: Path, number: int, record: UnitRecord) -> None:
 def read_record(folder: Path, number: int, identity: str) -> UnitRecord | None:
     """What was found in a unit, if its files are there and the unit is still the same."""
     try:
-        record = UnitRecord.model_validate_json((folder / f"{number:06d}.json").read_bytes())
+        record = read_stored(folder / f"{number:06d}.json", UnitRecord)
         size = (folder / f"{number:06d}.text").stat().st_size
-    except (OSError, ValidationError):
+    except (OSError, DamagedError):
         return None
     return record if record.identity == identity and size == sum(run[1] for run in record.runs) else None
 

@@ -7,9 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
-from isogloss.config.base import Config
+from isogloss.config.stored import Count, DamagedError, Stored, read_stored
 from isogloss.data.prepare.spills import Spills
 from isogloss.data.prepare.split import Split
 from isogloss.data.shards import ShardRecord, ShardWriter, token_dtype
@@ -20,14 +19,14 @@ from isogloss.durable import write_whole
 SPLITS = ("train", "validation")
 
 
-class SideRecord(Config):
+class SideRecord(Stored):
     """What one split has in a range of keys."""
 
-    n_bytes: int
+    n_bytes: Count
     shard: ShardRecord
 
 
-class RangeRecord(Config):
+class RangeRecord(Stored):
     """What pass 2 made of a range of keys: for each split."""
 
     train: SideRecord
@@ -82,12 +81,12 @@ def tokenise_range(task: TokeniseTask) -> RangeRecord:
 def read_range(folder: Path, number: int, itemsize: int) -> RangeRecord | None:
     """What was made of a range before, if its shards are there."""
     try:
-        record = RangeRecord.model_validate_json(_record_file(folder, number).read_bytes())
+        record = read_stored(_record_file(folder, number), RangeRecord)
         for split, side in (("train", record.train), ("validation", record.validation)):
             for ending, size in ((".bin", itemsize * side.shard.n_tokens), (".starts", 8 * side.shard.n_documents)):
                 if size and (folder / f"{shard_name(split, number)}{ending}").stat().st_size != size:
                     return None
-    except (OSError, ValidationError):
+    except (OSError, DamagedError):
         return None
     return record
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from isogloss.config.stored import parse_json, read_bounded
 from isogloss.durable import FileLock, write_whole
 
 ENDING = ".partial"
@@ -63,6 +64,18 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_idle(parent: Path, key: str) -> None:
+    """Remove the folder of a scan whose corpus is in its place: a process killed just then leaves it.
+
+    It stays where a process holds it, or where it has work for another tokenizer.
+    """
+    folder = parent / f"{key}{ENDING}"
+    with suppress(OSError):  # it is not there, or others remove it
+        if all(entry.name in (_WORK, "spills") for entry in folder.iterdir()):
+            with suppress(Timeout), FileLock(parent / f"{key}.lock", timeout=0):
+                remove(folder)
+
+
 def _sweep(parent: Path, key: str, paths: list[str]) -> None:
     for report in parent.glob(f"*{BAD_ENDING}"):
         with suppress(OSError):  # another process was quicker
@@ -79,7 +92,7 @@ def _is_dead(folder: Path, paths: list[str]) -> bool:
     """Whether nobody will go on with it."""
     try:
         newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-        superseded = json.loads((folder / _WORK).read_bytes()) == paths
+        superseded = parse_json(read_bounded(folder / _WORK), _WORK) == paths
     except (OSError, ValueError):
         return True
     return superseded or time.time() - newest > _KEPT_SECONDS

@@ -5,7 +5,7 @@ bounded; within a window pieces of one length are placed together. The best fit 
 the least room r >= n; that row takes floor(r / n) pieces of this length before another one fits better, so placing all
 pieces of a length is one pass over the amounts of room: the packing of Ding et al. (2024), found by counting.
 
-The table is kept beside the corpus, as flat files that are mapped into memory::
+The table is kept beside the corpus, as flat files that are read by position::
 
     rows/<split>-<packing>-<T>/   start.bin  (int64, a piece's first input in the stream)   length.bin (int32)
                                   first.bin  (int64, the number of each row's first piece, and of one row more)
@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from isogloss.config.base import UserError
-from isogloss.data.mapped import map_array
+from isogloss.config.stored import DamagedError, Stored, inside, read_stored
+from isogloss.data.flat import FlatFile
 from isogloss.data.shards import TokenStream
 from isogloss.data.stamps import Stamps
 from isogloss.durable import FileLock, hash_file, whole_folder
@@ -40,9 +41,9 @@ _FILES = {"start": "<i8", "length": "<i4", "first": "<i8"}
 class RowTable:
     """P pieces in R rows: row r holds the pieces from ``first_piece[r]`` to before ``first_piece[r + 1]``."""
 
-    start: Integer[np.ndarray, "P"]
-    length: Integer[np.ndarray, "P"]
-    first_piece: Integer[np.ndarray, "R1"]
+    start: Integer[np.ndarray, "P"] | FlatFile
+    length: Integer[np.ndarray, "P"] | FlatFile
+    first_piece: Integer[np.ndarray, "R1"] | FlatFile
 
     @property
     def n_rows(self) -> int:
@@ -104,8 +105,8 @@ def check_table(stamps: Stamps, name: str) -> None:
     """
     damaged = None
     try:
-        damaged = _damaged_file(stamps, name, json.loads((stamps.folder / name / "table.json").read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError):
+        damaged = _damaged_file(stamps, name, read_stored(stamps.folder / name / "table.json", _Record))
+    except (OSError, DamagedError):
         damaged = "table.json"
     if damaged is not None:
         raise UserError(
@@ -114,23 +115,38 @@ def check_table(stamps: Stamps, name: str) -> None:
         )
 
 
-def _damaged_file(stamps: Stamps, name: str, record: dict[str, Any]) -> str | None:
-    files = {f"{file}.bin": record["sha256"][file] for file in _FILES}
-    return next((file for file, sha256 in files.items() if not stamps.is_whole(f"{name}/{file}", sha256)), None)
+class _Sums(Stored):
+    start: str
+    length: str
+    first: str
+
+
+class _Record(Stored):
+    made_from: dict[str, int | str]
+    sha256: _Sums
+
+
+def _damaged_file(stamps: Stamps, name: str, record: _Record) -> str | None:
+    files = {f"{file}.bin": getattr(record.sha256, file) for file in _FILES}
+    for file, sha256 in files.items():
+        inside(stamps.folder, f"{name}/{file}")
+        if not stamps.is_whole(f"{name}/{file}", sha256):
+            return file
+    return None
 
 
 def _open_table(stamps: Stamps, name: str, made_from: dict[str, Any]) -> RowTable | None:
     """The table of a folder; ``None`` if there is none, or another one, or a damaged one."""
     folder = stamps.folder / name
     try:
-        record = json.loads((folder / "table.json").read_bytes())
-        if record["made_from"] != made_from or _damaged_file(stamps, name, record) is not None:
+        record = read_stored(folder / "table.json", _Record)
+        if record.made_from != made_from or _damaged_file(stamps, name, record) is not None:
             return None
-        arrays = [map_array(folder / f"{file}.bin", dtype) for file, dtype in _FILES.items()]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = [FlatFile(folder / f"{file}.bin", dtype) for file, dtype in _FILES.items()]
+    except (OSError, ValueError):
         return None
     stamps.save()
-    return RowTable(*arrays)
+    return RowTable(*files)
 
 
 def _write_table(

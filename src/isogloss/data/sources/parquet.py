@@ -6,8 +6,9 @@ other groups are read. (Every damage shows only in pages whose writer added chec
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from isogloss.data.sources.units import ReadSettings, Unit
 BATCH_BYTES = 4 << 20
 BATCH_ROWS = 1024
 BUFFER_BYTES = 1 << 20
+MAX_RATIO = 1000
+"""Of compression, in a row group that would take much memory."""
 
 
 def cut(path: Path, unit_bytes: int) -> list[int]:
@@ -55,16 +58,17 @@ def read_table(unit: Unit, stream: BufferedIOBase, settings: ReadSettings) -> It
         OSError: the file cannot be read.
     """
     try:
-        table = _open(unit.path, stream)
-        field = _find_column(table.schema_arrow, settings.text_field)
+        field = _find_column(_open(unit.path, stream).schema_arrow, settings.text_field)
+        table = _open(unit.path, stream, [field])
     except BadRecordError as error:
         if unit.start == 0:  # else the first part of the file has said it
             yield BadRecord(str(unit.path), str(error))
         return
     rows = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
+    before = [0, *accumulate(rows)]
     for group in range(unit.start, len(rows) if unit.end is None else unit.end):
-        number = sum(rows[:group])
-        texts = _read_group(table, group, field)
+        number = before[group]
+        texts = _read_group(table, group, field, settings.max_document_bytes)
         while True:
             number += 1
             try:
@@ -85,14 +89,21 @@ def read_table(unit: Unit, stream: BufferedIOBase, settings: ReadSettings) -> It
                 yield Document(f"{unit.name}:{number}", text)
 
 
-def _open(path: Path, stream: BufferedIOBase) -> Any:
+def _open(path: Path, stream: BufferedIOBase, dictionaries: Sequence[str] = ()) -> Any:
+    """A table; columns of ``dictionaries`` are read with each different value once, as they are mostly stored."""
     try:
         arrow = importlib.import_module("pyarrow")
         tables = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise UserError(f"{path}: a Parquet file needs the library: pip install 'isogloss[parquet]'") from error
     try:
-        return tables.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+        return tables.ParquetFile(
+            stream,
+            read_dictionary=list(dictionaries),
+            buffer_size=BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
     except (arrow.ArrowException, OSError) as error:
         raise _explain(error, "no Parquet file, or truncated or damaged") from error
 
@@ -108,13 +119,27 @@ def _find_column(schema: Any, text_field: str | None) -> str:
     return field
 
 
-def _read_group(table: Any, group: int, field: str) -> Iterator[bytes | None]:
+def _read_group(table: Any, group: int, field: str, max_document_bytes: int) -> Iterator[bytes | None]:
     arrow = importlib.import_module("pyarrow")
     metadata = table.metadata.row_group(group)
+    columns = [metadata.column(i) for i in range(metadata.num_columns)]
+    for column in columns:
+        large, small = column.total_uncompressed_size, column.total_compressed_size
+        if column.path_in_schema == field and large > max(MAX_RATIO * small, 8 * max_document_bytes):
+            raise BadRecordError(
+                f"row group {group} would be {large:,} bytes from {small:,}: damaged, or made to fill the memory; "
+                "it is not read"
+            )
     n_rows = max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // max(1, metadata.total_byte_size)))
     try:
         for batch in table.iter_batches(n_rows, row_groups=[group], columns=[field], use_threads=False):
-            yield from batch.column(0).cast(arrow.large_binary()).to_pylist()
+            values = batch.column(0)
+            if not arrow.types.is_dictionary(values.type):
+                yield from values.cast(arrow.large_binary()).to_pylist()
+                continue
+            # One at a time: many rows may hold one long value.
+            different = values.dictionary.cast(arrow.large_binary())
+            yield from (None if i is None else different[i].as_py() for i in values.indices.to_pylist())
     except (arrow.ArrowException, OSError) as error:
         raise _explain(error, f"damaged Parquet data; the rest of row group {group} is lost") from error
 

@@ -4,6 +4,7 @@ Nothing is lost in silence: what cannot be used is yielded too, with its place a
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -121,8 +122,7 @@ class _Repeating(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]):
         super().__init__(pairs)
-        keys = [key for key, _ in pairs]
-        self.repeated = {key for key in self if keys.count(key) > 1}
+        self.repeated = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

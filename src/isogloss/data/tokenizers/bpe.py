@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from isogloss.config.base import UserError
+from isogloss.config.stored import parse_json
 from isogloss.data.tokenizers.base import check_lossless, well_formed
 from isogloss.data.tokenizers.byte_table import ByteTable, byte_level_bytes, piece_bytes
 from isogloss.data.tokenizers.tiktoken_twin import doubtful_texts, tiktoken_twin
+from isogloss.durable import write_whole
 
 END_OF_TEXT_NAMES = (
     "<|endoftext|>",
@@ -29,6 +32,7 @@ END_OF_TEXT_NAMES = (
     "<bos>",
 )
 """The special token that opens documents is the first of these that the file has."""
+_MOST_UNUSED = 1 << 20  # ids
 
 
 class BPETokenizer:
@@ -45,17 +49,16 @@ class BPETokenizer:
     def __init__(self, text: str, origin: str = "tokenizer.json"):
         self._text = text
         self._spec = _parse(text, origin)
-        try:
+        self._origin = origin
+        with _explained(f"{origin}: the tokenizers library cannot read it", Exception):  # it raises Exception itself
             self._slow = HuggingFaceTokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises Exception itself
-            raise UserError(f"{origin}: the tokenizers library cannot read it: {error}") from error
         self._slow.no_truncation()
         self._slow.no_padding()
         self._slow.encode_special_tokens = True  # text that looks like a special token is text
+        tokens = _token_bytes(self._spec, origin)
         self._fast = tiktoken_twin(self._spec, self._slow)
         self._is_doubtful = doubtful_texts(self._spec)
         self.end_of_text = _end_of_text(self._spec, origin)
-        tokens = _token_bytes(self._spec, origin)
         first = self.encode("a")
         starts_with_space = len(first) > 0 and tokens[first[0]].startswith(b" ")
         self._table = ByteTable(tokens, dummy_prefix=b" " if starts_with_space else b"")
@@ -95,13 +98,15 @@ class BPETokenizer:
             except ValueError:
                 # A run of some million spaces exceeds the stack of tiktoken's regex engine, not of the other.
                 pass
-        return _ids(self._slow.encode(well_formed(text), add_special_tokens=False))
+        with _explained(f"{self._origin}: the tokenizers library cannot encode a text"):
+            return _ids(self._slow.encode(well_formed(text), add_special_tokens=False))
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """``encode`` for many texts, on all cores."""
         if self._fast is None:
             mended = [well_formed(text) for text in texts]
-            return [_ids(encoding) for encoding in self._slow.encode_batch_fast(mended, add_special_tokens=False)]
+            with _explained(f"{self._origin}: the tokenizers library cannot encode a text"):
+                return [_ids(encoding) for encoding in self._slow.encode_batch_fast(mended, add_special_tokens=False)]
         n_threads = os.cpu_count() or 1
         # Many texts to a task, as a task costs more than a short text; several tasks to a thread, as lengths differ.
         size = math.ceil(len(texts) / (8 * n_threads)) or 1
@@ -121,19 +126,36 @@ class BPETokenizer:
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` as it was read."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_bytes(self._text.encode())
+        write_whole(folder / "tokenizer.json", self._text.encode())
 
 
 def _ids(encoding: Any) -> np.ndarray:
     return np.array(encoding.ids, dtype=np.uint32)
 
 
+@contextmanager
+def _explained(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise what some kinds of errors, and panics of the library, say: such as a regular expression beyond its limits.
+
+    Raises:
+        UserError: ``what``, and why.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise UserError(f"{what}: {error}") from error
+    except BaseException as error:  # a panic is no Exception, and has no module that it could be imported from
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{what}: {error}; mend its pre-tokenizer, or choose another tokenizer") from error
+
+
 def _parse(text: str, origin: str) -> dict[str, Any]:
     """The JSON of a BPE tokenizer."""
     try:
-        spec = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{origin}: not JSON ({error}); give a Hugging Face tokenizer.json") from error
+        spec = parse_json(text, origin)
+    except UserError as error:
+        raise UserError(f"{error}; give a Hugging Face tokenizer.json") from error
     match spec:
         case {"model": {"vocab": dict(), "merges": list()}}:
             pass
@@ -179,4 +201,10 @@ def _token_bytes(spec: dict[str, Any], origin: str) -> list[bytes]:
         token["id"]: b"" if token["special"] else token["content"].encode() for token in spec.get("added_tokens") or []
     }
     by_id = of_vocab | of_added
+    # Every id takes a row of the embedding, and an entry here, whether a token has it or not.
+    if (highest := max(by_id)) >= (most := _MOST_UNUSED + 16 * len(by_id)):
+        raise UserError(
+            f"{origin}: it has the id {highest:,} for {len(by_id):,} tokens, and the highest may be {most - 1:,}; "
+            "number the tokens without such gaps"
+        )
     return [by_id.get(rank, b"") for rank in range(max(by_id) + 1)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from isogloss.data.tokenizers.base import well_formed
 from isogloss.data.tokenizers.byte_table import BYTE_TO_CHARACTER, ByteTable
+from isogloss.durable import write_whole
 
 END_OF_TEXT = 256
 
@@ -73,4 +74,4 @@ class BytesTokenizer:
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json``, which Hugging Face's libraries read too."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(json.dumps(byte_vocabulary(), ensure_ascii=False), encoding="utf-8")
+        write_whole(folder / "tokenizer.json", json.dumps(byte_vocabulary(), ensure_ascii=False).encode())

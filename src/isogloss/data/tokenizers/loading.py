@@ -1,10 +1,10 @@
 """Tokenizers from a config, and from the files they were saved to."""
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from isogloss.config.base import UserError
+from isogloss.config.stored import parse_json, read_bounded
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.bpe import BPETokenizer
 from isogloss.data.tokenizers.bpe_training import train_bpe
@@ -55,7 +55,7 @@ def load_tokenizer(path: Path, pattern: str = "cl100k") -> Tokenizer:
         return _load_json(file)
     if file.suffix == ".tiktoken" or is_ranks_line(_first_line(file)):
         return read_ranks_file(file, pattern)
-    return SentencePieceTokenizer(file.read_bytes(), origin=str(file))
+    return SentencePieceTokenizer(read_bounded(file), origin=str(file))
 
 
 def _find(path: Path) -> Path:
@@ -78,12 +78,12 @@ def _find(path: Path) -> Path:
 
 def _load_json(file: Path) -> Tokenizer:
     try:
-        text = file.read_bytes().decode()
+        text = read_bounded(file).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text ({error}); give a Hugging Face tokenizer.json") from error
     try:
-        spec = json.loads(text)
-    except json.JSONDecodeError:
+        spec = parse_json(text, str(file))
+    except UserError:
         spec = None  # BPETokenizer says what is wrong
     if spec == byte_vocabulary():
         return BytesTokenizer()

@@ -14,6 +14,7 @@ import numpy as np
 from isogloss.config.base import UserError
 from isogloss.data.tokenizers.base import check_lossless, well_formed
 from isogloss.data.tokenizers.byte_table import ByteTable, piece_bytes
+from isogloss.durable import write_whole
 
 try:
     import sentencepiece
@@ -87,4 +88,4 @@ class SentencePieceTokenizer:
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.model`` as it was read."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.model").write_bytes(self._model)
+        write_whole(folder / "tokenizer.model", self._model)

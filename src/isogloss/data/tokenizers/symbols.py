@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from isogloss.config.base import UserError
+from isogloss.durable import write_whole
 
 END_OF_TEXT = 0
 
@@ -81,7 +82,7 @@ class SymbolsTokenizer:
         """Write ``tokenizer.json``, which Hugging Face's libraries read too."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(symbol_vocabulary(self.n_tokens), ensure_ascii=False)
-        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+        write_whole(folder / "tokenizer.json", text.encode())
 
     def _id(self, word: str) -> int:
         if not (word.isascii() and word.isdigit()) or not 0 < int(word) < self.n_tokens:

@@ -8,9 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from isogloss.config.base import UserError
+from isogloss.config.stored import read_bounded
 from isogloss.data.tokenizers.bpe import BPETokenizer
 from isogloss.data.tokenizers.byte_table import byte_level_text
 from isogloss.data.tokenizers.patterns import PATTERNS
+
+_MOST_DIGITS, _MOST_BYTES = 10, 4096  # of a rank, of a token
 
 
 def read_ranks_file(path: Path, pattern: str) -> BPETokenizer:
@@ -69,17 +72,19 @@ def _parse_line(line: bytes) -> tuple[bytes, int] | None:
         data = base64.b64decode(token, validate=True)
     except binascii.Error:
         return None
-    return (data, int(rank)) if data and rank.isdigit() else None
+    return (data, int(rank)) if data and len(rank) <= _MOST_DIGITS and rank.isdigit() else None
 
 
 def _parse(path: Path) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(read_bounded(path).splitlines(), start=1):
         if not line.strip():
             continue
         entry = _parse_line(line)
         if entry is None:
             raise UserError(f"{path}, line {number}: not a token in base64 and its rank, as tiktoken writes them")
+        if len(entry[0]) > _MOST_BYTES:  # finding its merges takes the square of its length
+            raise UserError(f"{path}, line {number}: a token of {len(entry[0]):,} bytes, more than {_MOST_BYTES:,}")
         if entry[0] in ranks:
             raise UserError(f"{path}, line {number}: the token is there already, with rank {ranks[entry[0]]}")
         ranks[entry[0]] = entry[1]
