@@ -91,11 +91,11 @@ def data_prepare(
         with _stoppable():
             mixed = open_mixture(config, tokenizer_config, say, verify, workers=workers, watch=watch)
         for part in mixed.corpora.values():
-            _print_facts(part)
+            _print_facts(part, was_told=True)
     elif isinstance(config, TextConfig):
         with _stoppable():
             corpus = prepare(config, tokenizer_config, say, verify, workers=workers, watch=watch)
-        _print_facts(corpus)
+        _print_facts(corpus, was_told=True)
     else:
         raise UserError(f"data.type {config.type} is made as it is read: there is nothing to prepare")
 
@@ -308,10 +308,12 @@ def _tokenizer(text: str) -> "TokenizerConfig":
     return FileConfig(path=Path(text))
 
 
-def _print_facts(corpus: "PreparedCorpus") -> None:
+def _print_facts(corpus: "PreparedCorpus", was_told: bool = False) -> None:
+    """Print what a corpus holds; what is not read or odd, unless preparing it has told that."""
+    from isogloss.data.sources.account import count_in_words, tell_suspicious
+    from isogloss.data.sources.tally import in_words
+
     manifest = corpus.manifest
-    dropped = {"copies": manifest.n_duplicates, "near copies": manifest.n_near_duplicates, **manifest.dropped}
-    left_out = [f"{n:,} {reason}" for reason, n in dropped.items() if n]
     kind = manifest.tokenizer["type"]
     print(f"corpus        {corpus.folder}")
     n_inputs = f" ({len(manifest.inputs):,} files, {sum(i.n_bytes for i in manifest.inputs):,} bytes)"
@@ -320,7 +322,11 @@ def _print_facts(corpus: "PreparedCorpus") -> None:
     for name, split in (("train", manifest.train), ("validation", manifest.validation)):
         counts = f"{split.n_documents:,} documents, {split.n_bytes:,} bytes, {split.n_tokens:,} tokens"
         print(f"{name:<14}{counts}, {len(split.shards)} shards")
-    print(f"left out      {', '.join(left_out) or 'nothing'}")
+    print(f"left out      {count_in_words(manifest.left_out)}")
+    if manifest.passed_over and not was_told:
+        print(f"not read      {in_words(manifest.passed_over)}")
+    for line in [] if was_told else tell_suspicious(manifest.suspicious):
+        print(line)
     if manifest.n_bad:
         print(f"bad records   {manifest.n_bad:,}, listed in {corpus.folder / 'bad_records.jsonl'}")
     gzip, xz = manifest.baselines.gzip_bits_per_byte, manifest.baselines.xz_bits_per_byte

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from isogloss.config.base import Config, UserError
 from isogloss.data.baselines import Baselines
@@ -19,6 +19,7 @@ from isogloss.data.corpus import Cut, Packing, Part, SplitFacts, SplitName
 from isogloss.data.rows.fitting import check_table, keep_table
 from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream, open_stream
+from isogloss.data.sources.tally import Tallies
 from isogloss.data.stamps import Stamp, Stamps
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
@@ -95,6 +96,17 @@ class Manifest(Config):
     """Of the validation text."""
     files: dict[str, FileRecord]
     """Every other file of the folder, by its relative path."""
+    passed_over: Tallies = Field(default_factory=dict)
+    """Files that were found in the inputs and not read, by reason."""
+    suspicious: Tallies = Field(default_factory=dict)
+    """Documents that look like something else, by what."""
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Records that are not in the corpus, by reason."""
+        copies = {"copies": self.n_duplicates, "near copies": self.n_near_duplicates}
+        counts = {**copies, **self.dropped, "bad records": self.n_bad, "unreadable files": len(self.skipped)}
+        return {reason: n for reason, n in counts.items() if n}
 
     @property
     def n_empty(self) -> int:

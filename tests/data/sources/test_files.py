@@ -21,8 +21,6 @@ def test_a_folder_yields_text_and_lines_sorted_and_named_from_the_folder(tmp_pat
     assert [d.name for d in read(corpus)] == ["a.TXT", "b.txt", "sub/c.txt", "z.jsonl:1", "z.jsonl:2"]
     assert [d.name for d in read(corpus / "notes.md")] == ["notes.md"]
     assert [d.name for d in read(f"{corpus}/**/*.txt", corpus / "b.txt")] == [
-        ".git/d.txt",
-        ".hidden.txt",
         "b.txt",
         "sub/c.txt",
     ]

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from isogloss.config.base import Config
 from isogloss.data.corpus import PackedConfig
 from isogloss.data.sources.filters import FilterConfig
+from isogloss.data.sources.formats import Format
+from isogloss.data.sources.lines import check_encoding
+from isogloss.data.sources.units import ReadSettings
 
 
 class TextConfig(Config):
@@ -49,6 +52,12 @@ class FilesText(TextConfig):
     whatever files are added later."""
     text_field: str | None = None
     """The field of a record that holds its text; without it ``text``, or else ``content``."""
+    format: Format = "auto"
+    """What the files hold: text, json (lines, arrays or objects), csv, tsv or parquet; auto: by ending and content."""
+    encoding: str | None = None
+    """Of text, JSON and CSV files, such as utf-16 or cp1252; without it UTF-8."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between the documents of a text file, such as <|endoftext|>; without it a file is a document."""
     max_document_bytes: int = Field(default=32 << 20, ge=1, lt=1 << 31)
     """A longer document is a bad record."""
     filters: FilterConfig = FilterConfig()
@@ -63,6 +72,19 @@ class FilesText(TextConfig):
         if self.validation and self.validation_fraction is not None:
             raise ValueError("validation files are given, so validation_fraction has no meaning; leave one of them out")
         return self
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            check_encoding(encoding)
+        return encoding
+
+    def read_settings(self) -> ReadSettings:
+        """How the files are read."""
+        return ReadSettings(
+            self.text_field, self.max_document_bytes, self.filters, self.format, self.encoding, self.separator
+        )
 
 
 class PythonStdlibConfig(PythonStdlibText, PackedConfig):
@@ -84,6 +106,9 @@ DECISIVE = {
     "validation_bytes",
     "validation_fraction",
     "text_field",
+    "format",
+    "encoding",
+    "separator",
     "max_document_bytes",
     "filters",
     "near_duplicates",

@@ -37,6 +37,8 @@ from isogloss.data.prepare.work import BAD_ENDING, remove, work_folder
 from isogloss.data.prepare.workers import Workers, count_cores, start_workers
 from isogloss.data.prepared import BAD_RECORDS, TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
 from isogloss.data.shards import token_dtype
+from isogloss.data.sources.account import count_in_words, tell_passed_over, tell_suspicious
+from isogloss.data.sources.tally import Tallies, merge
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
@@ -63,14 +65,16 @@ def prepare(
         config: the corpus.
         tokenizer: its tokenizer, or the config of one; one that is trained sees the training split only.
         progress: told in a short sentence what is being done.
-        verify: compare all checksums of an existing corpus, not only those of files that seem to have changed.
+        verify: read all inputs and all files of an existing corpus, not only those that seem to have changed.
         workers: processes; 0 for this one alone. Without it one a core, or none where the input is small.
         watch: follows the bytes done; without it ``progress`` is told now and then.
 
     Raises:
         UserError: inputs that cannot be read or are empty, too many bad records, or a folder that cannot be written.
     """
-    inputs = open_inputs(config)
+    inputs = open_inputs(config, verify)
+    for line in tell_passed_over(inputs.passed_over):
+        progress(line)
     if isinstance(tokenizer, BPEConfig):
         ready, decides = None, tokenizer.model_dump(mode="json")
     else:  # by its content, which may have changed under the same path
@@ -84,7 +88,15 @@ def prepare(
                 _make(folder, config, tokenizer, ready, scan)
                 corpus = open_prepared(folder)
             remove(scan.folder)
+    for line in _tell_left_out(corpus.manifest):
+        progress(line)
     return corpus
+
+
+def _tell_left_out(manifest: Manifest) -> list[str]:
+    """What is not in the corpus, and what in it is odd."""
+    left_out = [f"left out: {count_in_words(manifest.left_out)}"] if manifest.left_out else []
+    return [*left_out, *tell_suspicious(manifest.suspicious)]
 
 
 def training_texts(
@@ -256,6 +268,9 @@ def _manifest(
     dropped: dict[str, int] = {}
     for reason, n in (item for record in scan.records for item in record.dropped.items()):
         dropped[reason] = dropped.get(reason, 0) + n
+    suspicious: Tallies = {}
+    for record in scan.records:
+        merge(suspicious, record.suspicious)
     n_near_duplicates = len(scan.split.dropped)
     n_read = sum(record.n_documents for record in scan.records)
     return Manifest(
@@ -277,6 +292,8 @@ def _manifest(
         skipped=scan.inputs.skipped,
         baselines=baselines,
         files=files,
+        passed_over=scan.inputs.passed_over,
+        suspicious=suspicious,
     )
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from isogloss.config.base import Config, UserError
+from isogloss.data.sources.tally import Tallies
 from isogloss.durable import whole_file, write_whole
 
 KEY_BYTES = 16
@@ -61,6 +62,8 @@ class UnitRecord(Config):
     bad: tuple[BadEntry, ...]
     runs: tuple[tuple[int, int], ...]
     """Documents and bytes of each run."""
+    suspicious: Tallies = Field(default_factory=dict)
+    """Documents that look like something else, by what."""
 
 
 class SpillWriter:

@@ -1,0 +1,41 @@
+"""Texts that look like something else: read as they are, and named with the setting that mends it."""
+
+import re
+from collections.abc import Iterator
+
+from isogloss.data.sources.formats import Kind, looks_like_json
+
+NUL = "with NUL characters"
+REPLACED = "with replacement characters (U+FFFD)"
+JSON = "that looks like raw JSON"
+SEPARATED = "with {0!r} inside"
+MENDING = {
+    NUL: "perhaps another encoding: set data.encoding (utf-16-le, ...)",
+    REPLACED: "they were decoded wrongly before: take the original, and set data.encoding",
+    JSON: "data.format=json takes the records' texts",
+}
+_TOKEN = re.compile(
+    r"<\|(?:endoftext|end_of_text|begin_of_text|eot_id|im_end|im_start)\|>|<\uff5c(?:begin|end)▁of▁sentence\uff5c>"
+    r"|(?:</?s>|<[eb]os>)$",
+    re.MULTILINE,
+)
+
+
+def find_suspicions(text: str, kind: Kind) -> Iterator[str]:
+    """What is odd about a document: a key of ``MENDING``, or a separator token within it."""
+    if "\0" in text:
+        yield NUL
+    if "\ufffd" in text:
+        yield REPLACED
+    if found := _TOKEN.search(text):
+        yield SEPARATED.format(found[0])
+    if kind == "text" and looks_like_json(text):
+        yield JSON
+
+
+def mending(suspicion: str) -> str:
+    """What to do about it."""
+    if suspicion in MENDING:
+        return MENDING[suspicion]
+    token = suspicion.removeprefix("with ").removesuffix(" inside")
+    return f"data.separator={token} cuts text files there; within a record it stays text"
