@@ -62,7 +62,7 @@ def data_prepare(
     validation: Annotated[list[str] | None, typer.Option(help="What to validate on; may be given again.")] = None,
     text_field: Annotated[str | None, typer.Option(help="The field of a record that holds its text.")] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="Of standard input: txt, jsonl, jsonl.gz, jsonl.zst, parquet.")
+        str, typer.Option("--format", help="Of standard input: txt, json, jsonl, jsonl.gz, csv, parquet, auto.")
     ] = "jsonl",
     max_bad: Annotated[int | None, typer.Option(help="Bad records that may be left out and reported.", min=0)] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core if not given.", min=0)] = None,
@@ -231,7 +231,7 @@ def _configs(
     from isogloss.data.prepare import FilesConfig
     from isogloss.data.tokenizers.config import BPEConfig
 
-    overrides = [word for word in words if _is_setting(word)]
+    overrides = [word for word in words if is_setting(word)]
     paths = [word for word in words if word not in overrides]
     if not paths or _is_recipe(paths[0]):
         from isogloss.recipe import load_recipe
@@ -242,7 +242,7 @@ def _configs(
     settings = [*overrides, *settings]
     if "-" in paths:
         kept_in = load_config(FilesConfig, None, ["train=[-]", *settings]).prepared_dir
-        paths = [_standard_input(kept_in, format_) if path == "-" else path for path in paths]
+        paths = [keep_stdin(kept_in, format_) if path == "-" else path for path in paths]
     config = load_config(FilesConfig, None, [f"train={_quoted(paths)}", *settings])
     return config, _tokenizer(tokenizer) if tokenizer else BPEConfig(vocab_size=8192)
 
@@ -262,7 +262,7 @@ def _quoted(value: str | int | list[str]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _is_setting(word: str) -> bool:
+def is_setting(word: str) -> bool:
     """Whether a word is ``key=value`` and no path: names such as ``lang=en`` are common."""
     key, equals, _ = word.partition("=")
     return bool(equals) and "/" not in key and not Path(word).exists()
@@ -279,18 +279,21 @@ def _is_recipe(word: str) -> bool:
     return word in shipped_recipes()
 
 
-def _standard_input(folder: Path, format_: str) -> str:
+def keep_stdin(folder: Path, format_: str) -> str:
+    """Keep standard input in a folder, as a file whose ending tells its format; ``auto`` recognises JSON."""
     from io import BufferedIOBase
     from typing import get_args
 
     from isogloss.config.base import UserError
-    from isogloss.data.sources.standard_input import Format, keep_standard_input
+    from isogloss.data.sources.standard_input import Format, keep_recognised, keep_standard_input
 
     known = {name: name for name in get_args(Format)}
-    if format_ not in known:
-        raise UserError(f"--format {format_}: choose one of {', '.join(known)}")
+    if format_ not in (*known, "auto"):
+        raise UserError(f"--format {format_}: choose one of {', '.join(known)}, auto")
     stream = sys.stdin.buffer
     assert isinstance(stream, BufferedIOBase)
+    if format_ == "auto":
+        return str(keep_recognised(stream, folder))
     return str(keep_standard_input(stream, folder, known[format_]))
 
 

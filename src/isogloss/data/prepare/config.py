@@ -39,17 +39,9 @@ class NearDuplicatesConfig(Config):
     """Words in a sequence."""
 
 
-class FilesText(TextConfig):
-    """Text files, JSON lines and tables of your own."""
+class ReadConfig(Config):
+    """How files become documents: what is read of them, and what is left out."""
 
-    type: Literal["files"] = "files"
-    train: tuple[str, ...] = Field(min_length=1)
-    """Files, folders and globs to train on."""
-    validation: tuple[str, ...] = ()
-    """Files, folders and globs to validate on; without any, a part of ``train`` is set aside."""
-    validation_fraction: float | None = Field(default=None, gt=0, lt=1)
-    """The share of documents set aside for validation, instead of ``validation_bytes``: a document stays on its side
-    whatever files are added later."""
     text_field: str | None = None
     """The field of a record that holds its text; without it ``text``, or else ``content``."""
     format: Format = "auto"
@@ -62,16 +54,8 @@ class FilesText(TextConfig):
     """A longer document is a bad record."""
     filters: FilterConfig = FilterConfig()
     """Ranges that a document's measures must lie in for it to be kept."""
-    near_duplicates: NearDuplicatesConfig | None = None
-    """Drop documents that nearly repeat another one; without it only exact copies are dropped."""
     max_bad: int = Field(default=0, ge=0)
-    """How many bad records may be left out and reported; one more ends the preparation."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "FilesText":
-        if self.validation and self.validation_fraction is not None:
-            raise ValueError("validation files are given, so validation_fraction has no meaning; leave one of them out")
-        return self
+    """How many bad records may be left out and reported; one more is an error."""
 
     @field_validator("encoding")
     @classmethod
@@ -85,6 +69,27 @@ class FilesText(TextConfig):
         return ReadSettings(
             self.text_field, self.max_document_bytes, self.filters, self.format, self.encoding, self.separator
         )
+
+
+class FilesText(TextConfig, ReadConfig):
+    """Text files, JSON lines and tables of your own."""
+
+    type: Literal["files"] = "files"
+    train: tuple[str, ...] = Field(min_length=1)
+    """Files, folders and globs to train on."""
+    validation: tuple[str, ...] = ()
+    """Files, folders and globs to validate on; without any, a part of ``train`` is set aside."""
+    validation_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """The share of documents set aside for validation, instead of ``validation_bytes``: a document stays on its side
+    whatever files are added later."""
+    near_duplicates: NearDuplicatesConfig | None = None
+    """Drop documents that nearly repeat another one; without it only exact copies are dropped."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "FilesText":
+        if self.validation and self.validation_fraction is not None:
+            raise ValueError("validation files are given, so validation_fraction has no meaning; leave one of them out")
+        return self
 
 
 class PythonStdlibConfig(PythonStdlibText, PackedConfig):
