@@ -10,7 +10,7 @@ from isogloss.config.base import UserError
 from isogloss.data.sources.formats import HEAD_BYTES, looks_like_json
 from isogloss.durable import sync, sync_folder
 
-Format = Literal["txt", "json", "jsonl", "jsonl.gz", "jsonl.zst", "csv", "tsv", "parquet"]
+Format = Literal["txt", "jsonl", "jsonl.gz", "jsonl.zst", "json", "csv", "tsv", "parquet"]
 BLOCK_BYTES = 1 << 20
 
 
