@@ -143,7 +143,7 @@ class PreparedCorpus:
         """
         if self._tokenizer is not None:
             return self._tokenizer
-        tokenizer = load_tokenizer(self.folder / TOKENIZER_FOLDER)
+        tokenizer = load_tokenizer(self.folder / TOKENIZER_FOLDER, is_checked=True)
         self.check_tokenizer(tokenizer, str(self.folder / TOKENIZER_FOLDER))
         self._tokenizer = tokenizer
         return tokenizer

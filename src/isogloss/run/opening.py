@@ -236,6 +236,9 @@ def _keep_description(session: Session, planned: PlannedModel) -> None:
 def _copy_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
     """Copy the tokenizer into the run's folder, whole or not at all."""
     with suppress(UserError):  # a damaged one is written anew
-        if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
+        if (
+            folder.tokenizer.is_dir()
+            and load_tokenizer(folder.tokenizer, is_checked=True).fingerprint == corpus.tokenizer.fingerprint
+        ):
             return
     keep_tokenizer(corpus.tokenizer, folder.tokenizer)

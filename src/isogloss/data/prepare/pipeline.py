@@ -38,7 +38,8 @@ from isogloss.data.prepare.workers import Workers, count_cores, start_workers
 from isogloss.data.prepared import BAD_RECORDS, TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
 from isogloss.data.shards import token_dtype
 from isogloss.data.sources.account import count_in_words, tell_passed_over, tell_suspicious
-from isogloss.data.sources.tally import Tallies, merge
+from isogloss.data.sources.suspicion import ALTERED
+from isogloss.data.sources.tally import Tallies, Tally, merge
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
@@ -216,7 +217,7 @@ def _make(
     max_bad = _max_bad(config)
     report_bad(scan.records, work / BAD_RECORDS, max_bad)
     files = file_records(work, corpus_files(work, (train, validation)), ranges)
-    manifest = _manifest(config, asked, tokenizer, scan, train, validation, baselines, files)
+    manifest = _manifest(config, asked, tokenizer, scan, train, validation, baselines, files, ranges)
     put_in_place(work, folder, manifest)
     for name, split in (("train", train), ("validation", validation)):
         scan.say(f"{name}: {split.n_documents:,} documents, {split.n_bytes:,} bytes, {split.n_tokens:,} tokens")
@@ -264,6 +265,7 @@ def _manifest(
     validation: SplitRecord,
     baselines: Baselines,
     files: dict[str, Any],
+    ranges: Sequence[RangeRecord],
 ) -> Manifest:
     dropped: dict[str, int] = {}
     for reason, n in (item for record in scan.records for item in record.dropped.items()):
@@ -271,6 +273,10 @@ def _manifest(
     suspicious: Tallies = {}
     for record in scan.records:
         merge(suspicious, record.suspicious)
+    for record in ranges:
+        for side in (record.train, record.validation):
+            if side.n_altered:
+                merge(suspicious, {ALTERED: Tally(n=side.n_altered, first=side.altered)})
     n_near_duplicates = len(scan.split.dropped)
     n_read = sum(record.n_documents for record in scan.records)
     return Manifest(

@@ -9,7 +9,9 @@ NUL = "with NUL characters"
 REPLACED = "with replacement characters (U+FFFD)"
 JSON = "that looks like raw JSON"
 SEPARATED = "with {0!r} inside"
+ALTERED = "with characters that this tokenizer does not keep"
 MENDING = {
+    ALTERED: "it writes spaces as ▁, and some end a text at NUL: choose a byte-level tokenizer, or take them out",
     NUL: "perhaps another encoding: set data.encoding (utf-16-le, ...)",
     REPLACED: "they were decoded wrongly before: take the original, and set data.encoding",
     JSON: "data.format=json takes the records' texts",
