@@ -21,8 +21,8 @@ _CONTINUED = "".join(map(chr, range(0x80, 0xC0)))
 _LED = "".join(map(chr, [*range(0xC0, 0x800, 0x40), *range(0x800, 0xD800, 0x7FF), 0xE000, 0xF8FF]))
 _PLANES = "".join(chr((plane << 16) + 0x123) for plane in range(1, 17))
 _ODD = (
-    "e\u0301o\u0308 \u0915\u093c \u0e01\u0e47 ß \u0130 \u0131 \u017f \u212a \u212b \ufdfa \u2460 … “ ” \u2013 \u2014 \u00a0"
-    " \u0085 \u00ad \u200b \u200d \u200e \u2003 \u2028 \u2029 \u3000 \ufeff \ufffd 1\u0661\u0967 Ab aB AB \u0130STANBUL 日本語 한국어 ไทย"
+    "e\u0301o\u0308 \u0915\u093c \u0e01\u0e47 ß \u0130 \u0131 \u017f \u212a \u212b \ufdfa \u2460 … “ ” \u2013 \u2014 "
+    "\u00a0 \u0085 \u00ad \u200b \u200d \u200e \u2003 \u2028 \u2029 \u3000 \ufeff \ufffd 1\u0661\u0967 Ab aB AB 日 한"
 )
 PROBES = ("a", " a", "a ", "  a  ", _WORDS, _RUNS, _CHARACTERS, _CONTINUED, _LED, _PLANES, _ODD, _ODD.upper())
 """All bytes that UTF-8 has, runs of each sign, letters of both cases, composed and not, of several scripts."""
@@ -80,7 +80,8 @@ def _literals(part: Any) -> Iterator[str]:
             if isinstance(value, str) and value and key in LITERALS:
                 yield value
             elif key == "Regex" and isinstance(value, str):
-                yield from re.findall(r"[^\\^$.|?*+()\[\]{}\s]+|[ \n\t]+", value)
+                for form in (value, re.sub(r"[?*+]", "", value), re.sub(r".[?*]", "", value)):
+                    yield from re.findall(r"[^\\^$.|?*+()\[\]{}\s]+|[ \n\t]+", form)
             else:
                 yield from _literals(value)
     elif isinstance(part, list):
@@ -95,10 +96,13 @@ def _refuse(origin: str, text: str, back: str, spec: dict[str, Any]) -> None:
     near = text[max(0, at - 64) : at + 64]
     advice = "choose a byte-level BPE, or a SentencePiece model with byte fallback and the identity normaliser"
     for token in spec.get("added_tokens") or []:
-        flags = [name for name in ("lstrip", "rstrip") if token.get(name)]
-        if flags and token["content"] in near:
-            named = " and ".join(f'"{flag}": true' for flag in flags)
-            advice = f"its added token {token['content']!r} has {named} and takes the spaces beside it: set it to false"
+        if not token["special"] and token["content"] in near:
+            flags = [name for name in ("lstrip", "rstrip") if token.get(name)]
+            how = f" ({' and '.join(flags)}: it takes the spaces beside it)" if flags else ""
+            advice = (
+                f'its added token {token["content"]!r} is cut out of every text{how}; set "special": true for it in '
+                "added_tokens, so that it is ordinary text there"
+            )
     raise UserError(
         f"{origin}: this tokenizer does not keep text as it is: {text[begin:end]!r} comes back as "
         f"{back[begin:end]!r}; {advice}"

@@ -1,7 +1,7 @@
 """SentencePiece models (Kudo and Richardson 2018, arXiv 1808.06226), through the optional ``sentencepiece`` library.
 
-A text's own ``▁`` (U+2581), which SentencePiece writes spaces with, comes back as a space, and NUL ends a text: its
-format cannot hold them. Both are counted where text is prepared.
+A text's own ``▁`` (U+2581), which SentencePiece writes spaces with, comes back as a space: its format
+cannot tell the two apart. In some versions of the library NUL ends a text. Both are counted where text is prepared.
 """
 
 import hashlib
@@ -40,8 +40,6 @@ class SentencePieceTokenizer:
 
     backend = "sentencepiece"
 
-    lossy_characters = "▁\0"
-
     def __init__(
         self,
         model: bytes,
@@ -64,6 +62,8 @@ class SentencePieceTokenizer:
         tokens = [b"" if i in special else piece_bytes(processor.id_to_piece(i)) for i in range(self.n_tokens)]
         first = processor.encode("a")
         self._table = ByteTable(tokens, dummy_prefix=b" " if tokens[first[0]].startswith(b" ") else b"")
+        keeps_nul = self.decode(self.encode("a\0b")) == "a\0b"  # some versions end the text there
+        self.lossy_characters = "▁" if keeps_nul else "▁\0"
         if end_of_text is not None:
             check_unwritten(self, end_of_text, processor.id_to_piece(self.end_of_text), origin)
         if not is_checked:

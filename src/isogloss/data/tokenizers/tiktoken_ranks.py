@@ -11,6 +11,7 @@ from pathlib import Path
 from isogloss.config.base import UserError
 from isogloss.data.tokenizers.bpe import BPETokenizer
 from isogloss.data.tokenizers.byte_table import byte_level_text
+from isogloss.data.tokenizers.end_of_text import check_unwritten
 from isogloss.data.tokenizers.patterns import PATTERNS
 
 PUBLISHED = {
@@ -21,6 +22,10 @@ PUBLISHED = {
 }
 """Of published vocabularies, known by the number of their ranks and the last: the token that ends a text, and its id.
 Those of GPT-2 and Qwen follow the last rank."""
+
+
+MAX_GAP = 1 << 16
+"""Ids between the last rank and the end of text: of published vocabularies a few hundred."""
 
 
 def find_end_of_text_id(ranks: Collection[int]) -> tuple[str, int]:
@@ -57,12 +62,20 @@ def read_ranks_file(path: Path, pattern: str, end_of_text: str | int | None = No
                 f"an id that is no rank, such as {chosen}"
             )
         content, chosen = "<|endoftext|>", end_of_text
-    opening = {"id": chosen, "content": content, "special": True, "normalized": False}
+        if chosen > max(ranks.values()) + MAX_GAP:
+            raise UserError(f"{path}: tokenizer.end_of_text {chosen} is far beyond the {len(ranks):,} ranks")
+    vocab = {byte_level_text(token): rank for token, rank in ranks.items()}
+    if chosen < len(ranks):  # in a gap of the ranks: known to the vocabulary, as in GPT-2's own file
+        vocab[content] = chosen
+    # Ids must follow on for Hugging Face's library, so those between the ranks and the token are declared too.
+    between = {f"<|unused_{rank}|>": rank for rank in range(max(ranks.values()) + 1, chosen)}
+    special = [{"id": rank, "content": name} for name, rank in {**between, content: chosen}.items()]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     spec = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [opening | {"single_word": False, "lstrip": False, "rstrip": False}],
+        "added_tokens": [token | plain for token in special],
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
@@ -76,11 +89,13 @@ def read_ranks_file(path: Path, pattern: str, end_of_text: str | int | None = No
         "model": {
             "type": "BPE",
             "ignore_merges": True,  # tiktoken takes a piece that is a token whole
-            "vocab": {byte_level_text(token): rank for token, rank in ranks.items()},
+            "vocab": vocab,
             "merges": _merges(ranks),
         },
     }
-    return BPETokenizer(json.dumps(spec, ensure_ascii=False), origin=str(path))
+    tokenizer = BPETokenizer(json.dumps(spec, ensure_ascii=False), origin=str(path))
+    check_unwritten(tokenizer, chosen, content, str(path))
+    return tokenizer
 
 
 def is_ranks_line(line: bytes) -> bool:
