@@ -53,10 +53,11 @@ def read_csv(unit: Unit, blocks: Iterable[bytes], settings: ReadSettings) -> Ite
         names = next(rows)
         at = names.index(find_field(names, settings.text_field))
     except (BadRecordError, csv.Error) as error:
-        yield BadRecord(f"{unit.path}:{number}", f"the header: {error}")
+        advice = "name the text's column by data.text_field, or read it all as text by data.format=text"
+        yield BadRecord(f"{unit.path}:{number}", f"the header: {error}; {advice}")
         return
     while True:
-        number = rows.line_num + 1
+        number, row = rows.line_num + 1, None
         try:
             row = next(rows, None)
             if row is None:

@@ -158,7 +158,7 @@ def _search(folder: Path, parts: Sequence[str], on_skip: OnSkip, is_deep: bool =
         for inner in _folders(folder, on_skip):
             yield from _search(inner, rest or ["*"], on_skip, is_deep=True)
         return
-    for path in _matches(folder, part, on_skip, is_deep):
+    for path in _matches(folder, part, on_skip, is_deep, bool(rest)):
         if rest:
             if path.is_dir():
                 yield from _search(path, rest, on_skip)
@@ -171,7 +171,8 @@ def _search(folder: Path, parts: Sequence[str], on_skip: OnSkip, is_deep: bool =
             on_skip(path, DANGLING if path.is_symlink() else SPECIAL)
 
 
-def _matches(folder: Path, part: str, on_skip: OnSkip, is_deep: bool) -> Iterator[Path]:
+def _matches(folder: Path, part: str, on_skip: OnSkip, is_deep: bool, leads_on: bool) -> Iterator[Path]:
+    """What a part of a pattern matches in a folder; only a folder leads on to the parts after it."""
     if not any(sign in part for sign in WILDCARDS):
         path = folder / part
         if os.path.lexists(path):
@@ -182,7 +183,7 @@ def _matches(folder: Path, part: str, on_skip: OnSkip, is_deep: bool) -> Iterato
             continue
         if not path.name.startswith(".") or part.startswith("."):
             yield path
-        elif not (is_deep and path.is_dir()):  # else counted when folders are entered
+        elif not is_deep if path.is_dir() else not leads_on:  # folders below ** are counted when they are entered
             on_skip(path, HIDDEN)
 
 

@@ -156,29 +156,32 @@ def _read_separated(
 
     A line break beside a separator belongs to it.
     """
+    number, held = 0, None  # a piece is held until another follows, as the last may be blank
     pieces = split_lines(blocks, settings.max_document_bytes, end=separator.encode())
-    number, held = 0, None
     while True:
-        content = b""
+        piece = problem = None
         try:
-            if (piece := next(pieces, None)) is None:
-                break
-            content = piece.content
-            settings.check_size(piece.too_long)
-            text = decode(content)
+            piece = next(pieces, None)
         except BadRecordError as error:
-            number += 1
-            yield BadRecord(f"{unit.path}:{number}", str(error), content[:EXCERPT_BYTES])
-            if not content:  # the stream itself
-                break
-            continue
-        if held is not None:
+            problem = error
+        if held is not None and (piece or problem or held.strip()):
             number += 1
             yield Document(f"{unit.name}:{number}", held)
-        text = _strip_breaks(text.removeprefix("\ufeff") if piece.start == 0 else text, separator)
-        held = text if text.strip() or piece.start else None
-    if held is not None and held.strip():
-        yield Document(f"{unit.name}:{number + 1}", held)
+        held = None
+        if piece is not None:
+            try:
+                settings.check_size(piece.too_long)
+                text = decode(piece.content)
+            except BadRecordError as error:
+                number += 1
+                yield BadRecord(f"{unit.path}:{number}", str(error), piece.content[:EXCERPT_BYTES])
+            else:
+                text = _strip_breaks(text if piece.start else text.removeprefix("\ufeff"), separator)
+                held = text if piece.start or text.strip() else None
+            continue
+        if problem is not None:
+            yield BadRecord(f"{unit.path}:{number + 1}", str(problem))
+        return
 
 
 def _strip_breaks(text: str, separator: str) -> str:

@@ -59,7 +59,7 @@ class BPETokenizer:
         starts_with_space = len(first) > 0 and tokens[first[0]].startswith(b" ")
         self._table = ByteTable(tokens, dummy_prefix=b" " if starts_with_space else b"")
         if not is_declared:
-            check_unwritten(self, end_of_text, self._slow.id_to_token(self.end_of_text), origin)
+            check_unwritten(self, end_of_text, self._slow.id_to_token(self.end_of_text) or "", origin)
         if not is_checked:
             check_lossless(self, origin, self._spec)
 
