@@ -101,7 +101,12 @@ def _tell_left_out(manifest: Manifest) -> list[str]:
 
 
 def training_texts(
-    config: TextChoice, progress: Say = lambda message: None, *, workers: int | None = None, watch: Watch | None = None
+    config: TextChoice,
+    progress: Say = lambda message: None,
+    verify: bool = False,
+    *,
+    workers: int | None = None,
+    watch: Watch | None = None,
 ) -> tuple[str, Callable[[], Iterator[str]]]:
     """What identifies the texts that would be trained on, and a way to read them in their order again and again.
 
@@ -111,7 +116,7 @@ def training_texts(
     Raises:
         UserError: as ``prepare``.
     """
-    inputs = open_inputs(config)
+    inputs = open_inputs(config, verify)
 
     def read() -> Iterator[str]:
         with _scanned(config, inputs, progress, workers, watch) as scan:

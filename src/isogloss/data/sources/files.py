@@ -178,7 +178,7 @@ def _matches(folder: Path, part: str, on_skip: OnSkip, is_deep: bool, leads_on: 
         if os.path.lexists(path):
             yield path
         return
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if not fnmatchcase(path.name, part):
             continue
         if not path.name.startswith(".") or part.startswith("."):

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from isogloss.data.sources.lines import Line, extend, line_of
 from isogloss.data.sources.records import BadRecordError
 
-_IN_STRING = re.compile(rb'["\\]')
+_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+"""All of a string up to its quote, or up to a backslash at a block's end."""
 _OUTSIDE = re.compile(rb'["\[\]{},]')
 
 
@@ -45,13 +46,17 @@ def split_values(blocks: Iterable[bytes], max_bytes: int, in_array: bool) -> Ite
                 is_escaped = False
                 at += 1
                 continue
-            mark = (_IN_STRING if in_string else _OUTSIDE).search(block, at)
+            if in_string:
+                inside = _IN_STRING.match(block, at)
+                assert inside is not None
+                sign, at = block[inside.end() : inside.end() + 1], inside.end() + 1
+                is_escaped, in_string = sign == b"\\", sign != b'"'
+                continue
+            mark = _OUTSIDE.search(block, at)
             if mark is None:
                 break
             at, sign = mark.end(), mark[0]
-            if in_string:
-                is_escaped, in_string = sign == b"\\", sign == b"\\"
-            elif sign == b'"':
+            if sign == b'"':
                 in_string = True
             elif sign in b"[{":
                 depth += 1

@@ -77,6 +77,8 @@ _MAGIC = {
     b"\x1f\x8b": "; it is gzip data, whose file's name ends in .gz",
     b"\x28\xb5\x2f\xfd": "; it is zstd data, whose file's name ends in .zst",
     b"PAR1": "; it is a Parquet table, whose name ends in .parquet",
+    b"BZh": "; it is bzip2 data: unpack it, or compress it by gzip or zstd",
+    b"\xfd7zXZ": "; it is xz data: unpack it, or compress it by gzip or zstd",
     b"PK\x03\x04": "; it is a zip archive: unpack it",
     b"%PDF": "; it is a PDF: extract its text",
 }

@@ -16,11 +16,12 @@ MENDING = {
     REPLACED: "they were decoded wrongly before: take the original, and set data.encoding",
     JSON: "data.format=json takes the records' texts",
 }
-_TOKEN = re.compile(
-    r"<\|(?:endoftext|end_of_text|begin_of_text|eot_id|im_end|im_start)\|>|<\uff5c(?:begin|end)▁of▁sentence\uff5c>"
-    r"|(?:</?s>|<[eb]os>)$",
-    re.MULTILINE,
-)
+_TOKENS = {
+    "<|": re.compile(r"<\|[a-z_]{2,40}\|>"),
+    "<\uff5c": re.compile(r"<\uff5c(?:begin|end)▁of▁sentence\uff5c>"),
+    "s>": re.compile(r"(?:</?s>|<[eb]os>)$", re.MULTILINE),
+}
+"""Of what is never without the key, for speed."""
 
 
 def find_suspicions(text: str, kind: Kind) -> Iterator[str]:
@@ -29,7 +30,8 @@ def find_suspicions(text: str, kind: Kind) -> Iterator[str]:
         yield NUL
     if "\ufffd" in text:
         yield REPLACED
-    if found := _TOKEN.search(text):
+    tokens = (token.search(text) for sign, token in _TOKENS.items() if sign in text)
+    if found := next(filter(None, tokens), None):
         yield SEPARATED.format(found[0])
     if kind == "text" and looks_like_json(text):
         yield JSON
