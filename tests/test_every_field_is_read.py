@@ -134,6 +134,9 @@ VARIATIONS = {
     "train.seq_len_warmup.*.divisor": Vary("train.seq_len_warmup.0.divisor=3", LENGTHS),
     "data[files].validation_fraction": Vary("data.validation_fraction=0.3"),
     "data[files].text_field": Vary("data.text_field=other", ["data.train=[records.jsonl]"]),
+    "data[files].format": Vary("data.format=text", ["data.train=[records.jsonl]"]),
+    "data[files].encoding": Vary("data.encoding=cp500"),
+    "data[files].separator": Vary("data.separator=e"),
     "data[files].max_document_bytes": Vary("data.max_document_bytes=130", ["data.max_bad=100"]),
     "data[files].max_bad": Vary("data.max_bad=3", ["data.train=[corpus, bad.jsonl]"]),
     "data[files].near_duplicates.threshold": Vary("data.near_duplicates.threshold=0.05", NEAR),
@@ -141,6 +144,9 @@ VARIATIONS = {
     "tokenizer[bpe].vocab_size": Vary("tokenizer.vocab_size=280", ["tokenizer={type: bpe, vocab_size: 270}"]),
     "tokenizer[file].path": Vary("tokenizer.path=b.tiktoken", ["tokenizer={type: file, path: a.tiktoken}"]),
     "tokenizer[file].pattern": Vary("tokenizer.pattern='.'", ["tokenizer={type: file, path: a.tiktoken}"]),
+    "tokenizer[file].end_of_text": Vary(
+        "tokenizer.end_of_text=300", ["tokenizer={type: file, path: a.tiktoken, end_of_text: 299}"]
+    ),
     "model.d_model": Vary("model.d_model=20"),
     "model.n_layers": Vary("model.n_layers=1"),
     "model.mixer.n_heads": Vary("model.mixer.n_heads=4"),

@@ -67,7 +67,7 @@ def data_prepare(
     validation: Annotated[list[str] | None, typer.Option(help="What to validate on; may be given again.")] = None,
     text_field: Annotated[str | None, typer.Option(help="The field of a record that holds its text.")] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="Of standard input: txt, jsonl, jsonl.gz, jsonl.zst, parquet.")
+        str, typer.Option("--format", help="Of standard input: txt, json, jsonl, jsonl.gz, csv, parquet, auto.")
     ] = "jsonl",
     max_bad: Annotated[int | None, typer.Option(help="Bad records that may be left out and reported.", min=0)] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core if not given.", min=0)] = None,
@@ -95,11 +95,11 @@ def data_prepare(
         with _stoppable():
             mixed = open_mixture(config, tokenizer_config, progress, verify, workers=workers, watch=watch)
         for part in mixed.corpora.values():
-            _print_facts(part)
+            _print_facts(part, was_told=True)
     elif isinstance(config, TextConfig):
         with _stoppable():
             corpus = prepare(config, tokenizer_config, progress, verify, workers=workers, watch=watch)
-        _print_facts(corpus)
+        _print_facts(corpus, was_told=True)
     else:
         raise UserError(f"data.type {config.type} is made as it is read: there is nothing to prepare")
 
@@ -234,7 +234,7 @@ def _configs(
     from isogloss.data.prepare import FilesConfig
     from isogloss.data.tokenizers.config import BPEConfig
 
-    overrides = [word for word in words if _is_setting(word)]
+    overrides = [word for word in words if is_setting(word)]
     paths = [word for word in words if word not in overrides]
     if not paths or _is_recipe(paths[0]):
         from isogloss.recipe import load_recipe
@@ -245,7 +245,7 @@ def _configs(
     laid_over = [*overrides, *settings]
     if "-" in paths:
         kept_in = load_config(FilesConfig, None, [("train", ["-"]), *laid_over]).prepared_dir
-        paths = [_standard_input(kept_in, format_) if path == "-" else path for path in paths]
+        paths = [keep_stdin(kept_in, format_) if path == "-" else path for path in paths]
     config = load_config(FilesConfig, None, [_setting("train", paths), *laid_over])
     return config, _tokenizer(tokenizer) if tokenizer else BPEConfig(vocab_size=8192)
 
@@ -265,7 +265,7 @@ def _setting(key: str, value: str | int | list[str]) -> tuple[str, object]:
     return key, value
 
 
-def _is_setting(word: str) -> bool:
+def is_setting(word: str) -> bool:
     """Whether a word is ``key=value`` and no path: names such as ``lang=en`` are common."""
     key, equals, _ = word.partition("=")
     return bool(equals) and "/" not in key and not Path(word).exists()
@@ -282,18 +282,21 @@ def _is_recipe(word: str) -> bool:
     return word in shipped_recipes()
 
 
-def _standard_input(folder: Path, format_: str) -> str:
+def keep_stdin(folder: Path, format_: str) -> str:
+    """Keep standard input in a folder, as a file whose ending tells its format; ``auto`` recognises JSON."""
     from io import BufferedIOBase
     from typing import get_args
 
     from isogloss.config.base import UserError
-    from isogloss.data.sources.standard_input import Format, keep_standard_input
+    from isogloss.data.sources.standard_input import Format, keep_recognised, keep_standard_input
 
     known = {name: name for name in get_args(Format)}
-    if format_ not in known:
-        raise UserError(f"--format {format_}: choose one of {', '.join(known)}")
+    if format_ not in (*known, "auto"):
+        raise UserError(f"--format {format_}: choose one of {', '.join(known)}, auto")
     stream = sys.stdin.buffer
     assert isinstance(stream, BufferedIOBase)
+    if format_ == "auto":
+        return str(keep_recognised(stream, folder))
     return str(keep_standard_input(stream, folder, known[format_]))
 
 
@@ -311,10 +314,12 @@ def _tokenizer(text: str) -> "TokenizerConfig":
     return FileConfig(path=Path(text))
 
 
-def _print_facts(corpus: "PreparedCorpus") -> None:
+def _print_facts(corpus: "PreparedCorpus", was_told: bool = False) -> None:
+    """Print what a corpus holds; what is not read or odd, unless preparing it has told that."""
+    from isogloss.data.sources.account import count_in_words, tell_suspicious
+    from isogloss.data.sources.tally import in_words
+
     manifest = corpus.manifest
-    dropped = {"copies": manifest.n_duplicates, "near copies": manifest.n_near_duplicates, **manifest.dropped}
-    left_out = [f"{n:,} {reason}" for reason, n in dropped.items() if n]
     kind = manifest.tokenizer["type"]
     say(f"corpus        {corpus.folder}")
     n_inputs = f" ({len(manifest.inputs):,} files, {sum(i.n_bytes for i in manifest.inputs):,} bytes)"
@@ -323,7 +328,11 @@ def _print_facts(corpus: "PreparedCorpus") -> None:
     for name, split in (("train", manifest.train), ("validation", manifest.validation)):
         counts = f"{split.n_documents:,} documents, {split.n_bytes:,} bytes, {split.n_tokens:,} tokens"
         say(f"{name:<14}{counts}, {len(split.shards)} shards")
-    say(f"left out      {', '.join(left_out) or 'nothing'}")
+    say(f"left out      {count_in_words(manifest.left_out)}")
+    if manifest.passed_over and not was_told:
+        say(f"not read      {in_words(manifest.passed_over)}")
+    for line in [] if was_told else tell_suspicious(manifest.suspicious):
+        say(line)
     if manifest.n_bad:
         say(f"bad records   {manifest.n_bad:,}, listed in {corpus.folder / 'bad_records.jsonl'}")
     gzip, xz = manifest.baselines.gzip_bits_per_byte, manifest.baselines.xz_bits_per_byte

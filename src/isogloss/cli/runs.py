@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from isogloss.cli.shared import Device, RecipeArguments, split_words, warn
-from isogloss.streams import emit, say
+from isogloss.streams import emit, say, say_error
 
 
 def train(
@@ -65,28 +65,53 @@ def generate(
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
-    texts: Annotated[list[Path], typer.Argument(help="Text files, or folders and .jsonl files of documents.")],
+    texts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH... [KEY=VALUE]...",
+            help="Files, folders, globs and - (standard input), as data prepare reads them; then settings of reading.",
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    max_bad: Annotated[int | None, typer.Option(help="Bad records that may be left out and counted.", min=0)] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="Of standard input: auto, txt, json, jsonl, jsonl.gz, csv, parquet, ...")
+    ] = "auto",
     device: Device = "cpu",
 ) -> None:
     """Loss, perplexity and bits per byte of a trained model on any text."""
     import json
     from dataclasses import asdict
+    from tempfile import TemporaryDirectory
 
-    from isogloss.data.sources import read_documents
+    from isogloss.cli.data import is_setting, keep_stdin
+    from isogloss.config.load import load_config
+    from isogloss.data.prepare import ReadConfig
+    from isogloss.data.sources import Account, read_documents
     from isogloss.evaluate.loss import evaluate_text
     from isogloss.models.weights import check_finite
     from isogloss.run.load import load_run
 
+    settings = [word for word in texts if is_setting(word)]
+    settings += [] if max_bad is None else [f"max_bad={max_bad}"]
+    config = load_config(ReadConfig, None, settings)
+    account = Account(config.max_bad)
     loaded = load_run(run, device, warn)
     check_finite(loaded.model, "give an earlier checkpoint, runs/NAME/checkpoints/step-...")
-    documents = [document.text for document in read_documents(texts)]
+    with TemporaryDirectory() as folder:
+        named = [word for word in texts if not is_setting(word)]
+        paths = [keep_stdin(Path(folder), format_) if word == "-" else word for word in named]
+        documents = [document.text for document in read_documents(paths, config.read_settings(), account)]
+    for line in account.sentences():
+        say_error(line)
     cut = loaded.recipe.data.cut()
     found = evaluate_text(loaded.model, loaded.tokenizer, documents, cut.seq_len, within_document=cut.within_document)
     if as_json:
         rates = {key: getattr(found, key) for key in ("loss", "perplexity", "bits_per_byte")}
-        emit(json.dumps(asdict(found) | rates))
+        emit(json.dumps(asdict(found) | rates | {"n_documents": len(documents), "left_out": account.left_out}))
         return
+    left_out = "".join(f", {n:,} {reason} left out" for reason, n in account.left_out.items())
+    say(f"documents       {len(documents):,}{left_out}")
     say(f"loss            {found.loss:.4f} nats a token ({found.n_targets:,} tokens)")
     say(f"perplexity      {found.perplexity:.2f}")
     say(f"bits per byte   {found.bits_per_byte:.4f} ({found.n_bytes:,} bytes)")

@@ -1,5 +1,6 @@
 """The verbs of ``isogloss tokenizer``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,13 @@ def tokenizer_train(
     vocab_size: Annotated[int, typer.Option(help="Tokens, special ones included.", min=257, max=2**31)] = 2048,
 ) -> None:
     """Train a byte-level BPE on any text."""
-    from isogloss.data.sources import read_documents
+    from isogloss.data.sources import Account, read_documents
     from isogloss.data.tokenizers.bpe_training import train_bpe
 
-    tokenizer = train_bpe((document.text for document in read_documents(texts)), vocab_size)
+    account = Account()
+    tokenizer = train_bpe((document.text for document in read_documents(texts, account=account)), vocab_size)
+    for line in account.sentences():
+        print(line, file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     short = "; the text has no more pairs to merge" if tokenizer.n_tokens < vocab_size else ""

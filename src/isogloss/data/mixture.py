@@ -239,7 +239,7 @@ def open_mixture(
     """
     texts = [source.data for source in config.sources.values()]
     if isinstance(tokenizer_config, BPEConfig):
-        tokenizer_config = _shared_tokenizer(texts, tokenizer_config, progress)
+        tokenizer_config = _shared_tokenizer(texts, tokenizer_config, progress, verify)
     corpora: dict[str, PreparedCorpus] = {}
     for name, source in config.sources.items():
         try:
@@ -254,9 +254,11 @@ def _say(progress: Callable[[str], None], name: str, text: str) -> None:
     progress(f"{name}: {text}")
 
 
-def _shared_tokenizer(texts: Sequence[TextChoice], config: BPEConfig, progress: Callable[[str], None]) -> FileConfig:
+def _shared_tokenizer(
+    texts: Sequence[TextChoice], config: BPEConfig, progress: Callable[[str], None], verify: bool
+) -> FileConfig:
     """A BPE of all texts, kept beside the first one's prepared corpora."""
-    gathered = [training_texts(text) for text in texts]
+    gathered = [training_texts(text, verify=verify) for text in texts]
     decisive = [config.model_dump(mode="json"), [fingerprint for fingerprint, _ in gathered]]
     key = hash_of(decisive)
     folder = texts[0].prepared_dir / f"tokenizer-{key}"

@@ -19,7 +19,7 @@ from isogloss.data.corpus import Packing, Part, RowConfig, SplitFacts, SplitName
 from isogloss.data.rows.packing import PackedRows
 from isogloss.data.rows.source import Rows, RowSource
 from isogloss.data.shards import TokenStream
-from isogloss.data.sources import read_documents
+from isogloss.data.sources import Account, read_documents
 from isogloss.data.sources.files import find_files
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import TokenizerConfig
@@ -52,9 +52,11 @@ class OnTheFlyCorpus:
             decisive.append((file.name, stat and (str(file.path.absolute()), stat.st_size, stat.st_mtime_ns)))
         decisive += [self.tokenizer.fingerprint, config.validation_bytes]
         self.name = hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
+        self.account = Account()
+        """What is left out of the files, as far as they have been read."""
         texts: list[str] = []
         self._n_bytes = 0
-        for text in _texts(config.train):
+        for text in _texts(config.train, self.account):
             texts.append(text)
             self._n_bytes += len(text.encode())
             if self._n_bytes >= config.validation_bytes:
@@ -153,8 +155,8 @@ class ReadRows:
         return self._tokens[at : at + self.seq_len + 1], self._numbers[at : at + self.seq_len + 1]
 
 
-def _texts(paths: tuple[str, ...]) -> Iterator[str]:
-    return (document.text for document in read_documents(paths) if document.text)
+def _texts(paths: tuple[str, ...], account: Account | None = None) -> Iterator[str]:
+    return (document.text for document in read_documents(paths, account=account))
 
 
 def _tokens(tokenizer: Tokenizer, text: str) -> np.ndarray:

@@ -44,7 +44,10 @@ def open_corpus(
                     "data.type on_the_fly reads no text before training begins, so there is none to train a bpe on; "
                     "set tokenizer.type to bytes or file (isogloss tokenizer train makes one)"
                 )
-            return OnTheFlyCorpus(config, tokenizer_config)
+            corpus = OnTheFlyCorpus(config, tokenizer_config)
+            for line in corpus.account.sentences():
+                progress(line)
+            return corpus
         case SyntheticConfig():
             return SyntheticCorpus(config)
         case _:

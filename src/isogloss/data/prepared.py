@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from isogloss.config.base import UserError
 from isogloss.config.stored import Count, DamagedError, Stored, inside, read_stored
@@ -20,6 +20,7 @@ from isogloss.data.corpus import Cut, Packing, Part, SplitFacts, SplitName
 from isogloss.data.rows.fitting import check_table, keep_table
 from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream, open_stream, token_dtype
+from isogloss.data.sources.tally import Tallies
 from isogloss.data.stamps import Stamp, Stamps
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
@@ -96,6 +97,17 @@ class Manifest(Stored):
     """Of the validation text."""
     files: dict[str, FileRecord]
     """Every other file of the folder, by its relative path."""
+    passed_over: Tallies = Field(default_factory=dict)
+    """Files that were found in the inputs and not read, by reason."""
+    suspicious: Tallies = Field(default_factory=dict)
+    """Documents that look like something else, by what."""
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Records that are not in the corpus, by reason."""
+        copies = {"copies": self.n_duplicates, "near copies": self.n_near_duplicates}
+        counts = {**copies, **self.dropped, "bad records": self.n_bad, "unreadable files": len(self.skipped)}
+        return {reason: n for reason, n in counts.items() if n}
 
     @model_validator(mode="after")
     def _check_shards(self) -> "Manifest":
@@ -150,7 +162,7 @@ class PreparedCorpus:
         """
         if self._tokenizer is not None:
             return self._tokenizer
-        tokenizer = load_tokenizer(self.folder / TOKENIZER_FOLDER)
+        tokenizer = load_tokenizer(self.folder / TOKENIZER_FOLDER, is_checked=True)
         self.check_tokenizer(tokenizer, str(self.folder / TOKENIZER_FOLDER))
         self._tokenizer = tokenizer
         return tokenizer

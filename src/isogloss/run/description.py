@@ -46,6 +46,7 @@ def mend_folder(session: Session, metrics: Metrics, display: Display) -> bool:
 def _copy_tokenizer(corpus: Corpus, folder: RunFolder) -> None:
     """Copy the tokenizer into the run's folder, whole or not at all."""
     with suppress(UserError):  # a damaged one is written anew
-        if folder.tokenizer.is_dir() and load_tokenizer(folder.tokenizer).fingerprint == corpus.tokenizer.fingerprint:
+        kept = load_tokenizer(folder.tokenizer, is_checked=True) if folder.tokenizer.is_dir() else None
+        if kept is not None and kept.fingerprint == corpus.tokenizer.fingerprint:
             return
     keep_tokenizer(corpus.tokenizer, folder.tokenizer)

@@ -75,4 +75,4 @@ def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = prin
         raise UserError(f"{path} has no checkpoint yet; train it for checkpoint.every={recipe.checkpoint.every} steps")
     model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device(device))
     checkpoint.load_into("model", model_tensors(model))
-    return LoadedRun(recipe, model.eval(), load_tokenizer(folder.tokenizer), checkpoint.step)
+    return LoadedRun(recipe, model.eval(), load_tokenizer(folder.tokenizer, is_checked=True), checkpoint.step)

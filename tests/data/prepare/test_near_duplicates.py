@@ -1,4 +1,5 @@
 import random
+import re
 
 import numpy as np
 import pytest
@@ -59,6 +60,40 @@ def test_of_each_group_the_lowest_key_stays(tmp_path):
     units = [[group[i] for group in groups] for i in range(4)]
     expected = {key for group in groups for key in sorted(text_key(text.encode()) for text in group)[1:]}
     assert dropped(spill(tmp_path, *units)) == expected
+
+
+ALPHABETS = {
+    "Chinese": [chr(0x4E00 + i) for i in range(3000)],
+    "Japanese": [chr(0x3041 + i) for i in range(80)] + [chr(0x5200 + i) for i in range(500)],
+    "Thai": [chr(0xE01 + i) for i in range(46)] + [chr(0xE40 + i) for i in range(5)],
+    "Khmer": [chr(0x1780 + i) for i in range(35)],
+}
+
+
+@pytest.mark.parametrize("script", ALPHABETS)
+def test_near_copies_are_found_where_a_script_has_no_spaces(tmp_path, script):
+    generator = random.Random(script)
+    originals = [generator.choices(ALPHABETS[script], k=300) for _ in range(50)]
+    copies = [list(text) for text in originals]
+    for text in copies:
+        text[generator.randrange(300)] = "和"
+        text.insert(generator.randrange(300), "\u3002")
+    others = [generator.choices(ALPHABETS[script], k=300) for _ in range(50)]
+    units = [["".join(text) for text in texts] for texts in (originals, copies, others)]
+    expected = {max(text_key(text.encode()) for text in pair) for pair in zip(*units[:2], strict=True)}
+    assert dropped(spill(tmp_path, *units)) == expected
+
+
+def test_words_between_spaces_are_compared_as_they_always_were(monkeypatch):
+    """The signatures of scripts with spaces, and so the corpora, are those of ``\\w+``."""
+    texts = [
+        "The naïve café's 1st_x: Größe ... " * 9,
+        "Привет, как дела сегодня, мой друг? " * 9,
+        "안녕 세계 이 좋은 아침에 " * 9,
+    ]
+    now = signer(CONFIG)([text.encode() for text in texts])
+    monkeypatch.setattr(near_duplicates, "_WORD", re.compile(r"\w+"))
+    np.testing.assert_array_equal(signer(CONFIG)([text.encode() for text in texts]), now)
 
 
 def test_what_differs_stays(tmp_path):

@@ -29,7 +29,7 @@ def test_rows_are_documents_named_by_their_number(tmp_path, kind):
         Dropped("a.parquet:3", "empty"),
         Document("a.parquet:4", "a"),
     ]
-    assert [document.text for document in read_documents([tmp_path])] == ["a", "é\n", "", "a"]
+    assert [document.text for document in read_documents([tmp_path])] == ["a", "é\n", "a"]
 
 
 def test_units_are_row_groups_and_give_the_records_of_the_whole_file(tmp_path):
@@ -97,3 +97,31 @@ def test_without_the_library_the_message_says_what_to_install(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"a\.parquet: .* pip install 'isogloss\[parquet\]'"):
         list_units([path])
+
+
+@pytest.mark.parametrize("text_field", [None, "n"])
+def test_two_columns_of_the_texts_name_are_named(tmp_path, text_field):
+    names = ["text", "text"] if text_field is None else ["text", "n", "n"]
+    path = tmp_path / "a.parquet"
+    tables.write_table(pa.Table.from_arrays([pa.array(["a"]) for _ in names], names=names), path)
+    column = text_field or "text"
+    assert read(path, text_field=text_field) == [
+        BadRecord(str(path), f"column '{column}' is given 2 times: rename all but one of them")
+    ]
+
+
+def test_other_columns_may_have_one_name_and_a_dot(tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = {"doc": pa.array([{"text": "inner"}]), "n": pa.array([1]), "doc.text": pa.array(["outer"])}
+    table = pa.Table.from_arrays([*columns.values(), pa.array([2])], names=[*columns, "n"])
+    tables.write_table(table, path)
+    assert read(path, text_field="doc.text") == [Document("a.parquet:1", "outer")]
+    assert read(path, text_field="doc") == [BadRecord(str(path), "column 'doc' is not text but struct<text: string>")]
+
+
+def test_a_table_without_rows_or_columns(tmp_path):
+    tables.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "rows.parquet")
+    tables.write_table(pa.table({}), tmp_path / "columns.parquet")
+    assert read(tmp_path / "rows.parquet") == []
+    (record,) = read(tmp_path / "columns.parquet")
+    assert record.why == "no field 'text' or 'content' (it has nothing)"

@@ -31,7 +31,7 @@ def test_json_lines_come_back_whole_and_in_order(tmp_path_factory, texts, ending
     data = json_lines(texts, field)
     compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[ending]
     path.write_bytes(compress(data))
-    assert read(path) == [Document(f"{path.name}:{i}", text) for i, text in enumerate(texts, 1)]
+    assert read(path) == [Document(f"{path.name}:{i}", text) for i, text in enumerate(texts, 1) if text]
 
 
 def test_lines_longer_than_a_block_and_several_compressed_frames(tmp_path):
@@ -55,7 +55,7 @@ def test_a_file_of_lines_is_never_read_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", lambda self, mode: Watched(real_open(self, mode, buffering=0)))
     next(read_documents([path]))
-    assert largest == [BLOCK_BYTES]
+    assert largest == [BLOCK_BYTES] * 2  # to recognise it, and to read it
 
 
 def test_text_is_kept_exactly_but_for_the_byte_order_mark(tmp_path):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from isogloss.config.base import UserError
 from isogloss.data.tokenizers import sentence_piece
+from isogloss.data.tokenizers.base import lossy_characters
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.data.tokenizers.sentence_piece import SentencePieceTokenizer
 
@@ -62,6 +63,32 @@ def test_a_model_without_sequence_tokens_is_refused():
     with pytest.raises(UserError, match="neither an end-of-sequence nor"):
         SentencePieceTokenizer(train(bos_id=-1, eos_id=-1))
     assert SentencePieceTokenizer(train(eos_id=-1)).end_of_text == 1
+
+
+@pytest.mark.parametrize("given", ["<end>", 3])
+def test_a_setting_names_the_piece_that_opens_documents(tmp_path, given):
+    model = train(bos_id=-1, eos_id=-1, control_symbols=["<end>"])
+    number = sentencepiece.SentencePieceProcessor(model_proto=model).piece_to_id("<end>")
+    given = number if isinstance(given, int) else given
+    tokenizer = SentencePieceTokenizer(model, end_of_text=given)
+    assert tokenizer.end_of_text == number
+    assert tokenizer.decode(tokenizer.encode("a <end> cat")) == "a <end> cat"
+    tokenizer.save(tmp_path)
+    saved = load_tokenizer(tmp_path)
+    assert (saved.end_of_text, saved.fingerprint) == (number, tokenizer.fingerprint)
+    for wrong, message in {
+        "<nope>": "none of its pieces",
+        9999: "none of its pieces",
+        "\u2581a": "ordinary text",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            SentencePieceTokenizer(model, end_of_text=wrong)
+
+
+def test_characters_that_do_not_come_back_are_told(tokenizer):
+    for character in ("▁", "\0"):
+        is_lost = tokenizer.decode(tokenizer.encode(f"a{character}b")) != f"a{character}b"
+        assert (character in lossy_characters(tokenizer)) == is_lost
 
 
 def test_broken_files_and_a_missing_library_are_refused(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from isogloss.data.prepare.config import (
     NearDuplicatesConfig,
     PythonStdlibConfig,
     PythonStdlibText,
+    ReadConfig,
     TextChoice,
     TextConfig,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "NearDuplicatesConfig",
     "PythonStdlibConfig",
     "PythonStdlibText",
+    "ReadConfig",
     "TextChoice",
     "TextConfig",
     "prepare",

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from isogloss.config.base import Config
 from isogloss.data.corpus import PackedConfig
 from isogloss.data.sources.filters import FilterConfig
+from isogloss.data.sources.formats import Format
+from isogloss.data.sources.lines import check_encoding
+from isogloss.data.sources.units import ReadSettings
 
 
 class TextConfig(Config):
@@ -36,7 +39,39 @@ class NearDuplicatesConfig(Config):
     """Words in a sequence."""
 
 
-class FilesText(TextConfig):
+class ReadConfig(Config):
+    """How files become documents: what is read of them, and what is left out."""
+
+    text_field: str | None = None
+    """The field of a record that holds its text; without it ``text``, or else ``content``."""
+    format: Format = "auto"
+    """What the files hold: text, json (lines, arrays or objects), csv, tsv or parquet; auto: by ending and content."""
+    encoding: str | None = None
+    """Of text, JSON and CSV files, such as utf-16 or cp1252; without it UTF-8."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between the documents of a text file, such as <|endoftext|>; without it a file is a document."""
+    max_document_bytes: int = Field(default=32 << 20, ge=1, lt=1 << 31)
+    """A longer document is a bad record."""
+    filters: FilterConfig = FilterConfig()
+    """Ranges that a document's measures must lie in for it to be kept."""
+    max_bad: int = Field(default=0, ge=0)
+    """How many bad records may be left out and reported; one more is an error."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            check_encoding(encoding)
+        return encoding
+
+    def read_settings(self) -> ReadSettings:
+        """How the files are read."""
+        return ReadSettings(
+            self.text_field, self.max_document_bytes, self.filters, self.format, self.encoding, self.separator
+        )
+
+
+class FilesText(TextConfig, ReadConfig):
     """Text files, JSON lines and tables of your own."""
 
     type: Literal["files"] = "files"
@@ -47,16 +82,8 @@ class FilesText(TextConfig):
     validation_fraction: float | None = Field(default=None, gt=0, lt=1)
     """The share of documents set aside for validation, instead of ``validation_bytes``: a document stays on its side
     whatever files are added later."""
-    text_field: str | None = None
-    """The field of a record that holds its text; without it ``text``, or else ``content``."""
-    max_document_bytes: int = Field(default=32 << 20, ge=1, lt=1 << 31)
-    """A longer document is a bad record."""
-    filters: FilterConfig = FilterConfig()
-    """Ranges that a document's measures must lie in for it to be kept."""
     near_duplicates: NearDuplicatesConfig | None = None
     """Drop documents that nearly repeat another one; without it only exact copies are dropped."""
-    max_bad: int = Field(default=0, ge=0)
-    """How many bad records may be left out and reported; one more ends the preparation."""
 
     @model_validator(mode="after")
     def _check(self) -> "FilesText":
@@ -84,6 +111,9 @@ DECISIVE = {
     "validation_bytes",
     "validation_fraction",
     "text_field",
+    "format",
+    "encoding",
+    "separator",
     "max_document_bytes",
     "filters",
     "near_duplicates",

@@ -1,7 +1,8 @@
 """What a corpus is made from: units that workers read alone, and a fingerprint of all their contents.
 
 The fingerprint is of contents, not of names, order or times: a corpus merely moved, touched or listed otherwise counts
-as unchanged. Hashes are kept with the size and the modification time of their file, so each is read for it once.
+as unchanged. Hashes are kept with the stamp of their file (its size, its times of modification and of change, its
+inode), so each is read for it once, and again when the file is another or may have changed.
 """
 
 import hashlib
@@ -24,9 +25,10 @@ from isogloss.data.prepared import InputRecord, SplitName
 from isogloss.data.sources import hub
 from isogloss.data.sources.files import HUB, endings
 from isogloss.data.sources.installed import fingerprint_documents, python_stdlib
-from isogloss.data.sources.listing import list_units
-from isogloss.data.sources.reading import read_unit
-from isogloss.data.sources.records import BadRecord, Document, Dropped
+from isogloss.data.sources.listing import list_inputs
+from isogloss.data.sources.reading import Record, read_unit
+from isogloss.data.sources.records import Document
+from isogloss.data.sources.tally import Tallies, merge
 from isogloss.data.sources.units import ReadSettings, Unit
 from isogloss.durable import hash_file, whole_file
 
@@ -34,6 +36,10 @@ UNIT_BYTES = 32 << 20
 SMALL_BYTES = 64 << 20
 HASH_THREADS = 8
 _HASHES = TypeAdapter(dict[str, list[int | str]])
+ENTRY_LENGTH = 5
+"""Of a file's entry among the hashes: its stamp and its hash."""
+TELLING = (".jsonl", ".parquet")
+"""Endings that have always said how a file is read; every other one meant text once."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Files:
     n_bytes: int
     """Of input."""
 
-    def read(self) -> Iterator[Document | BadRecord | Dropped]:
+    def read(self) -> Iterator[Record]:
         """Their records."""
         for unit in self.units:
             yield from read_unit(unit, self.settings)
@@ -62,7 +68,7 @@ class Embedded:
         """Bytes of input, nearly."""
         return sum(len(document.text) for document in self.documents)
 
-    def read(self) -> Iterator[Document | BadRecord | Dropped]:
+    def read(self) -> Iterator[Record]:
         """All of them."""
         return iter(self.documents)
 
@@ -93,6 +99,8 @@ class Inputs:
     settings: ReadSettings = field(default_factory=ReadSettings)
     near_duplicates: NearDuplicatesConfig | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+    passed_over: Tallies = field(default_factory=dict)
+    """Files that were found and are not read, by reason."""
 
     @cached_property
     def n_bytes(self) -> int:
@@ -111,8 +119,12 @@ class Inputs:
         return any(source.is_validation for source in self.sources)
 
 
-def open_inputs(config: TextChoice) -> Inputs:
+def open_inputs(config: TextChoice, verify: bool = False) -> Inputs:
     """List and fingerprint what a config names.
+
+    Args:
+        config: of the text.
+        verify: hash every file, also those that look as they did when they were last hashed.
 
     Raises:
         UserError: a path names nothing, or a file cannot be read.
@@ -123,12 +135,17 @@ def open_inputs(config: TextChoice) -> Inputs:
         fingerprint = fingerprint_documents(documents)
         origin = f"the standard library of {platform.python_implementation()} {platform.python_version()}"
         return Inputs([Source(Embedded(documents), False, fingerprint)], fingerprint, origin, skipped=skipped)
-    settings = ReadSettings(config.text_field, config.max_document_bytes, config.filters)
+    settings = config.read_settings()
     sides: dict[SplitName, tuple[str, ...]] = {"validation": config.validation, "train": config.train}
-    listed: dict[SplitName, list[Unit]] = {
-        split: list_units(paths, UNIT_BYTES) for split, paths in sides.items() if paths
-    }
-    hashes = _hash_files([unit for units in listed.values() for unit in units], config.prepared_dir / "inputs.json")
+    listed: dict[SplitName, list[Unit]] = {}
+    passed_over: Tallies = {}
+    for split, paths in sides.items():
+        if paths:
+            listing = list_inputs(paths, UNIT_BYTES, settings)
+            listed[split] = listing.units
+            merge(passed_over, listing.passed_over)
+    cache = config.prepared_dir / "inputs.json"
+    hashes = _hash_files([unit for units in listed.values() for unit in units], cache, verify)
     sources = [source for split, units in listed.items() for source in _group(units, split, hashes, settings)]
     whole: list[tuple[SplitName, Unit]] = [
         (split, unit) for split, units in listed.items() for unit in units if unit.start == 0
@@ -137,7 +154,7 @@ def open_inputs(config: TextChoice) -> Inputs:
         InputRecord(name=_printable(unit.name), split=split, n_bytes=unit.size, sha256=hashes[unit.path])
         for split, unit in whole
     ]
-    decisive = sorted([split, hashes[unit.path], *endings(unit.path)] for split, unit in whole)
+    decisive = sorted([split, hashes[unit.path], *_meaning(unit)] for split, unit in whole)
     return Inputs(
         sources,
         hashlib.sha256(json.dumps(decisive).encode()).hexdigest(),
@@ -145,15 +162,25 @@ def open_inputs(config: TextChoice) -> Inputs:
         sorted(records, key=lambda record: (record.split, record.name)),
         settings,
         config.near_duplicates,
+        passed_over=passed_over,
     )
+
+
+def _meaning(unit: Unit) -> tuple[str, str]:
+    """How a file's bytes are read: its endings, where they say it; they stand in the keys of prepared corpora."""
+    ending, compression = endings(unit.path)
+    if unit.kind in ("lines", "parquet"):
+        return {"lines": ".jsonl", "parquet": ".parquet"}[unit.kind], compression
+    if unit.kind != "text":
+        return unit.kind, compression
+    return ("text" if ending in TELLING else ending), compression
 
 
 def _group(units: Sequence[Unit], split: str, hashes: dict[Path, str], settings: ReadSettings) -> Iterator[Source]:
     """Sources of about ``UNIT_BYTES``, the same for the same contents in whatever order."""
     parts = Counter(unit.path for unit in units)
     identified = sorted(
-        (f"{hashes[unit.path]}:{''.join(endings(unit.path))}:{unit.start}:{unit.end}", at)
-        for at, unit in enumerate(units)
+        (f"{hashes[unit.path]}:{''.join(_meaning(unit))}:{unit.start}:{unit.end}", at) for at, unit in enumerate(units)
     )
     group: list[Unit] = []
     identities = [split]
@@ -174,19 +201,19 @@ def _source(units: Sequence[Unit], identities: Sequence[str], settings: ReadSett
     return Source(Files(tuple(units), settings, n_bytes), identities[0] == "validation", digest)
 
 
-def _hash_files(units: Sequence[Unit], cache: Path) -> dict[Path, str]:
+def _hash_files(units: Sequence[Unit], cache: Path, verify: bool) -> dict[Path, str]:
     """What tells each file's content from any other: its SHA-256 (hex), taken on some threads where it is not known."""
     known = _load_hashes(cache)
     files = {unit.path: unit for unit in units}
     of_hub = {path: _hash_text(hub.identify(unit.name)) for path, unit in files.items() if unit.name.startswith(HUB)}
     local = [unit for path, unit in files.items() if path not in of_hub]
-    missing = [unit for unit in local if known.get(str(unit.path.absolute()), [])[:2] != _stamp(unit)]
+    missing = [unit for unit in local if verify or known.get(str(unit.path.absolute()), [])[:-1] != unit.stamp]
     with ThreadPoolExecutor(HASH_THREADS) as pool:  # hashing lets go of the interpreter
         fresh = dict(zip((unit.path for unit in missing), pool.map(_hash_unit, missing), strict=True))
-    added = {str(unit.path.absolute()): [*_stamp(unit), fresh[unit.path]] for unit in missing}
-    if added:
+    added = {str(unit.path.absolute()): [*unit.stamp, fresh[unit.path]] for unit in missing}
+    if any(known.get(path) != entry for path, entry in added.items()):
         _save_hashes(cache, known | added)
-    of_local = {unit.path: fresh.get(unit.path) or str(known[str(unit.path.absolute())][2]) for unit in local}
+    of_local = {unit.path: fresh.get(unit.path) or str(known[str(unit.path.absolute())][-1]) for unit in local}
     return of_hub | of_local
 
 
@@ -199,17 +226,13 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _stamp(unit: Unit) -> list[int | str]:
-    return [unit.size, unit.mtime_ns]
-
-
 def _hash_unit(unit: Unit) -> str:
     try:
         digest = hash_file(unit.path)
         status = unit.path.stat()
     except OSError as error:
         raise UserError(f"{unit.path}: cannot be read ({error.strerror})") from error
-    if [status.st_size, status.st_mtime_ns] != _stamp(unit):
+    if [status.st_size, status.st_mtime_ns, status.st_ctime_ns] != [unit.size, unit.mtime_ns, unit.ctime_ns]:
         raise UserError(f"{unit.path}: changed while it was being read; run the same command again")
     return digest
 
@@ -219,7 +242,8 @@ def _load_hashes(cache: Path) -> dict[str, list[int | str]]:
         known = _HASHES.validate_json(read_bounded(cache), strict=True)
     except (OSError, ValueError):  # absent or damaged: it only saves time
         return {}
-    return known if all(len(entry) == 3 for entry in known.values()) else {}
+    # Earlier versions kept size and modification time alone: such files are hashed once more.
+    return {path: entry for path, entry in known.items() if len(entry) == ENTRY_LENGTH}
 
 
 def _save_hashes(cache: Path, hashes: dict[str, list[int | str]]) -> None:

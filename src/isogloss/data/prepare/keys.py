@@ -5,7 +5,7 @@ from typing import Any
 from isogloss.data.corpus import hash_of
 from isogloss.data.prepare.config import FilesText, TextChoice
 from isogloss.data.prepare.inputs import Inputs
-from isogloss.data.prepare.near_duplicates import find_rensa
+from isogloss.data.prepare.near_duplicates import SEQUENCES, find_rensa
 
 FORMAT = 2
 """Raised whenever the same inputs and settings would give other files."""
@@ -16,6 +16,9 @@ def scan_key(inputs: Inputs) -> str:
     settings = inputs.settings
     near = inputs.near_duplicates
     version = None if near is None else find_rensa().RMinHash.ALGORITHM_VERSION
+    # Settings that came later are named, and only where they are set: the keys of earlier corpora stay as they are.
+    later = {"encoding": settings.encoding, "separator": settings.separator}
+    given = [[name, value] for name, value in later.items() if value is not None]
     return hash_of(
         [
             FORMAT,
@@ -24,7 +27,8 @@ def scan_key(inputs: Inputs) -> str:
             settings.max_document_bytes,
             settings.filters.model_dump(mode="json"),
             near and near.model_dump(mode="json"),
-            version,
+            version if near is None else [version, SEQUENCES],
+            *given,
         ]
     )
 

@@ -6,6 +6,8 @@ are taken for one where any band agrees, with probability 1 - (1 - J^r)^b, an S-
 (1/b)^(1/r) (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3.4; so does FineWeb, arXiv 2406.17557, with
 14 bands of 8). Groups are joined over all bands; of each the document with the lowest key stays.
 
+A sequence is of words; in scripts that write no spaces (Chinese, Japanese, Thai, ...) of characters.
+
 Signatures are made by rensa (``pip install 'isogloss[dedup]'``). Bands are compared one at a time, so that memory is
 about 40 bytes for each document.
 """
@@ -27,7 +29,20 @@ from isogloss.data.prepare.spills import KEY, Spills
 N_HASHES = 128
 SEED = 1
 WORDS_AT_A_TIME = 1 << 15
-_WORD = re.compile(r"\w+")
+SEQUENCES = "words, and characters of scripts without spaces"
+"""What is compared; it stands in the keys of corpora."""
+UNSPACED = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Myanmar
+    "\u1780-\u17ff"  # Khmer
+    "\u1950-\u19df\u1a20-\u1aaf\uaa80-\uaadf"  # Tai Le, New Tai Lue, Tai Tham, Tai Viet
+    "\u1b00-\u1b7f\ua980-\ua9df"  # Balinese, Javanese
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
+    "\u3100-\u312f\ua000-\ua4cf"  # Bopomofo, Yi
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # ideographs
+)
+"""Scripts that write no spaces between words: each character counts as a word. Hangul and Tibetan do divide theirs."""
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
 def find_rensa() -> Any:

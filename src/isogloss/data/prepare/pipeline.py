@@ -37,6 +37,9 @@ from isogloss.data.prepare.work import BAD_ENDING, remove, remove_idle, work_fol
 from isogloss.data.prepare.workers import Workers, count_cores, start_workers
 from isogloss.data.prepared import BAD_RECORDS, TOKENIZER_FOLDER, Manifest, PreparedCorpus, SplitRecord, open_prepared
 from isogloss.data.shards import token_dtype
+from isogloss.data.sources.account import count_in_words, tell_passed_over, tell_suspicious
+from isogloss.data.sources.suspicion import ALTERED
+from isogloss.data.sources.tally import Tallies, Tally, merge
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
@@ -63,14 +66,16 @@ def prepare(
         config: the corpus.
         tokenizer: its tokenizer, or the config of one; one that is trained sees the training split only.
         progress: told in a short sentence what is being done.
-        verify: compare all checksums of an existing corpus, not only those of files that seem to have changed.
+        verify: read all inputs and all files of an existing corpus, not only those that seem to have changed.
         workers: processes; 0 for this one alone. Without it one a core, or none where the input is small.
         watch: follows the bytes done; without it ``progress`` is told now and then.
 
     Raises:
         UserError: inputs that cannot be read or are empty, too many bad records, or a folder that cannot be written.
     """
-    inputs = open_inputs(config)
+    inputs = open_inputs(config, verify)
+    for line in tell_passed_over(inputs.passed_over):
+        progress(line)
     if isinstance(tokenizer, BPEConfig):
         ready, decides = None, tokenizer.model_dump(mode="json")
     else:  # by its content, which may have changed under the same path
@@ -86,11 +91,24 @@ def prepare(
             remove(scan.folder)
     else:
         remove_idle(config.prepared_dir, scan_key(inputs))
+    for line in _tell_left_out(corpus.manifest):
+        progress(line)
     return corpus
 
 
+def _tell_left_out(manifest: Manifest) -> list[str]:
+    """What is not in the corpus, and what in it is odd."""
+    left_out = [f"left out: {count_in_words(manifest.left_out)}"] if manifest.left_out else []
+    return [*left_out, *tell_suspicious(manifest.suspicious)]
+
+
 def training_texts(
-    config: TextChoice, progress: Say = lambda message: None, *, workers: int | None = None, watch: Watch | None = None
+    config: TextChoice,
+    progress: Say = lambda message: None,
+    verify: bool = False,
+    *,
+    workers: int | None = None,
+    watch: Watch | None = None,
 ) -> tuple[str, Callable[[], Iterator[str]]]:
     """What identifies the texts that would be trained on, and a way to read them in their order again and again.
 
@@ -100,7 +118,7 @@ def training_texts(
     Raises:
         UserError: as ``prepare``.
     """
-    inputs = open_inputs(config)
+    inputs = open_inputs(config, verify)
 
     def read() -> Iterator[str]:
         with _scanned(config, inputs, progress, workers, watch) as scan:
@@ -206,7 +224,7 @@ def _make(
     max_bad = _max_bad(config)
     report_bad(scan.records, work / BAD_RECORDS, max_bad)
     files = file_records(work, corpus_files(work, (train, validation)), ranges)
-    manifest = _manifest(config, asked, tokenizer, scan, train, validation, baselines, files)
+    manifest = _manifest(config, asked, tokenizer, scan, train, validation, baselines, files, ranges)
     put_in_place(work, folder, manifest)
     for name, split in (("train", train), ("validation", validation)):
         scan.say(f"{name}: {split.n_documents:,} documents, {split.n_bytes:,} bytes, {split.n_tokens:,} tokens")
@@ -254,10 +272,18 @@ def _manifest(
     validation: SplitRecord,
     baselines: Baselines,
     files: dict[str, Any],
+    ranges: Sequence[RangeRecord],
 ) -> Manifest:
     dropped: dict[str, int] = {}
     for reason, n in (item for record in scan.records for item in record.dropped.items()):
         dropped[reason] = dropped.get(reason, 0) + n
+    suspicious: Tallies = {}
+    for record in scan.records:
+        merge(suspicious, record.suspicious)
+    for record in ranges:
+        for side in (record.train, record.validation):
+            if side.n_altered:
+                merge(suspicious, {ALTERED: Tally(n=side.n_altered, first=side.altered)})
     n_near_duplicates = len(scan.split.dropped)
     n_read = sum(record.n_documents for record in scan.records)
     return Manifest(
@@ -279,6 +305,8 @@ def _manifest(
         skipped=scan.inputs.skipped,
         baselines=baselines,
         files=files,
+        passed_over=scan.inputs.passed_over,
+        suspicious=suspicious,
     )
 
 

@@ -10,7 +10,8 @@ from isogloss.data.prepare.inputs import Source
 from isogloss.data.prepare.near_duplicates import signer
 from isogloss.data.prepare.spills import BadEntry, SpillWriter, UnitRecord, write_record
 from isogloss.data.sources.bad_input import BadInput
-from isogloss.data.sources.records import BadRecord, Document, Dropped
+from isogloss.data.sources.records import BadRecord, Document, Dropped, Suspicion
+from isogloss.data.sources.tally import Tallies, count_one
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def scan_unit(task: ScanTask) -> UnitRecord:
     """
     dropped: Counter[str] = Counter()
     bad: list[BadEntry] = []
+    suspicious: Tallies = {}
     n_documents = n_bytes = 0
     sign = None if task.near_duplicates is None else signer(task.near_duplicates)
     with SpillWriter(task.folder, task.number, sign) as writer:
@@ -47,6 +49,8 @@ def scan_unit(task: ScanTask) -> UnitRecord:
                         dropped["empty"] += 1
                 case Dropped():
                     dropped[record.reason] += 1
+                case Suspicion():
+                    count_one(suspicious, record.what, record.where)
                 case BadRecord():
                     bad.append(_entry(record))
                     if len(bad) > task.max_bad:
@@ -59,6 +63,7 @@ def scan_unit(task: ScanTask) -> UnitRecord:
         dropped=dict(sorted(dropped.items())),
         bad=tuple(bad),
         runs=tuple(writer.runs),
+        suspicious=suspicious,
     )
     if len(bad) <= task.max_bad:
         write_record(task.folder, task.number, found)

@@ -21,10 +21,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt
+from pydantic import Field
 
 from isogloss.config.base import UserError
 from isogloss.config.stored import Count, DamagedError, Stored, read_stored
 from isogloss.data.mapped import map_array
+from isogloss.data.sources.tally import Tallies
 from isogloss.durable import whole_file, write_whole
 
 KEY_BYTES = 16
@@ -62,6 +64,8 @@ class UnitRecord(Stored):
     bad: tuple[BadEntry, ...]
     runs: tuple[tuple[Count, Count], ...]
     """Documents and bytes of each run."""
+    suspicious: Tallies = Field(default_factory=dict)
+    """Documents that look like something else, by what."""
 
 
 class SpillWriter:

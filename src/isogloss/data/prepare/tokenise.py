@@ -12,7 +12,7 @@ from isogloss.config.stored import Count, DamagedError, Stored, read_stored
 from isogloss.data.prepare.spills import Spills
 from isogloss.data.prepare.split import Split
 from isogloss.data.shards import ShardRecord, ShardWriter, token_dtype
-from isogloss.data.tokenizers.base import Tokenizer
+from isogloss.data.tokenizers.base import Tokenizer, lossy_characters
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.durable import write_whole
 
@@ -24,6 +24,10 @@ class SideRecord(Stored):
 
     n_bytes: Count
     shard: ShardRecord
+    n_altered: int = 0
+    """Documents with a character that the tokenizer does not keep."""
+    altered: str = ""
+    """The surroundings of the first such character."""
 
 
 class RangeRecord(Stored):
@@ -59,6 +63,7 @@ def tokenise_range(task: TokeniseTask) -> RangeRecord:
     """
     tokenizer = _load(task.tokenizer)
     n_bytes = [0, 0]
+    losses = [Losses(lossy_characters(tokenizer)) for _ in SPLITS]
     with ExitStack() as stack:
         dtype = token_dtype(tokenizer.n_tokens)
         writers = [
@@ -70,12 +75,33 @@ def tokenise_range(task: TokeniseTask) -> RangeRecord:
                     tokens, lengths = _encode(tokenizer, texts, task.in_process)
                     writers[side].write(tokens, lengths)
                     n_bytes[side] += sum(map(len, texts))
+                    losses[side].look(texts)
     train, validation = (
-        SideRecord(n_bytes=size, shard=writer.record) for size, writer in zip(n_bytes, writers, strict=True)
+        SideRecord(n_bytes=size, shard=writer.record, n_altered=lost.n_documents, altered=lost.first)
+        for size, writer, lost in zip(n_bytes, writers, losses, strict=True)
     )
     record = RangeRecord(train=train, validation=validation)
     write_whole(_record_file(task.folder, task.number), record.model_dump_json().encode())
     return record
+
+
+class Losses:
+    """Documents with characters that a tokenizer does not keep, counted."""
+
+    def __init__(self, characters: str):
+        self._characters = [character.encode() for character in characters]
+        self.n_documents, self.first = 0, ""
+
+    def look(self, texts: Sequence[bytes]) -> None:
+        """Count those among some texts in UTF-8."""
+        if not self._characters:
+            return
+        for text in texts:
+            places = [text.find(character) for character in self._characters if character in text]
+            if places:
+                self.n_documents += 1
+                near = text[max(0, min(places) - 20) : min(places) + 20]
+                self.first = self.first or repr(near.decode("utf-8", "ignore"))
 
 
 def read_range(folder: Path, number: int, itemsize: int) -> RangeRecord | None:
@@ -97,7 +123,7 @@ def _record_file(folder: Path, number: int) -> Path:
 
 @lru_cache(maxsize=1)
 def _load(folder: Path) -> Tokenizer:
-    return load_tokenizer(folder)
+    return load_tokenizer(folder, is_checked=True)
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[bytes], in_process: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ At most one block, one line of ``max_bytes`` and the decompressor's window (zstd
 for it by ``--long=31``) are in memory; a line that is longer is skipped to its end without being kept.
 """
 
+import codecs
 import zlib
 from collections.abc import Iterable, Iterator
 from io import BufferedIOBase
@@ -46,34 +47,92 @@ def read_blocks(stream: BufferedIOBase, compression: str) -> Iterator[bytes]:
     return _gunzip(blocks) if compression == ".gz" else _unzstd(blocks)
 
 
-def split_lines(blocks: Iterable[bytes], max_bytes: int, start: int = 0) -> Iterator[Line]:
+def decode_blocks(blocks: Iterable[bytes], encoding: str | None) -> Iterator[bytes]:
+    """The content in UTF-8, from another encoding.
+
+    Args:
+        blocks: the content.
+        encoding: one of Python's text encodings; None: the content is UTF-8 already, and not touched.
+
+    Raises:
+        BadRecordError: it is not in this encoding, or without one is UTF-16 in all likelihood.
+    """
+    if encoding is None:
+        for number, block in enumerate(blocks):
+            if number == 0 and (found := find_utf16(block)):
+                raise BadRecordError(
+                    f"{found.upper()} by its zero bytes, without a byte order mark; set data.encoding={found}"
+                )
+            yield block
+        return
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for block in blocks:
+            yield decoder.decode(block).encode()
+        yield decoder.decode(b"", final=True).encode()
+    except UnicodeError as error:
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else error
+        raise BadRecordError(f"not {encoding} ({reason}); correct data.encoding, or leave it out for UTF-8") from error
+
+
+def check_encoding(encoding: str) -> None:
+    """Refuse what is no encoding of text.
+
+    Raises:
+        ValueError: Python knows none of that name.
+    """
+    try:
+        "".encode(encoding)
+        codecs.getincrementaldecoder(encoding)
+    except LookupError as error:
+        raise ValueError(f"no encoding of text: {error}; utf-16, utf-16-le and cp1252 are some") from error
+
+
+def find_utf16(head: bytes) -> str | None:
+    """Which UTF-16 the beginning of a text is, by its zeros: every other byte, as in most scripts' texts some are."""
+    even, odd = head[0:4096:2], head[1:4096:2]
+    if len(odd) < 2:
+        return None
+    zeros = even.count(0) / len(even), odd.count(0) / len(odd)
+    if max(zeros) < 0.3 or min(zeros) > 0.02:
+        return None
+    return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+
+
+def split_lines(blocks: Iterable[bytes], max_bytes: int, start: int = 0, end: bytes = b"\n") -> Iterator[Line]:
     """The lines of ``blocks``, the last one also without a line end.
 
     Args:
         blocks: the content.
         max_bytes: the longest line that is kept.
         start: bytes before the first block, added to each line's.
+        end: what ends a line.
     """
     parts: list[bytes] = []
     length = 0
+    n_held, held = len(end) - 1, b""  # the end of a block may be half of a longer separator
     for block in blocks:
-        first, *others = block.split(b"\n")
-        length = _extend(parts, length, first, max_bytes)
+        first, *others = (held + block).split(end)
+        last = others[-1] if others else first
+        cut = max(0, len(last) - n_held)
+        last, held = last[:cut], last[cut:]
         if not others:
+            length = extend(parts, length, last, max_bytes)
             continue
-        *whole, last = others
-        yield _line(start, parts, length, max_bytes)
-        start += length + 1
-        for line in whole:
-            yield _line(start, [line], len(line), max_bytes)
-            start += len(line) + 1
+        length = extend(parts, length, first, max_bytes)
+        yield line_of(start, parts, length, max_bytes)
+        start += length + len(end)
+        for line in others[:-1]:
+            yield line_of(start, [line], len(line), max_bytes)
+            start += len(line) + len(end)
         parts.clear()
-        length = _extend(parts, 0, last, max_bytes)
+        length = extend(parts, 0, last, max_bytes)
+    length = extend(parts, length, held, max_bytes)
     if length:
-        yield _line(start, parts, length, max_bytes)
+        yield line_of(start, parts, length, max_bytes)
 
 
-def _extend(parts: list[bytes], length: int, more: bytes, max_bytes: int) -> int:
+def extend(parts: list[bytes], length: int, more: bytes, max_bytes: int) -> int:
     """Add to a line's parts, keeping only an excerpt once it is too long; its new length."""
     if length + len(more) <= max_bytes:
         parts.append(more)
@@ -82,7 +141,8 @@ def _extend(parts: list[bytes], length: int, more: bytes, max_bytes: int) -> int
     return length + len(more)
 
 
-def _line(start: int, parts: list[bytes], length: int, max_bytes: int) -> Line:
+def line_of(start: int, parts: list[bytes], length: int, max_bytes: int) -> Line:
+    """A line from its parts."""
     if length > max_bytes:
         return Line(start, b"".join(parts)[:EXCERPT_BYTES], length)
     return Line(start, b"".join(parts), 0)

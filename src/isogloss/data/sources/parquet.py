@@ -111,6 +111,8 @@ def _open(path: Path, stream: BufferedIOBase, dictionaries: Sequence[str] = ()) 
 def _find_column(schema: Any, text_field: str | None) -> str:
     types = importlib.import_module("pyarrow").types
     field = find_field(schema.names, text_field)
+    if (n := schema.names.count(field)) > 1:
+        raise BadRecordError(f"column '{field}' is given {n} times: rename all but one of them")
     kind = schema.field(field).type
     value = kind.value_type if types.is_dictionary(kind) else kind
     texts = (types.is_string, types.is_large_string, types.is_string_view)
@@ -133,7 +135,8 @@ def _read_group(table: Any, group: int, field: str, max_document_bytes: int) -> 
     n_rows = max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // max(1, metadata.total_byte_size)))
     try:
         for batch in table.iter_batches(n_rows, row_groups=[group], columns=[field], use_threads=False):
-            values = batch.column(0)
+            # A column of a struct that is written alike, doc.text, comes along with one of that name.
+            values = batch.column(batch.schema.get_field_index(field))
             if not arrow.types.is_dictionary(values.type):
                 yield from values.cast(arrow.large_binary()).to_pylist()
                 continue

@@ -10,47 +10,61 @@ from pathlib import Path
 
 from isogloss.config.base import UserError
 from isogloss.data.sources import hub, parquet
+from isogloss.data.sources.account import Account
+from isogloss.data.sources.csv_table import read_csv
 from isogloss.data.sources.files import HUB, endings
 from isogloss.data.sources.filters import Filters
-from isogloss.data.sources.lines import BLOCK_BYTES, Line, read_blocks, split_lines
-from isogloss.data.sources.listing import list_units
+from isogloss.data.sources.formats import BYTE_ORDER_MARK
+from isogloss.data.sources.json_values import split_values
+from isogloss.data.sources.lines import BLOCK_BYTES, Line, decode_blocks, read_blocks, split_lines
+from isogloss.data.sources.listing import list_inputs
 from isogloss.data.sources.records import (
     EXCERPT_BYTES,
     BadRecord,
     BadRecordError,
     Document,
     Dropped,
+    Suspicion,
     decode,
     parse_line,
 )
+from isogloss.data.sources.suspicion import find_suspicions
+from isogloss.data.sources.tally import merge
 from isogloss.data.sources.units import ReadSettings, Unit
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+Record = Document | BadRecord | Dropped | Suspicion
 
 
-def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
-    """The documents of all files that ``paths`` name, streamed.
+def read_documents(
+    paths: Sequence[str | Path], settings: ReadSettings | None = None, account: Account | None = None
+) -> Iterator[Document]:
+    """The documents of all files that ``paths`` name, streamed, by the rules of ``isogloss data prepare``.
 
     Args:
         paths: files, folders, globs and ``hf:`` names.
+        settings: how they are read.
+        account: counts what is left out, and says how many bad records may be; without it none.
 
     Yields:
-        Documents in a fixed order, empty ones too; line ``n`` of JSON lines is named ``<file>:<n>``. A byte-order mark
-        is not text.
+        Documents with text, in a fixed order; line ``n`` of JSON lines is named ``<file>:<n>``. A byte-order mark is
+        not text.
 
     Raises:
         UserError: a path names nothing, or a record cannot be read (with its file and line).
     """
-    settings = ReadSettings()
-    for unit in list_units(paths, unit_bytes=sys.maxsize):
-        for record in _read(unit, settings):
-            if isinstance(record, BadRecord):
-                raise UserError(f"{record.where}: {record.why}; mend it, or leave it out")
-            yield record
+    settings, account = settings or ReadSettings(), account or Account()
+    listing = list_inputs(paths, sys.maxsize, settings)
+    merge(account.passed_over, listing.passed_over)
+    for unit in listing.units:
+        for record in read_unit(unit, settings):
+            if isinstance(record, Document):
+                yield record
+            else:
+                account.add(record)
 
 
-def read_unit(unit: Unit, settings: ReadSettings) -> Iterator[Document | BadRecord | Dropped]:
-    """Every record of a unit, in order: its document, or why there is none.
+def read_unit(unit: Unit, settings: ReadSettings) -> Iterator[Record]:
+    """Every record of a unit, in order: its document, or why there is none; what is odd about one comes before it.
 
     Args:
         unit: the piece of the input.
@@ -72,6 +86,8 @@ def read_unit(unit: Unit, settings: ReadSettings) -> Iterator[Document | BadReco
         elif reason := filters.reason_to_drop(record.text):
             yield Dropped(record.name, reason)
         else:
+            where = f"{unit.path}{record.name.removeprefix(unit.name)}"
+            yield from (Suspicion(where, what) for what in find_suspicions(record.text, unit.kind))
             yield record
 
 
@@ -79,14 +95,23 @@ def _read(unit: Unit, settings: ReadSettings) -> Iterator[Document | BadRecord]:
     if unit.name.startswith(HUB):
         yield from hub.read_shard(unit, settings)
         return
-    content, compression = endings(unit.path)
     with _open(unit) as stream:
-        if content == ".jsonl":
-            yield from _read_lines(unit, stream, compression, settings)
-        elif content == ".parquet":
+        if unit.kind == "parquet":
             yield from parquet.read_table(unit, stream, settings)
+            return
+        if unit.kind == "lines":  # the stream is moved to where the unit's lines begin
+            yield from _read_records(unit, _lines_of_unit(unit, stream, settings), settings)
+            return
+        blocks = decode_blocks(read_blocks(stream, endings(unit.path)[1]), settings.encoding)
+        if unit.kind in ("csv", "tsv"):
+            yield from read_csv(unit, blocks, settings)
+        elif unit.kind in ("array", "values"):
+            values = split_values(blocks, settings.max_document_bytes, in_array=unit.kind == "array")
+            yield from _read_records(unit, values, settings)
+        elif settings.separator is None:
+            yield _read_text(unit, blocks, settings)
         else:
-            yield _read_text(unit, read_blocks(stream, compression), settings)
+            yield from _read_separated(unit, blocks, settings, settings.separator)
 
 
 @contextmanager
@@ -104,7 +129,7 @@ def _open(unit: Unit) -> Iterator[BufferedIOBase]:
 
 
 def _compare(unit: Unit, status: os.stat_result) -> None:
-    if (status.st_size, status.st_mtime_ns) != (unit.size, unit.mtime_ns):
+    if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (unit.size, unit.mtime_ns, unit.ctime_ns):
         raise UserError(
             f"{unit.path}: has changed since it was listed ({unit.size:,} bytes then, {status.st_size:,} now); "
             "wait until it is written to its end, then begin anew"
@@ -124,9 +149,53 @@ def _read_text(unit: Unit, blocks: Iterable[bytes], settings: ReadSettings) -> D
     return Document(unit.name, text.removeprefix("\ufeff"))
 
 
-def _read_lines(
-    unit: Unit, stream: BufferedIOBase, compression: str, settings: ReadSettings
+def _read_separated(
+    unit: Unit, blocks: Iterable[bytes], settings: ReadSettings, separator: str
 ) -> Iterator[Document | BadRecord]:
+    """The documents of a text file, named by their number; a blank beginning or end of the file is none.
+
+    A line break beside a separator belongs to it.
+    """
+    number, held = 0, None  # a piece is held until another follows, as the last may be blank
+    pieces = split_lines(blocks, settings.max_document_bytes, end=separator.encode())
+    while True:
+        piece = problem = None
+        try:
+            piece = next(pieces, None)
+        except BadRecordError as error:
+            problem = error
+        if held is not None and (piece or problem or held.strip()):
+            number += 1
+            yield Document(f"{unit.name}:{number}", held)
+        held = None
+        if piece is not None:
+            try:
+                settings.check_size(piece.too_long)
+                text = decode(piece.content)
+            except BadRecordError as error:
+                number += 1
+                yield BadRecord(f"{unit.path}:{number}", str(error), piece.content[:EXCERPT_BYTES])
+            else:
+                text = _strip_breaks(text if piece.start else text.removeprefix("\ufeff"), separator)
+                held = text if piece.start or text.strip() else None
+            continue
+        if problem is not None:
+            yield BadRecord(f"{unit.path}:{number + 1}", str(problem))
+        return
+
+
+def _strip_breaks(text: str, separator: str) -> str:
+    """Without the line breaks beside the separators, which may be made of them."""
+    if "\n" in separator:
+        return text.removesuffix("\r") if separator.startswith("\n") else text
+    for end in ("\r\n", "\n"):
+        if text.startswith(end):
+            text = text.removeprefix(end)
+            break
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _read_records(unit: Unit, lines: Iterator[Line], settings: ReadSettings) -> Iterator[Document | BadRecord]:
     before: int | None = None if unit.start else 0
     number = 0
 
@@ -136,7 +205,6 @@ def _read_lines(
             before = _count_lines(unit)
         return BadRecord(f"{unit.path}:{before + number}", why, excerpt[:EXCERPT_BYTES])
 
-    lines = _lines_of_unit(unit, stream, compression, settings.max_document_bytes)
     while True:
         number += 1
         try:
@@ -146,7 +214,7 @@ def _read_lines(
             yield bad(str(error))
             return
         content = line.content if line.start else line.content.removeprefix(BYTE_ORDER_MARK)
-        if not content.strip() and not line.too_long:
+        if unit.kind == "lines" and not content.strip() and not line.too_long:
             continue
         try:
             settings.check_size(line.too_long)
@@ -157,13 +225,16 @@ def _read_lines(
             yield Document(f"{unit.name}@{line.start}" if unit.start else f"{unit.name}:{number}", text)
 
 
-def _lines_of_unit(unit: Unit, stream: BufferedIOBase, compression: str, max_bytes: int) -> Iterator[Line]:
+def _lines_of_unit(unit: Unit, stream: BufferedIOBase, settings: ReadSettings) -> Iterator[Line]:
     """The lines that begin in the unit."""
     start = _find_line(stream, unit) if unit.start else 0
     end = sys.maxsize if unit.end is None else unit.end
     if start >= end:
         return iter(())
-    lines = split_lines(read_blocks(stream, compression), max_bytes, start)
+    blocks = read_blocks(stream, endings(unit.path)[1])
+    if start == 0:
+        blocks = decode_blocks(blocks, settings.encoding)
+    lines = split_lines(blocks, settings.max_document_bytes, start)
     return takewhile(lambda line: line.start < end, lines)
 
 

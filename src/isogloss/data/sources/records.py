@@ -40,8 +40,21 @@ class Dropped:
     """``empty``, or the filter's name and bound: few different ones, so that they can be counted."""
 
 
+@dataclass(frozen=True)
+class Suspicion:
+    """What is odd about a document that is read all the same."""
+
+    where: str
+    what: str
+    """Few different ones, so that they can be counted."""
+
+
 class BadRecordError(Exception):
     """What is wrong with one record or file; where it is, the caller knows."""
+
+
+class NoObjectError(BadRecordError):
+    """A record that is JSON, but no object."""
 
 
 def decode(data: bytes | bytearray) -> str:
@@ -55,7 +68,27 @@ def decode(data: bytes | bytearray) -> str:
     except UnicodeDecodeError as error:
         raise BadRecordError(
             f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} ({error.reason}); convert it to UTF-8"
+            f"{_describe(bytes(data[:8]))}"
         ) from error
+
+
+_MAGIC = {
+    b"\xff\xfe": ", or set data.encoding=utf-16 (it begins with that byte order mark)",
+    b"\xfe\xff": ", or set data.encoding=utf-16 (it begins with that byte order mark)",
+    b"\x1f\x8b": "; it is gzip data, whose file's name ends in .gz",
+    b"\x28\xb5\x2f\xfd": "; it is zstd data, whose file's name ends in .zst",
+    b"PAR1": "; it is a Parquet table, whose name ends in .parquet",
+    b"BZh": "; it is bzip2 data: unpack it, or compress it by gzip or zstd",
+    b"\xfd7zXZ": "; it is xz data: unpack it, or compress it by gzip or zstd",
+    b"PK\x03\x04": "; it is a zip archive: unpack it",
+    b"%PDF": "; it is a PDF: extract its text",
+}
+"""What files begin with, and what mends it."""
+
+
+def _describe(head: bytes) -> str:
+    known = (mending for magic, mending in _MAGIC.items() if head.startswith(magic))
+    return next(known, ", or set data.encoding, such as data.encoding=cp1252")
 
 
 def parse_line(line: bytes, text_field: str | None) -> str:
@@ -68,7 +101,16 @@ def parse_line(line: bytes, text_field: str | None) -> str:
     Raises:
         BadRecordError: it holds no text that can be used.
     """
-    text = decode(line)
+    return take_text(parse_record(line), text_field)
+
+
+def parse_record(data: bytes) -> dict[str, Any]:
+    """The object of a JSON record.
+
+    Raises:
+        BadRecordError: it is none.
+    """
+    text = decode(data)
     try:
         record = _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -78,8 +120,8 @@ def parse_line(line: bytes, text_field: str | None) -> str:
     except RecursionError as error:
         raise BadRecordError("JSON that is nested too deeply") from error
     if not isinstance(record, dict):
-        raise BadRecordError(f"not a JSON object but a {type(record).__name__}")
-    return take_text(record, text_field)
+        raise NoObjectError(f"not a JSON object but a {type(record).__name__}")
+    return record
 
 
 def take_text(record: dict[str, Any], text_field: str | None) -> str:

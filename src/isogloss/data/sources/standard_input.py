@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from isogloss.config.base import UserError
+from isogloss.data.sources.formats import HEAD_BYTES, looks_like_json
 from isogloss.durable import sync, sync_folder
 
-Format = Literal["txt", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"]
+Format = Literal["txt", "jsonl", "jsonl.gz", "jsonl.zst", "json", "csv", "tsv", "parquet"]
 BLOCK_BYTES = 1 << 20
 
 
@@ -54,3 +55,15 @@ def keep_standard_input(stream: BufferedIOBase, folder: Path, format_: Format) -
             aside.unlink(missing_ok=True)
         raise UserError(f"{path}: standard input cannot be kept ({error.strerror})") from error
     return path
+
+
+def keep_recognised(stream: BufferedIOBase, folder: Path) -> Path:
+    """Write a stream as ``keep_standard_input`` does: as JSON if it looks like it, else as text.
+
+    Raises:
+        UserError: as ``keep_standard_input``.
+    """
+    path = keep_standard_input(stream, folder, "txt")
+    with path.open("rb") as kept:
+        head = kept.read(HEAD_BYTES + 1)
+    return path.rename(path.with_suffix(".json")) if looks_like_json(head.decode("utf-8", "replace")) else path

@@ -10,8 +10,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from isogloss.config.base import UserError
-
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -76,16 +74,6 @@ def well_formed(text: str) -> str:
     return text
 
 
-_PROBE = " a  B\n\n\tc'll 123, é ж 你 ﬁ \uff21 😀 \r\n"
-
-
-def check_lossless(tokenizer: Tokenizer, origin: str) -> None:
-    """Refuse a foreign tokenizer that rewrites text (lower case, collapsed spaces, unknown characters dropped).
-
-    A loss per byte of such a tokenizer would not be about the text. Canonical composition (NFC) is let pass.
-    """
-    if (back := tokenizer.decode(tokenizer.encode(_PROBE))) != _PROBE:
-        raise UserError(
-            f"{origin}: this tokenizer does not keep text as it is: {_PROBE!r} comes back as {back!r}; choose a "
-            "byte-level BPE, or a SentencePiece model with byte fallback and the identity normaliser"
-        )
+def lossy_characters(tokenizer: Tokenizer) -> str:
+    """Characters that do not come back from their tokens: ``▁`` where it is how spaces are written; mostly none."""
+    return getattr(tokenizer, "lossy_characters", "")

@@ -15,23 +15,13 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from isogloss.config.base import UserError
 from isogloss.config.stored import parse_json
-from isogloss.data.tokenizers.base import check_lossless, well_formed
+from isogloss.data.tokenizers.base import well_formed
 from isogloss.data.tokenizers.byte_table import ByteTable, byte_level_bytes, piece_bytes
+from isogloss.data.tokenizers.end_of_text import check_unwritten, declare_special, find_end_of_text, save_given
+from isogloss.data.tokenizers.lossless import check_lossless
 from isogloss.data.tokenizers.tiktoken_twin import doubtful_texts, tiktoken_twin
 from isogloss.durable import write_whole
 
-END_OF_TEXT_NAMES = (
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<\uff5cend▁of▁sentence\uff5c>",
-    "</s>",
-    "<eos>",
-    "<|begin_of_text|>",
-    "<\uff5cbegin▁of▁sentence\uff5c>",
-    "<s>",
-    "<bos>",
-)
-"""The special token that opens documents is the first of these that the file has."""
 _MOST_UNUSED = 1 << 20  # ids
 
 
@@ -41,31 +31,44 @@ class BPETokenizer:
     Args:
         text: the content of a ``tokenizer.json``; it is saved unchanged.
         origin: where the text came from, for the messages.
+        end_of_text: the token that opens documents, by its text or id; without it one of ``END_OF_TEXT_NAMES``.
+        is_checked: whether it is known to keep text as it is.
 
     Raises:
         UserError: for a text that is not such a tokenizer, or one that does not keep text as it is.
     """
 
-    def __init__(self, text: str, origin: str = "tokenizer.json"):
-        self._text = text
+    def __init__(
+        self,
+        text: str,
+        origin: str = "tokenizer.json",
+        end_of_text: str | int | None = None,
+        is_checked: bool = False,
+    ):
+        self._text, self._given = text, end_of_text
         self._spec = _parse(text, origin)
+        self.end_of_text, is_declared = find_end_of_text(self._spec, origin, end_of_text)
+        if not is_declared:
+            declare_special(self._spec, self.end_of_text)
         self._origin = origin
         with _explained(f"{origin}: the tokenizers library cannot read it", Exception):  # it raises Exception itself
-            self._slow = HuggingFaceTokenizer.from_str(text)
+            self._slow = HuggingFaceTokenizer.from_str(text if is_declared else json.dumps(self._spec))
         self._slow.no_truncation()
         self._slow.no_padding()
         self._slow.encode_special_tokens = True  # text that looks like a special token is text
         tokens = _token_bytes(self._spec, origin)
         self._fast = tiktoken_twin(self._spec, self._slow)
         self._is_doubtful = doubtful_texts(self._spec)
-        self.end_of_text = _end_of_text(self._spec, origin)
         first = self.encode("a")
         starts_with_space = len(first) > 0 and tokens[first[0]].startswith(b" ")
         self._table = ByteTable(tokens, dummy_prefix=b" " if starts_with_space else b"")
-        check_lossless(self, origin)
+        if not is_declared:
+            check_unwritten(self, end_of_text, self._slow.id_to_token(self.end_of_text) or "", origin)
+        if not is_checked:
+            check_lossless(self, origin, self._spec)
 
     def __reduce__(self):
-        return type(self), (self._text,)
+        return type(self), (self._text, "tokenizer.json", self._given, True)
 
     @property
     def n_tokens(self) -> int:
@@ -87,6 +90,11 @@ class BPETokenizer:
     def dummy_prefix(self) -> bytes:
         """The space that some vocabularies put before every text."""
         return self._table.dummy_prefix
+
+    @property
+    def lossy_characters(self) -> str:
+        """What spaces are written with, in vocabularies of characters."""
+        return "" if _is_byte_level(self._spec) else "▁"
 
     def encode(self, text: str) -> np.ndarray:
         """The ids (uint32) of ordinary text."""
@@ -124,9 +132,10 @@ class BPETokenizer:
         return self._table.token_bytes(token)
 
     def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` as it was read."""
+        """Write ``tokenizer.json`` as it was read, and the token that opens documents where it was given."""
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "tokenizer.json", self._text.encode())
+        save_given(folder, self._given)
 
 
 def _ids(encoding: Any) -> np.ndarray:
@@ -178,29 +187,25 @@ def _components(pre_tokenizer: dict[str, Any] | None) -> Iterator[str]:
             yield from _components(part)
 
 
-def _end_of_text(spec: dict[str, Any], origin: str) -> int:
-    special = {token["content"]: token["id"] for token in spec.get("added_tokens") or [] if token["special"]}
-    for name in END_OF_TEXT_NAMES:
-        if name in special:
-            return special[name]
-    raise UserError(
-        f"{origin}: no special token to open documents with; it needs one of {', '.join(END_OF_TEXT_NAMES)}"
-    )
+def _is_byte_level(spec: dict[str, Any]) -> bool:
+    return "ByteLevel" in _components(spec.get("pre_tokenizer"))
 
 
 def _token_bytes(spec: dict[str, Any], origin: str) -> list[bytes]:
     """The bytes of every id from 0; none for special tokens and gaps."""
     model = spec["model"]
-    if "ByteLevel" in _components(spec.get("pre_tokenizer")):
+    if _is_byte_level(spec):
         of_vocab = {rank: byte_level_bytes(token) or token.encode() for token, rank in model["vocab"].items()}
     elif model.get("byte_fallback"):
         of_vocab = {rank: piece_bytes(token) for token, rank in model["vocab"].items()}
     else:
         raise UserError(f"{origin}: neither byte-level nor with byte fallback, so it cannot write every text")
-    of_added = {
-        token["id"]: b"" if token["special"] else token["content"].encode() for token in spec.get("added_tokens") or []
-    }
-    by_id = of_vocab | of_added
+    by_id = dict(of_vocab)
+    for token in spec.get("added_tokens") or []:
+        if token["special"]:
+            by_id[token["id"]] = b""
+        elif _is_byte_level(spec) or token["content"] not in model["vocab"]:
+            by_id[token["id"]] = token["content"].encode()  # else it stands for what the vocabulary's piece does
     # Every id takes a row of the embedding, and an entry here, whether a token has it or not.
     if (highest := max(by_id)) >= (most := _MOST_UNUSED + 16 * len(by_id)):
         raise UserError(

@@ -41,6 +41,10 @@ class FileConfig(Config):
     ``qwen2``, ``o200k`` (GPT-4o), ``isogloss``, or a regular expression as Oniguruma reads it. Other files bring their
     own."""
 
+    end_of_text: str | int | None = None
+    """The token that opens documents, by its text or id; without it the file's own, by its usual names. A tiktoken
+    ranks file has no names: give the id."""
+
 
 class SymbolsConfig(Config):
     """The ids of a generated corpus, which has no text: each is written as its number."""

@@ -10,6 +10,7 @@ from isogloss.data.tokenizers.bpe import BPETokenizer
 from isogloss.data.tokenizers.bpe_training import train_bpe
 from isogloss.data.tokenizers.bytes import BytesTokenizer, byte_vocabulary
 from isogloss.data.tokenizers.config import BPEConfig, BytesConfig, FileConfig, SymbolsConfig, TokenizerConfig
+from isogloss.data.tokenizers.end_of_text import load_given
 from isogloss.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from isogloss.data.tokenizers.symbols import SymbolsTokenizer, symbol_vocabulary
 from isogloss.data.tokenizers.tiktoken_ranks import is_ranks_line, read_ranks_file
@@ -32,7 +33,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
         case BPEConfig():
             return train_bpe(texts(), config.vocab_size)
         case FileConfig():
-            return load_tokenizer(config.path, config.pattern)
+            return load_tokenizer(config.path, config.pattern, config.end_of_text)
         case SymbolsConfig():
             raise UserError(
                 "tokenizer.type symbols is for generated corpora, which have no text (data.type markov and others); "
@@ -40,22 +41,28 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
             )
 
 
-def load_tokenizer(path: Path, pattern: str = "cl100k") -> Tokenizer:
+def load_tokenizer(
+    path: Path, pattern: str = "cl100k", end_of_text: str | int | None = None, *, is_checked: bool = False
+) -> Tokenizer:
     """Read a tokenizer: a ``tokenizer.json``, ``*.tiktoken`` or ``*.model``, or a folder, searched in this order.
 
     Args:
         path: the file or folder.
         pattern: as ``FileConfig.pattern``, for tiktoken ranks files.
+        end_of_text: as ``FileConfig.end_of_text``; without it as it was saved, or as the file says.
+        is_checked: it was found to keep text as it is, before it was saved.
 
     Raises:
         UserError: for a path that is not there, is not a tokenizer, or is one that loses text.
     """
     file = _find(path)
+    if end_of_text is None:
+        end_of_text = load_given(file.parent)
     if file.suffix == ".json":
-        return _load_json(file)
+        return _load_json(file, end_of_text, is_checked)
     if file.suffix == ".tiktoken" or is_ranks_line(_first_line(file)):
-        return read_ranks_file(file, pattern)
-    return SentencePieceTokenizer(read_bounded(file), origin=str(file))
+        return read_ranks_file(file, pattern, end_of_text)
+    return SentencePieceTokenizer(read_bounded(file), str(file), end_of_text, is_checked)
 
 
 def _find(path: Path) -> Path:
@@ -76,7 +83,7 @@ def _find(path: Path) -> Path:
     raise UserError(f"{path}: holds no tokenizer.json, *.tiktoken or *.model")
 
 
-def _load_json(file: Path) -> Tokenizer:
+def _load_json(file: Path, end_of_text: str | int | None, is_checked: bool) -> Tokenizer:
     try:
         text = read_bounded(file).decode()
     except UnicodeDecodeError as error:
@@ -85,12 +92,12 @@ def _load_json(file: Path) -> Tokenizer:
         spec = parse_json(text, str(file))
     except UserError:
         spec = None  # BPETokenizer says what is wrong
-    if spec == byte_vocabulary():
+    if spec == byte_vocabulary() and end_of_text in (None, "<|endoftext|>", BytesTokenizer.end_of_text):
         return BytesTokenizer()
     match spec:
         case {"model": {"type": "WordLevel", "vocab": dict(vocab)}} if spec == symbol_vocabulary(len(vocab)):
             return SymbolsTokenizer(len(vocab))
-    return BPETokenizer(text, origin=str(file))
+    return BPETokenizer(text, str(file), end_of_text, is_checked)
 
 
 def _first_line(file: Path) -> bytes:

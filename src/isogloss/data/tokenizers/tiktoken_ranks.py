@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,17 +12,38 @@ from isogloss.config.base import UserError
 from isogloss.config.stored import read_bounded
 from isogloss.data.tokenizers.bpe import BPETokenizer
 from isogloss.data.tokenizers.byte_table import byte_level_text
+from isogloss.data.tokenizers.end_of_text import check_unwritten
 from isogloss.data.tokenizers.patterns import PATTERNS
 
 _MOST_DIGITS, _MOST_BYTES = 10, 4096  # of a rank, of a token
 
+PUBLISHED = {
+    (100256, 100255): ("<|endoftext|>", 100257),  # cl100k_base
+    (199998, 199997): ("<|endoftext|>", 199999),  # o200k_base
+    (50280, 50280): ("<|endoftext|>", 50256),  # p50k_base, in a gap of its ranks
+    (128000, 127999): ("<|end_of_text|>", 128001),  # Llama 3
+}
+"""Of published vocabularies, known by the number of their ranks and the last: the token that ends a text, and its id.
+Those of GPT-2 and Qwen follow the last rank."""
 
-def read_ranks_file(path: Path, pattern: str) -> BPETokenizer:
-    """The tokenizer of a ranks file; ``<|endoftext|>`` takes the id after the last rank.
+
+MAX_GAP = 1 << 16
+"""Ids between the last rank and the end of text: of published vocabularies a few hundred."""
+
+
+def find_end_of_text_id(ranks: Collection[int]) -> tuple[str, int]:
+    """The token that ends a text, and its id: as published, or ``<|endoftext|>`` after the last rank."""
+    last = max(ranks)
+    return PUBLISHED.get((len(ranks), last), ("<|endoftext|>", last + 1))
+
+
+def read_ranks_file(path: Path, pattern: str, end_of_text: str | int | None = None) -> BPETokenizer:
+    """The tokenizer of a ranks file.
 
     Args:
         path: the file.
         pattern: a name of ``PATTERNS``, or a regular expression as Oniguruma reads it.
+        end_of_text: the id that opens documents; without it as published, or the id after the last rank.
 
     Raises:
         UserError: for a file that is not of this format or lacks some byte, and for a pattern the engine cannot read.
@@ -35,12 +57,28 @@ def read_ranks_file(path: Path, pattern: str) -> BPETokenizer:
         raise UserError(
             f"pattern {regex!r}: Oniguruma takes '{{m,n}}+' for a repeat, not for a possessive; write (?>...{{m,n}})"
         )
-    end_of_text = {"id": max(ranks.values()) + 1, "content": "<|endoftext|>", "special": True, "normalized": False}
+    content, chosen = find_end_of_text_id(ranks.values())
+    if end_of_text is not None:
+        if not isinstance(end_of_text, int) or end_of_text in ranks.values() or end_of_text < 0:
+            raise UserError(
+                f"{path}: tokenizer.end_of_text {end_of_text!r}: a ranks file has no names for what is not text; give "
+                f"an id that is no rank, such as {chosen}"
+            )
+        content, chosen = "<|endoftext|>", end_of_text
+        if chosen > max(ranks.values()) + MAX_GAP:
+            raise UserError(f"{path}: tokenizer.end_of_text {chosen} is far beyond the {len(ranks):,} ranks")
+    vocab = {byte_level_text(token): rank for token, rank in ranks.items()}
+    if chosen < len(ranks):  # in a gap of the ranks: known to the vocabulary, as in GPT-2's own file
+        vocab[content] = chosen
+    # Ids must follow on for Hugging Face's library, so those between the ranks and the token are declared too.
+    between = {f"<|unused_{rank}|>": rank for rank in range(max(ranks.values()) + 1, chosen)}
+    special = [{"id": rank, "content": name} for name, rank in {**between, content: chosen}.items()]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     spec = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [end_of_text | {"single_word": False, "lstrip": False, "rstrip": False}],
+        "added_tokens": [token | plain for token in special],
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
@@ -54,11 +92,13 @@ def read_ranks_file(path: Path, pattern: str) -> BPETokenizer:
         "model": {
             "type": "BPE",
             "ignore_merges": True,  # tiktoken takes a piece that is a token whole
-            "vocab": {byte_level_text(token): rank for token, rank in ranks.items()},
+            "vocab": vocab,
             "merges": _merges(ranks),
         },
     }
-    return BPETokenizer(json.dumps(spec, ensure_ascii=False), origin=str(path))
+    tokenizer = BPETokenizer(json.dumps(spec, ensure_ascii=False), origin=str(path))
+    check_unwritten(tokenizer, chosen, content, str(path))
+    return tokenizer
 
 
 def is_ranks_line(line: bytes) -> bool:
