@@ -9,6 +9,9 @@ from isogloss.config.base import Config, UserError
 from isogloss.durable import write_whole
 from isogloss.train.metrics import Tracker
 
+WANDB_ID = "wandb.id"
+"""The file in a run's folder that keeps its id at Weights & Biases."""
+
 
 class TrackersConfig(Config):
     """Where else metrics go."""
@@ -40,7 +43,7 @@ class WeightsAndBiases:
 
     def __init__(self, project: str, folder: Path, name: str, recipe: dict[str, Any]) -> None:
         wandb = _import("wandb", "wandb")
-        id_file = folder / "wandb.id"
+        id_file = folder / WANDB_ID
         if not id_file.exists():
             write_whole(id_file, uuid.uuid4().hex.encode())
         self._run = wandb.init(
