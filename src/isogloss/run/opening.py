@@ -23,7 +23,9 @@ from isogloss.parallel.mesh import Axes, Layout
 from isogloss.recipe import Recipe
 from isogloss.run.estimate.memory import estimate_memory
 from isogloss.run.estimate.sizes import Sizes
-from isogloss.run.folder import RunFolder, check_changes
+from isogloss.run.folder import RunFolder, check_changes, check_finished
+from isogloss.run.place import settle_place
+from isogloss.run.rates import describe_rates
 from isogloss.run.session import Session
 from isogloss.run.state import checkpoint_bytes, resume
 from isogloss.train.display import Display, banner
@@ -57,6 +59,8 @@ def open_session(
     saved, summary = there
     changes = check_changes(saved, recipe) if saved is not None else []
     if summary is not None and summary["steps"] >= recipe.train.steps:
+        for change in check_finished(folder.path, summary["steps"], changes):
+            display.say(f"not used, for the run has finished: {change}")
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
@@ -106,8 +110,13 @@ def open_session(
         display.say(f"  no model can do better than {corpus.floor:.4f} nats a target here")
     with watchdog.phase("loading the newest checkpoint"):
         resume(session, display)
+    if session.progress.step == recipe.train.steps:  # only its summary is missing
+        check_finished(folder.path, session.progress.step, changes)
+    if saved is not None and session.progress.step:
+        for line in describe_rates(saved, recipe, session.progress.step):
+            display.say(line)
     if ranks.first:
-        _keep_description(session, planned)
+        _keep_description(session, planned, display)
     return session
 
 
@@ -224,10 +233,11 @@ def _say_waste(session: Session, display: Display) -> None:
             display.say(f"  {name}{': ' if name else ''}{cut.packing}: {rows.waste()}")
 
 
-def _keep_description(session: Session, planned: PlannedModel) -> None:
+def _keep_description(session: Session, planned: PlannedModel, display: Display) -> None:
     """Write what says what the run is: a resume, and whoever reads the folder, needs it."""
     recipe, folder = session.recipe, session.folder
     folder.save_recipe(recipe)
+    settle_place(folder, display.say)
     folder.save_json("machine.json", session.machine.as_dict())
     folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
     _copy_tokenizer(session.corpus, folder)

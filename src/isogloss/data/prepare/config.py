@@ -46,7 +46,9 @@ class FilesText(TextConfig):
     """Files, folders and globs to validate on; without any, a part of ``train`` is set aside."""
     validation_fraction: float | None = Field(default=None, gt=0, lt=1)
     """The share of documents set aside for validation, instead of ``validation_bytes``: a document stays on its side
-    whatever files are added later."""
+    whatever files are added later, so none is cut, and of few documents the share in bytes may be another."""
+    min_train_share: float = Field(default=0.5, ge=0, le=1)
+    """Refuse a split of one's own text that leaves a smaller share of its bytes to train on."""
     text_field: str | None = None
     """The field of a record that holds its text; without it ``text``, or else ``content``."""
     max_document_bytes: int = Field(default=32 << 20, ge=1, lt=1 << 31)
