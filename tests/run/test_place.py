@@ -1,4 +1,4 @@
-"""A run's folder as argument is the run in it: copied, moved, linked, named from elsewhere, and what it is changed to."""
+"""A run's folder as argument is the run in it: copied, moved, linked, named from elsewhere, finished and changed."""
 
 import json
 import os
@@ -153,7 +153,7 @@ def test_a_finished_run_with_other_settings_is_refused(finished: Path, tiny: Pat
         for given, words in ((tiny, QUICK), (finished, ())):
             with pytest.raises(UserError, match=rf"finished its 3 steps.*{key}.*name=.*--fresh.*train\.steps"):
                 run(given, *words, override)
-    with pytest.raises(UserError, match="train.steps: 3 -> 2"):
+    with pytest.raises(UserError, match=r"train\.steps: 3 -> 2"):
         run(finished, "train.steps=2", "optim.schedule.warmup=1")
 
 

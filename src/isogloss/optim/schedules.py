@@ -1,7 +1,7 @@
 """Learning-rate schedules: multipliers ``f(t)`` of the peak rate, continuous on ``0 <= t <= n_steps``.
 
 Step k of N (counted from 1) uses ``f(k)``. Every schedule warms up linearly, ``t / warmup``, and reaches 1 at
-``t = warmup``; ``linear``, ``cosine`` and ``wsd`` end at ``f(N) = final``, where N is their ``steps`` if they are given:
+``t = warmup``; ``linear``, ``cosine`` and ``wsd`` end at ``f(N) = final``, with their ``steps`` for N where given:
 
 - ``constant``: 1;
 - ``linear``: a line from 1 to final;

@@ -1,8 +1,8 @@
 """Whether the run in a folder was begun there, moved there, or copied from a run that still exists.
 
 ``place.json`` holds the run's id and the folder in which it last trained. A run that is opened in another folder was
-moved if the former one is gone or holds another run: it keeps its id, and its run at Weights & Biases. Otherwise it is a
-copy, which goes on as a run of its own.
+moved if the former one is gone or holds another run: it keeps its id, and its run at Weights & Biases. Otherwise it is
+a copy, which goes on as a run of its own.
 """
 
 import json

@@ -22,15 +22,15 @@ def describe_rates(saved: Recipe, asked: Recipe, step: int) -> list[str]:
             return ["the changed optim.schedule gives the steps that are left the rates they had: it changes nothing"]
         return []
     said = [
-        f"the learning rate was {_rate(saved, step):.2e} at step {step} and is {_rate(asked, first):.2e} at step {first}; "
-        f"as before it would be {_rate(saved, first):.2e}"
+        f"the learning rate was {_rate(saved, step):.2e} at step {step} and is {_rate(asked, first):.2e} at step {first}"
+        f"; as before it would be {_rate(saved, first):.2e}"
     ]
     was, now = saved.optim.schedule, asked.optim.schedule
     n_was, n_now = was.span(saved.train.steps), now.span(asked.train.steps)
     if n_was != n_now and n_was is not None and n_now is not None:
         said.append(
-            f"the schedule is stretched from {n_was} to {n_now} steps; optim.schedule.steps={n_was} keeps it as it was, "
-            f"with {asked.optim.lr * now.multiplier(n_now, n_now):.2e}, its last rate, for the steps after {n_was}"
+            f"the schedule is stretched from {n_was} to {n_now} steps; optim.schedule.steps={n_was} keeps it as it was"
+            f", with {asked.optim.lr * now.multiplier(n_now, n_now):.2e}, its last rate, for the steps after {n_was}"
         )
     return said
 

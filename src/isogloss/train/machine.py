@@ -1,7 +1,7 @@
 """What this machine is good at. What ``auto`` means follows from the processor's features and the run's size alone.
 
-A decision changes the last bits, or more, so it must be the same at each start on the same machine: no measurement has a
-part in it. The matrix products' peak is measured too, but only to be shown and to estimate times.
+A decision changes the last bits, or more, so it must be the same at each start on the same machine: no measurement has
+a part in it. The matrix products' peak is measured too, but only to be shown and to estimate times.
 """
 
 import platform

@@ -157,18 +157,15 @@ def check_train_bytes(config: TextChoice, train: int, validation: int, by_file: 
     share = train / (train + validation)
     if by_file or not isinstance(config, FilesText) or share >= config.min_train_share:
         return
+    asked = f"validation_bytes = {config.validation_bytes}"
     ways = "bring more documents, split the long ones, name validation files"
     if config.validation_fraction is not None:
+        asked = f"validation_fraction = {config.validation_fraction:g}"
         ways += ", leave data.validation_fraction out, so that validation_bytes decides"
-        told = (
-            f"data.validation_fraction = {config.validation_fraction:g} takes documents by key, whatever their size: "
-        )
-    else:
-        told = ""
     raise UserError(
-        f"{told}{train:,} bytes of text would be trained on and {validation:,} validate, so {share:.1%} of the text is "
-        f"left to train on, less than data.min_train_share = {config.min_train_share:g}; {ways}, or set "
-        f"data.min_train_share to {int(share * 1000) / 1000:g} or less to train on it"
+        f"data.{asked}, of whole documents whatever their size, leaves {train:,} bytes of text to train on, and "
+        f"{validation:,} validate: {share:.1%} is less than data.min_train_share = {config.min_train_share:g}; {ways}, "
+        f"or set data.min_train_share to {int(share * 1000) / 1000:g} or less to train on it"
     )
 
 
@@ -252,7 +249,7 @@ def _longest(spills: Spills, parts: Callable[[], Iterator[SortedDocuments]]) -> 
 
 
 def _cut_point(data: bytes, tail_bytes: int) -> int:
-    """Where a tail of at most ``tail_bytes`` begins: after the first line end that leaves half of it, else at a character."""
+    """Where a tail of at most ``tail_bytes`` begins: after the first line end that leaves half, else at a character."""
     at = len(data) - tail_bytes
     if at > 0 and (line_end := data.find(b"\n", at - 1, len(data) - max(1, tail_bytes // 2))) >= 0:
         return line_end + 1
