@@ -128,6 +128,7 @@ VARIATIONS = {
     "data[on_the_fly].within_document": Vary("data.within_document=false", ON_THE_FLY),
     "data[on_the_fly].train": Vary("data.train=[corpus/003.txt, corpus/004.txt, corpus/005.txt, corpus]", ON_THE_FLY),
     "data[on_the_fly].validation_bytes": Vary("data.validation_bytes=700", ON_THE_FLY),
+    "data[on_the_fly].min_train_share": Vary("data.min_train_share=0.0", [*ON_THE_FLY, "data.validation_bytes=4000"]),
     "train.batch_size_warmup.*.until": Vary("train.batch_size_warmup.0.until=3", SIZES),
     "train.batch_size_warmup.*.batch_size": Vary("train.batch_size_warmup.0.batch_size=3", SIZES),
     "train.seq_len_warmup.*.until": Vary("train.seq_len_warmup.0.until=3", LENGTHS),

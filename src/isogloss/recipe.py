@@ -11,6 +11,7 @@ from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import NAME
 from isogloss.config.base import Config, UserError
 from isogloss.config.load import load_config
+from isogloss.config.paths import UserPath, expand
 from isogloss.config.problems import did_you_mean
 from isogloss.data.opening import DataConfig
 from isogloss.data.synthetic.corpus import SyntheticCorpus
@@ -35,7 +36,7 @@ class Recipe(Config):
 
     name: str = Field(max_length=100, pattern=r"^\w[\w.-]*$")
     """The run's name and the name of its folder: letters, digits, and after the first also dots and dashes."""
-    runs_dir: Path = Path("runs")
+    runs_dir: UserPath = Path("runs")
     """Where runs' folders stand."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Governs everything random: initial weights, the order of the data, samples."""
@@ -191,7 +192,7 @@ def load_recipe(name: str = DEFAULT, overrides: Sequence[str] = ()) -> Recipe:
         UserError: there is no such recipe, or something in it is wrong.
     """
     shipped = shipped_recipes()
-    given = Path(name)
+    given = expand(name)
     if name in shipped:
         if is_run_folder(given):
             raise UserError(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from isogloss.cli.shared import RecipeArguments, console, split_words, warn
+from isogloss.cli.shared import RecipeArguments, console, expanded, split_words, warn
 
 init_app = typer.Typer(help="Plan, verify, compare and audit initial weights.", no_args_is_help=True)
 
@@ -84,9 +84,14 @@ def init_verify(
         ),
     ] = False,
     weights: Annotated[
-        Path | None, typer.Option(help="Check initial weights of this safetensors file instead of those made here.")
+        Path | None,
+        typer.Option(
+            parser=expanded, help="Check initial weights of this safetensors file instead of those made here."
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw measured and predicted signals as this PNG.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(parser=expanded, help="Draw measured and predicted signals as this PNG.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make a recipe's model; check its weights against the plan and its first batch against the prediction.
@@ -96,6 +101,7 @@ def init_verify(
     from rich.console import Console
 
     from isogloss.config.base import UserError
+    from isogloss.config.paths import expand
     from isogloss.init.verify import Status
     from isogloss.recipe import load_recipe
     from isogloss.report.signals import plot_signals
@@ -104,7 +110,7 @@ def init_verify(
     from isogloss.train.display import Display
 
     name, overrides = split_words(arguments)
-    path = Path(name)
+    path = expand(name)
     run = fingerprints.run_of(path)
     if run != path and (overrides or weights):
         raise UserError(f"{name} is a checkpoint, which has a recipe and weights of its own; leave the rest out")

@@ -12,7 +12,7 @@ Step k of N (counted from 1) uses ``f(k)``. Every schedule warms up linearly, ``
 """
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -54,7 +54,7 @@ class _Ending(_Warm):
     its former train.steps leave the rates as they were."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "_Ending":
         if self.steps is not None and self.warmup >= self.steps:
             raise ValueError(f"warmup ({self.warmup}) must be below the schedule's steps ({self.steps})")
         return self

@@ -16,24 +16,28 @@ def describe_rates(saved: Recipe, asked: Recipe, step: int) -> list[str]:
         step: the last one trained.
     """
     first, last = step + 1, asked.train.steps
-    steps = np.unique(np.linspace(first, last, min(last - step, _MOST_COMPARED)).round().astype(int)).tolist()
-    if first > last or all(_rate(saved, k) == _rate(asked, k) for k in steps):
-        if first <= last and saved.optim.schedule != asked.optim.schedule:
+    before, after = saved.optim.schedule, asked.optim.schedule
+    n_before, n_after = before.span(saved.train.steps), after.span(asked.train.steps)
+
+    def was(k: int) -> float:  # the number of steps has no part in some schedules: they go on as they are
+        return saved.optim.lr * before.multiplier(k, saved.train.steps if n_before else last)
+
+    def will_be(k: int) -> float:
+        return asked.optim.lr * after.multiplier(k, last)
+
+    steps = np.linspace(first, last, min(max(last - step, 0), _MOST_COMPARED)).round().astype(int).tolist()
+    if all(was(k) == will_be(k) for k in steps):
+        if steps and before != after and n_before == n_after:
             return ["the changed optim.schedule gives the steps that are left the rates they had: it changes nothing"]
         return []
     said = [
-        f"the learning rate was {_rate(saved, step):.2e} at step {step} and is {_rate(asked, first):.2e} at step {first}"
-        f"; as before it would be {_rate(saved, first):.2e}"
+        f"the learning rate was {was(step):.2e} at step {step} and is {will_be(first):.2e} at step {first}; "
+        f"as before it would be {was(first):.2e}"
     ]
-    was, now = saved.optim.schedule, asked.optim.schedule
-    n_was, n_now = was.span(saved.train.steps), now.span(asked.train.steps)
-    if n_was != n_now and n_was is not None and n_now is not None:
+    if n_before is not None and n_after is not None and n_before != n_after:
         said.append(
-            f"the schedule is stretched from {n_was} to {n_now} steps; optim.schedule.steps={n_was} keeps it as it was"
-            f", with {asked.optim.lr * now.multiplier(n_now, n_now):.2e}, its last rate, for the steps after {n_was}"
+            f"the schedule is stretched from {n_before} to {n_after} steps; optim.schedule.steps={n_before} keeps it "
+            f"as it was, with its last rate of {asked.optim.lr * after.multiplier(n_after, n_after):.2e} after step "
+            f"{n_before}"
         )
     return said
-
-
-def _rate(recipe: Recipe, step: int) -> float:
-    return recipe.optim.lr * recipe.optim.schedule.multiplier(step, recipe.train.steps)

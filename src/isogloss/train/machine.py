@@ -20,6 +20,7 @@ from isogloss.train.loop import TrainConfig
 # Compiling a block takes 5 to 30 s and saves about a quarter of an eager step (benchmarks/train.py); below this many
 # seconds of eager work it does not pay.
 COMPILING_PAYS_AFTER = 240.0
+CPUINFO = Path("/proc/cpuinfo")
 # Units that multiply matrices of bfloat16: x86's and ARM's names for them in /proc/cpuinfo. Without them bfloat16 is
 # emulated, and slower than float32.
 BF16_FEATURES = frozenset({"amx_bf16", "avx512_bf16", "avx10_2", "bf16", "svebf16"})
@@ -110,7 +111,7 @@ def nominal_peak(device: str, precision: str) -> float:
 def processor_features() -> frozenset[str]:
     """The processor's features as Linux names them; elsewhere those that PyTorch reports."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in CPUINFO.read_text().splitlines():
             name, _, listed = line.partition(":")
             if name.strip() in ("flags", "Features"):
                 return frozenset(listed.split())
@@ -152,7 +153,7 @@ def _time_product(device: str, precision: str, n: int) -> float:
 def processor_name() -> str:
     """The processor as the system calls it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in CPUINFO.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

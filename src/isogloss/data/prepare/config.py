@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from isogloss.config.base import Config
+from isogloss.config.paths import UserPath
 from isogloss.data.corpus import PackedConfig
 from isogloss.data.sources.filters import FilterConfig
 
@@ -15,7 +16,7 @@ class TextConfig(Config):
 
     validation_bytes: int = Field(default=600_000, ge=1)
     """Text set aside for validation, unless validation files are given; never more than a tenth of all text."""
-    prepared_dir: Path = Path("prepared")
+    prepared_dir: UserPath = Path("prepared")
     """Where prepared corpora are kept, each in a folder of its own."""
 
 

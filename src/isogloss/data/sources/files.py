@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isogloss.config.base import UserError
+from isogloss.config.paths import expand
 from isogloss.config.problems import did_you_mean
 
 HUB = "hf:"
@@ -44,7 +45,7 @@ def find_files(paths: Sequence[str | Path]) -> list[SourceFile]:
     for given in paths:
         if str(given) == STANDARD_INPUT:
             raise UserError("-: standard input cannot be read here, only where it is kept in a file first")
-        path = Path(given).expanduser()
+        path = Path(given) if str(given).startswith(HUB) else expand(given)
         try:
             files = [SourceFile(path, str(given))] if str(given).startswith(HUB) else _expand(path)
         except OSError as error:
