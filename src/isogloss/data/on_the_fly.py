@@ -25,6 +25,8 @@ from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
 
+NOTHING_LEFT = "data.train: no text is left to train on beyond the validation text; lower data.validation_bytes"
+
 
 class OnTheFlyConfig(RowConfig):
     """Files read as training goes, in their order: for a quick look, without preparing them."""
@@ -61,8 +63,8 @@ class OnTheFlyCorpus:
             self._n_bytes += len(text.encode())
             if self._n_bytes >= config.validation_bytes:
                 break
-        if self._n_bytes == 0:
-            raise UserError("data.train: these files hold no text")
+        else:
+            raise UserError(NOTHING_LEFT if texts else "data.train: these files hold no text")
         self._n_validation = len(texts)
         self._check_train_bytes()
         self.baselines: Baselines | None = measure_baselines(texts)
@@ -151,9 +153,7 @@ class ReadRows:
                 empty = False
                 yield tokens
             if empty:
-                raise UserError(
-                    "data.train: no text is left to train on beyond the validation text; lower data.validation_bytes"
-                )
+                raise UserError(NOTHING_LEFT)
 
     def _row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         first = number * self.seq_len
