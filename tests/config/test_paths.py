@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -85,7 +85,7 @@ def test_no_setting_is_a_path_without_the_rule() -> None:
         if origin := getattr(annotation, "__origin__", None):
             yield from _parts(origin)
 
-    rule = UserPath.__metadata__[0]
+    rule = get_args(UserPath)[1]
     paths = [(name, metadata) for name, annotation, metadata in fields(Recipe, set()) if annotation is Path]
     assert len(paths) >= 3
     assert [name for name, metadata in paths if rule not in metadata] == []

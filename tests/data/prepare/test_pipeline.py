@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from isogloss.config.base import UserError
 from isogloss.data.prepare import FilesConfig, PythonStdlibConfig, pipeline, prepare, training_texts
+from isogloss.data.prepare.spills import text_key
 from isogloss.data.prepared import BAD_RECORDS, MANIFEST
 from isogloss.data.stamps import VERIFIED
 from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
@@ -378,3 +379,46 @@ def test_the_config_is_a_union_by_type():
     for bad in ({"type": "files", "train": []}, {"type": "files", "trian": ["a"]}, {"type": "c4"}):
         with pytest.raises(ValidationError):
             adapter.validate_python(bad)
+
+
+@pytest.fixture
+def unequal(tmp_path) -> Path:
+    """Three files of about 216 kB, 640 B and 900 B."""
+    folder = tmp_path / "unequal"
+    folder.mkdir()
+    (folder / "long.txt").write_text("".join(f"line {number} of the long one\n" for number in range(8000)))
+    (folder / "b.txt").write_text("b" * 640)
+    (folder / "c.txt").write_text("c" * 900)
+    return folder
+
+
+def test_three_unequal_files_are_split_by_bytes_or_refused_in_words(unequal):
+    said: list[str] = []
+    corpus = prepare(config_of(unequal), BYTES, said.append)
+    train, validation = corpus.manifest.train.n_bytes, corpus.manifest.validation.n_bytes
+    assert 0.09 < validation / (train + validation) <= 0.1
+    assert not [line for line in said if "warning" in line]
+    refused = 0
+    for fraction in (0.1, 0.3, 0.5, 0.7, 0.9):
+        try:
+            corpus = prepare(config_of(unequal, validation_fraction=fraction), BYTES, said.append)
+        except UserError as error:
+            refused += 1
+            assert "leaves" in str(error)
+            assert "validation_bytes decides" in str(error)
+        else:
+            assert corpus.manifest.train.n_bytes > corpus.manifest.validation.n_bytes
+    assert refused
+
+
+def test_an_odd_split_is_said_at_each_start_and_what_was_asked_for_once_is_refused_without_asking(unequal):
+    key = text_key((unequal / "long.txt").read_bytes())
+    fraction = int.from_bytes(key[:8], "big") / (1 << 64) + 1e-9  # the long one validates
+    asked = config_of(unequal, validation_fraction=fraction, min_train_share=0.0)
+    for _ in range(2):
+        said: list[str] = []
+        corpus = prepare(asked, BYTES, said.append)
+        assert corpus.manifest.train.n_bytes < 1_600
+        assert sum("warning: " in line and "are asked for" in line for line in said) == 1
+    with pytest.raises(UserError, match=r"data\.min_train_share = 0\.5"):
+        prepare(asked.model_copy(update={"min_train_share": 0.5}), BYTES)
