@@ -27,7 +27,7 @@ def describe_rates(saved: Recipe, asked: Recipe, step: int) -> list[str]:
 
     steps = np.linspace(first, last, min(max(last - step, 0), _MOST_COMPARED)).round().astype(int).tolist()
     if all(was(k) == will_be(k) for k in steps):
-        if steps and before != after and n_before == n_after:
+        if steps and before != after and saved.train.steps == asked.train.steps:
             return ["the changed optim.schedule gives the steps that are left the rates they had: it changes nothing"]
         return []
     said = [
