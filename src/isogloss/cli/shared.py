@@ -17,7 +17,7 @@ RecipeArguments = Annotated[
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; in float32.")]
 
 
-def expanded(text: str) -> Path:
+def expanded(text: str | Path) -> Path:
     """The parser of every path of the command line: ``~`` and ``~user`` are homes."""
     from isogloss.config.paths import expand
 
