@@ -8,9 +8,11 @@ from pydantic import Field, model_validator
 
 from isogloss.build import plan_model
 from isogloss.checkpoint.config import CheckpointConfig
+from isogloss.checkpoint.layout import NAME
 from isogloss.config.base import Config, UserError
 from isogloss.config.draft import Override
 from isogloss.config.load import load_config
+from isogloss.config.paths import UserPath, expand
 from isogloss.config.problems import did_you_mean
 from isogloss.data.opening import DataConfig
 from isogloss.data.synthetic.corpus import SyntheticCorpus
@@ -35,7 +37,7 @@ class Recipe(Config):
 
     name: str = Field(max_length=100, pattern=r"^\w[\w.-]*$")
     """The run's name and the name of its folder: letters, digits, and after the first also dots and dashes."""
-    runs_dir: Path = Path("runs")
+    runs_dir: UserPath = Path("runs")
     """Where runs' folders stand."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Governs everything random: initial weights, the order of the data, samples."""
@@ -184,14 +186,37 @@ def shipped_recipes() -> dict[str, Path]:
 def load_recipe(name: str = DEFAULT, overrides: Sequence[Override] = ()) -> Recipe:
     """A shipped recipe by name, a YAML file or a run's folder by path, with ``a.b=c`` overrides.
 
+    A run's folder, or the recipe.yaml in it, is the run in that folder, wherever it was begun and under which name:
+    ``name`` and ``runs_dir`` follow the folder, unless overrides name another run.
+
     Raises:
         UserError: there is no such recipe, or something in it is wrong.
     """
     shipped = shipped_recipes()
-    path = shipped.get(name, Path(name))
-    if (path / "recipe.yaml").is_file():  # a run's folder
-        path /= "recipe.yaml"
-    if name not in shipped and not path.exists():
+    given = expand(name)
+    if name in shipped:
+        if is_run_folder(given):
+            raise UserError(
+                f"{name} is a shipped recipe, and here also a run's folder; write ./{name} for the run, or start the "
+                "shipped recipe from another folder"
+            )
+        return load_config(Recipe, shipped[name], overrides)
+    if NAME.fullmatch(given.name) and given.is_dir() and is_run_folder(given.parent.parent):
+        run = given.parent.parent
+        raise UserError(f"{given} is a checkpoint of {run}; give {run}, which goes on from its newest one")
+    path = given / "recipe.yaml" if (given / "recipe.yaml").is_file() else given
+    if not path.exists():
         hint = did_you_mean(name, shipped) or f"; shipped recipes: {', '.join(shipped)}"
         raise UserError(f"{name}: no such recipe or file{hint}")
-    return load_config(Recipe, path, overrides)
+    if path.name != "recipe.yaml" or not is_run_folder(path.parent):
+        return load_config(Recipe, path, overrides)
+    folder = path.parent
+    if folder.is_symlink() or folder.name in ("", ".."):
+        folder = folder.resolve()
+    return load_config(Recipe, path, overrides, replaced={"name": folder.name, "runs_dir": str(folder.parent)})
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a run was begun in a folder; a folder with nothing but a recipe.yaml is none."""
+    traces = ("machine.json", "checkpoints", "metrics.jsonl")
+    return (path / "recipe.yaml").is_file() and any((path / trace).exists() for trace in traces)

@@ -4,9 +4,11 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isogloss.config.base import UserError
 from isogloss.data.on_the_fly import OnTheFlyConfig, OnTheFlyCorpus, ReadRows
 from isogloss.data.rows.packing import PackedRows
 from isogloss.data.shards import TokenStream
@@ -42,3 +44,13 @@ def test_the_first_documents_validate_and_are_not_trained_on(tmp_path: Path):
     assert again.name == corpus.name
     (tmp_path / "5.txt").write_text("changed!!!!")
     assert OnTheFlyCorpus(config, BytesConfig()).name != corpus.name
+
+
+def test_first_documents_that_leave_less_than_half_to_train_on_are_refused_unless_asked(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("a long one\n" * 2000)
+    (tmp_path / "b.txt").write_text("a short one\n" * 50)
+    fields = {"train": (str(tmp_path),), "validation_bytes": 100}
+    with pytest.raises(UserError, match=r"hold 22,000 of 22,600 bytes.*min_train_share = 0\.5; lower"):
+        OnTheFlyCorpus(OnTheFlyConfig(**fields), BytesConfig())
+    asked = OnTheFlyCorpus(OnTheFlyConfig(**fields, min_train_share=0.0), BytesConfig())
+    assert asked.facts("validation").n_bytes == 22_000

@@ -85,3 +85,11 @@ def test_the_banner_says_on_how_many_ranks() -> None:
     assert "on a processor (cpu, 4 ranks of 1 thread): " in banner("a", "runs/a", size, many, **numbers)
     alone = Machine("cpu", "a processor", "fp32", False, 2, "2.13")
     assert "on a processor (cpu, 2 threads): " in banner("a", "runs/a", size, alone, **numbers)
+
+
+def test_the_first_line_of_the_banner_has_what_the_machine_decided() -> None:
+    numbers = {"peak": 1e11, "memory": 2**30, "steps": 10, "tokens_per_step": 96, "tokens": 960, "corpus_tokens": 960}
+    for precision, compiled, said in (("bf16", False, "a in bf16, eager: "), ("fp32", True, "a in fp32, compiled: ")):
+        machine = Machine("cpu", "a processor", precision, compiled, 2, "2.13")
+        first = banner("a", "runs/a", RunSize({"head": 10}, 1e9), machine, **numbers).splitlines()[0]
+        assert first.startswith(said)

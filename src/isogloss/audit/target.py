@@ -8,6 +8,7 @@ from isogloss.audit.built import Target
 from isogloss.audit.factory import Factory, find_function
 from isogloss.audit.huggingface import HuggingFaceModel, read_config
 from isogloss.config.base import UserError
+from isogloss.config.paths import expand
 from isogloss.config.yaml import YamlError, read_value
 
 
@@ -22,6 +23,8 @@ def find_target(name: str, overrides: Sequence[str] = ()) -> Target:
         UserError: there is no such thing.
     """
     settings = dict(_setting(override) for override in overrides)
+    if name.startswith("~"):
+        name = str(expand(name))
     path = Path(name)
     if name.startswith("hf:") or path.exists():
         return HuggingFaceModel(name, read_config(name), settings)

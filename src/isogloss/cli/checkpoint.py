@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isogloss.cli.shared import console, warn
+from isogloss.cli.shared import console, expanded, warn
 from isogloss.exit_codes import FAILED
 from isogloss.streams import say
 
@@ -18,7 +18,10 @@ checkpoint_app = typer.Typer(
     name="checkpoint", help="Look into checkpoints, verify them, take their weights out.", no_args_is_help=True
 )
 Where = Annotated[
-    Path, typer.Argument(metavar="PATH", help="runs/NAME, whose newest whole one is meant, or a checkpoint's folder.")
+    Path,
+    typer.Argument(
+        parser=expanded, metavar="PATH", help="runs/NAME, whose newest whole one is meant, or a checkpoint's folder."
+    ),
 ]
 
 
@@ -80,7 +83,7 @@ def verify(path: Where) -> None:
 @checkpoint_app.command("consolidate")
 def consolidate_weights(
     path: Where,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    out: Annotated[Path, typer.Argument(parser=expanded, metavar="OUT", help="A new folder.")],
     max_shard_size: Annotated[str, typer.Option(help="Of a file: bytes, or such as 500MB, 5GB, 5GiB.")] = "5GB",
 ) -> None:
     """Write a checkpoint's weights as plain safetensors files, whatever number of ranks saved it."""

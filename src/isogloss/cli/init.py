@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from isogloss.cli.errors import defects_end_with
-from isogloss.cli.shared import RecipeArguments, console, split_words, warn
+from isogloss.cli.shared import RecipeArguments, console, expanded, split_words, warn
 from isogloss.exit_codes import AUDIT_DEFECT, FAILED, OK
 from isogloss.streams import emit, only_ours, say
 
@@ -109,9 +109,14 @@ def init_verify(
         ),
     ] = False,
     weights: Annotated[
-        Path | None, typer.Option(help="Check initial weights of this safetensors file instead of those made here.")
+        Path | None,
+        typer.Option(
+            parser=expanded, help="Check initial weights of this safetensors file instead of those made here."
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw measured and predicted signals as this PNG.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(parser=expanded, help="Draw measured and predicted signals as this PNG.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a warning too.")] = False,
 ) -> None:
@@ -120,6 +125,7 @@ def init_verify(
     Exit code 1 where something fails. Warns where the start itself is unsound: a loss far above ln V, loud logits.
     """
     from isogloss.config.base import UserError
+    from isogloss.config.paths import expand
     from isogloss.init.verify import Status
     from isogloss.recipe import load_recipe
     from isogloss.report.signals import plot_signals
@@ -129,7 +135,7 @@ def init_verify(
     from isogloss.train.display import Display
 
     name, overrides = split_words(arguments)
-    path = Path(name)
+    path = expand(name)
     run = fingerprints.run_of(path)
     if run != path and (overrides or weights):
         raise UserError(f"{name} is a checkpoint, which has a recipe and weights of its own; leave the rest out")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isogloss.cli.shared import Device, RecipeArguments, split_words, warn
+from isogloss.cli.shared import Device, RecipeArguments, expanded, split_words, warn
 from isogloss.streams import emit, say, say_error
 
 
@@ -26,7 +26,7 @@ def train(
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
+    run: Annotated[Path, typer.Argument(parser=expanded, help="A run's folder, such as runs/stdlib-small.")],
     prompt: Annotated[str, typer.Argument(help="What the text begins with; - reads standard input.")] = "",
     max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0)] = 0.8,
@@ -64,7 +64,7 @@ def generate(
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
+    run: Annotated[Path, typer.Argument(parser=expanded, help="A run's folder, such as runs/stdlib-small.")],
     texts: Annotated[
         list[str],
         typer.Argument(
@@ -118,8 +118,10 @@ def evaluate(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/stdlib-small.")],
-    folder: Annotated[Path, typer.Argument(help="Where to write config.json, model.safetensors and the tokenizer.")],
+    run: Annotated[Path, typer.Argument(parser=expanded, help="A run's folder, such as runs/stdlib-small.")],
+    folder: Annotated[
+        Path, typer.Argument(parser=expanded, help="Where to write config.json, model.safetensors and the tokenizer.")
+    ],
 ) -> None:
     """Write a trained model as Hugging Face's Llama or Qwen 3, for transformers and what reads its files."""
     from isogloss.interop.hf import export_hf

@@ -1,6 +1,7 @@
 """What the verbs share: arguments that several take, and where their words go."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,16 @@ RecipeArguments = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda; in float32.")]
+
+
+def expanded(text: str | Path) -> Path:
+    """The parser of every path of the command line: ``~`` and ``~user`` are homes."""
+    from isogloss.config.paths import expand
+
+    return expand(text)
+
+
+expanded.__name__ = "path"  # as --help calls it
 
 
 def console() -> "Console":

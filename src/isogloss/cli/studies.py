@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isogloss.cli.shared import RecipeArguments, console, integers_of, numbers_of, split_words
+from isogloss.cli.shared import RecipeArguments, console, expanded, integers_of, numbers_of, split_words
 from isogloss.exit_codes import FAILED
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ class SizeAxis(StrEnum):
 Sizes = Annotated[str, typer.Option("--sizes", help="Widths or depths, such as 64,128,256.", show_default=False)]
 Seeds = Annotated[int, typer.Option(help="How many seeds, from the recipe's on.", min=1)]
 Jobs = Annotated[int | None, typer.Option(help="Processes, sharing the cores; one a core if not given.", min=1)]
-Out = Annotated[Path, typer.Option("--out", help="Where trials and results are kept; a stopped study goes on there.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", parser=expanded, help="Where trials and results are kept; a stopped study goes on there."),
+]
 
 
 def coordinate(

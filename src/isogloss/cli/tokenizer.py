@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from isogloss.cli.shared import expanded
 from isogloss.streams import say
 
 tokenizer_app = typer.Typer(help="Train and look at tokenizers.", no_args_is_help=True)
@@ -13,8 +14,10 @@ tokenizer_app = typer.Typer(help="Train and look at tokenizers.", no_args_is_hel
 
 @tokenizer_app.command("train")
 def tokenizer_train(
-    folder: Annotated[Path, typer.Argument(help="Where to write tokenizer.json.")],
-    texts: Annotated[list[Path], typer.Argument(help="Text files, or folders and .jsonl files of documents.")],
+    folder: Annotated[Path, typer.Argument(parser=expanded, help="Where to write tokenizer.json.")],
+    texts: Annotated[
+        list[Path], typer.Argument(parser=expanded, help="Text files, or folders and .jsonl files of documents.")
+    ],
     vocab_size: Annotated[int, typer.Option(help="Tokens, special ones included.", min=257, max=2**31)] = 2048,
 ) -> None:
     """Train a byte-level BPE on any text."""
@@ -33,7 +36,7 @@ def tokenizer_train(
 
 @tokenizer_app.command("show")
 def tokenizer_show(
-    path: Annotated[Path, typer.Argument(help="A tokenizer's folder or file, or a run's folder.")],
+    path: Annotated[Path, typer.Argument(parser=expanded, help="A tokenizer's folder or file, or a run's folder.")],
     text: Annotated[str, typer.Argument(help="Text to cut; the vocabulary's facts alone if not given.")] = "",
 ) -> None:
     """How a tokenizer cuts a text."""

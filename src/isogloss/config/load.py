@@ -15,9 +15,9 @@ An override is ``key=value`` with a dotted key (``stages.0.d_model=64``), applie
   stay (and are errors where the new branch lacks their key).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from isogloss.config.base import Config, UserError
 from isogloss.config.draft import Draft, Origin, Override, to_data
@@ -30,13 +30,20 @@ MAX_BYTES = 1 << 20
 """A larger file is no recipe; parsing it would only take minutes."""
 
 
-def load_config(model: type[C], path: Path | None, overrides: Sequence[Override] = ()) -> C:
+def load_config(
+    model: type[C],
+    path: Path | None,
+    overrides: Sequence[Override] = (),
+    *,
+    replaced: Mapping[str, Any] | None = None,
+) -> C:
     """Read, override and check a config.
 
     Args:
         model: the config type.
         path: a YAML file; ``None`` for the defaults alone.
         overrides: ``a.b=c``, or ``("a.b", c)`` where ``c`` is not to be parsed; applied in order.
+        replaced: fields of the file that its folder decides instead; overrides come after them.
 
     Raises:
         UserError: the file cannot be read.
@@ -45,6 +52,9 @@ def load_config(model: type[C], path: Path | None, overrides: Sequence[Override]
     draft = Draft(model, {}, {(): Origin("command line" if overrides else model.__name__)}, [])
     if path is not None:
         draft = _read_draft(model, path)
+        for key, value in (replaced or {}).items():
+            draft.data[key] = value
+            draft.origins[(key,)] = Origin(f"the folder {path.parent}")
     for override in overrides:
         draft.override(override)
     return draft.build()

@@ -20,10 +20,12 @@ from isogloss.data.rows.packing import PackedRows
 from isogloss.data.rows.source import Rows, RowSource
 from isogloss.data.shards import TokenStream
 from isogloss.data.sources import Account, read_documents
-from isogloss.data.sources.files import find_files
+from isogloss.data.sources.files import endings, find_files
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.config import TokenizerConfig
 from isogloss.data.tokenizers.loading import build_tokenizer
+
+NOTHING_LEFT = "data.train: no text is left to train on beyond the validation text; lower data.validation_bytes"
 
 
 class OnTheFlyConfig(RowConfig):
@@ -34,6 +36,8 @@ class OnTheFlyConfig(RowConfig):
     """Files, folders and globs."""
     validation_bytes: int = Field(default=600_000, ge=1)
     """The first documents that hold so much text validate, and are not trained on."""
+    min_train_share: float = Field(default=0.5, ge=0, le=1)
+    """Refuse files whose first documents take so much that less than this share of their bytes is left to train on."""
 
 
 class OnTheFlyCorpus:
@@ -61,9 +65,10 @@ class OnTheFlyCorpus:
             self._n_bytes += len(text.encode())
             if self._n_bytes >= config.validation_bytes:
                 break
-        if self._n_bytes == 0:
-            raise UserError("data.train: these files hold no text")
+        else:
+            raise UserError(NOTHING_LEFT if texts else "data.train: these files hold no text")
         self._n_validation = len(texts)
+        self._check_train_bytes()
         self.baselines: Baselines | None = measure_baselines(texts)
         ids = [_tokens(self.tokenizer, text) for text in texts]
         lengths = np.array([len(some) for some in ids])
@@ -72,6 +77,20 @@ class OnTheFlyCorpus:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process reads the files for itself."""
         return OnTheFlyCorpus, (self._config, self._tokenizer_config)
+
+    def _check_train_bytes(self) -> None:
+        """Refuse to train on too little, as far as sizes say: not those of compressed files and tables."""
+        files, config = find_files(self._config.train), self._config
+        if any(file.is_hub or endings(file.path)[0] == ".parquet" or endings(file.path)[1] for file in files):
+            return
+        n_bytes = sum(file.path.stat().st_size for file in files)  # the text is shorter, if anything
+        if self._n_bytes > (1 - config.min_train_share) * n_bytes:
+            raise UserError(
+                f"data.validation_bytes = {config.validation_bytes}: the first documents, which validate, hold "
+                f"{self._n_bytes:,} of {n_bytes:,} bytes, so the share left to train on is less than "
+                f"data.min_train_share = {config.min_train_share:g}; lower data.validation_bytes, name short files "
+                "first, prepare the text (data.type=files), or set data.min_train_share to train on it"
+            )
 
     def facts(self, split: SplitName) -> SplitFacts:
         """What a split holds; of the training text nothing is known beforehand."""
@@ -136,9 +155,7 @@ class ReadRows:
                 empty = False
                 yield tokens
             if empty:
-                raise UserError(
-                    "data.train: no text is left to train on beyond the validation text; lower data.validation_bytes"
-                )
+                raise UserError(NOTHING_LEFT)
 
     def _row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         first = number * self.seq_len

@@ -1,7 +1,7 @@
 """Learning-rate schedules: multipliers ``f(t)`` of the peak rate, continuous on ``0 <= t <= n_steps``.
 
 Step k of N (counted from 1) uses ``f(k)``. Every schedule warms up linearly, ``t / warmup``, and reaches 1 at
-``t = warmup``; ``linear``, ``cosine`` and ``wsd`` end at ``f(N) = final``:
+``t = warmup``; ``linear``, ``cosine`` and ``wsd`` end at ``f(N) = final``, with their ``steps`` for N where given:
 
 - ``constant``: 1;
 - ``linear``: a line from 1 to final;
@@ -14,7 +14,7 @@ Step k of N (counted from 1) uses ``f(k)``. Every schedule warms up linearly, ``
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from isogloss.config.base import Config
 
@@ -23,8 +23,13 @@ class _Warm(Config):
     warmup: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
 
+    def span(self, n_steps: int) -> int | None:
+        """The steps over which it goes in a run of ``n_steps``; ``None`` where that number has no part in it."""
+        return None
+
     def multiplier(self, t: float, n_steps: int) -> float:
         """The share of the peak rate at time ``t`` of ``n_steps``."""
+        n_steps = self.span(n_steps) or n_steps
         warmup = min(self.warmup, n_steps)
         if t < warmup:
             return t / warmup
@@ -43,7 +48,23 @@ class ConstantSchedule(_Warm):
         return 1.0
 
 
-class LinearSchedule(_Warm):
+class _Ending(_Warm):
+    steps: int | None = Field(default=None, gt=0)
+    """The steps over which it goes, train.steps if not given; later ones keep the last rate. Of a run that is extended,
+    its former train.steps leave the rates as they were."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "_Ending":
+        if self.steps is not None and self.warmup >= self.steps:
+            raise ValueError(f"warmup ({self.warmup}) must be below the schedule's steps ({self.steps})")
+        return self
+
+    def span(self, n_steps: int) -> int | None:
+        """``steps``, or those of the run."""
+        return self.steps or n_steps
+
+
+class LinearSchedule(_Ending):
     """A line from the peak to ``final``."""
 
     type: Literal["linear"] = "linear"
@@ -54,7 +75,7 @@ class LinearSchedule(_Warm):
         return 1 - (1 - self.final) * _progress(t, warmup, n_steps)
 
 
-class CosineSchedule(_Warm):
+class CosineSchedule(_Ending):
     """Half a cosine from the peak to ``final``."""
 
     type: Literal["cosine"] = "cosine"
@@ -77,7 +98,7 @@ class InverseSqrtSchedule(_Warm):
         return max(math.sqrt(start / max(t, start)), self.final)
 
 
-class WSDSchedule(_Warm):
+class WSDSchedule(_Ending):
     """Warm-up, stable, decay."""
 
     type: Literal["wsd"] = "wsd"

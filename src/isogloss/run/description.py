@@ -7,15 +7,17 @@ from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
 from isogloss.data.tokenizers.loading import keep_tokenizer, load_tokenizer
 from isogloss.run.folder import RunFolder
+from isogloss.run.place import settle_place
 from isogloss.run.session import Session
 from isogloss.train.display import Display
 from isogloss.train.metrics import Metrics
 
 
-def keep_description(session: Session, planned: PlannedModel) -> None:
+def keep_description(session: Session, planned: PlannedModel, display: Display) -> None:
     """Write what says what the run is: a resume, and whoever reads the folder, needs it."""
     recipe, folder = session.recipe, session.folder
     folder.save_recipe(recipe)
+    settle_place(folder, display.say)
     folder.save_json("machine.json", session.machine.as_dict())
     folder.save_plan([entry.row() for entry in planned.plan.values()], session.initial)
     _copy_tokenizer(session.corpus, folder)
@@ -33,7 +35,7 @@ def mend_folder(session: Session, metrics: Metrics, display: Display) -> bool:
     folder = session.folder
     retaken = folder.retake()
     if retaken:
-        keep_description(session, plan_model(session.recipe.model, session.recipe.init))
+        keep_description(session, plan_model(session.recipe.model, session.recipe.init), display)
         display.say(
             f"warning: {folder.path}, or its lock, was removed or renamed while the run writes there; what describes "
             "the run is written again, and a checkpoint follows"

@@ -4,12 +4,13 @@ recipe.yaml       the resolved recipe          metrics.jsonl   recorded numbers
 machine.json      decisions of this machine    checkpoints/    the newest ones
 init.json         plan, initial fingerprints   samples.txt     what the model wrote
 tokenizer/        the tokenizer                summary.json    results, once finished
+place.json        its id, and where it is
 """
 
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -45,12 +46,28 @@ CHANGEABLE = (
     "runs_dir",
     "name",
     "data.prepared_dir",
+    "data.min_train_share",
     # What a mixture is made of may change on the way; the loader keeps from which row on, and checks the texts.
     "data.sources.",
     "data.schedule",
     "data.temperature",
 )
-
+# Of them, those that leave the results of a finished run as they are.
+_WITHOUT_RESULT = (
+    "train.micro_batch_size",
+    "train.recompute",
+    "train.device",
+    "train.compile",
+    "train.max_minutes",
+    "parallel.",
+    "watch.",
+    "checkpoint.",
+    "trackers.",
+    "runs_dir",
+    "name",
+    "data.prepared_dir",
+    "data.min_train_share",
+)
 
 _LOCK, _HOLDER = "lock", "holder.json"
 _Number = float | None  # none: it was not finite
@@ -284,4 +301,25 @@ def check_changes(saved: Recipe, asked: Recipe) -> list[str]:
             f"{asked.folder} holds a run with another recipe ({'; '.join(fixed)}). Give this one a name of its own "
             "(name=...), or pass --fresh to set the former run aside"
         )
-    return [in_words(change) for change in changes]
+    same_place = saved.runs_dir.resolve() == asked.runs_dir.resolve()
+    return [in_words(change) for change in changes if not (change[0] == "runs_dir" and same_place)]
+
+
+def check_finished(folder: Path, n_steps: int, changes: Sequence[str]) -> list[str]:
+    """The changed settings that a finished run does not use and that leave its results as they are.
+
+    Args:
+        folder: of the run.
+        n_steps: that it has trained.
+        changes: as ``check_changes`` gives them.
+
+    Raises:
+        UserError: settings differ that its results depend on.
+    """
+    if differing := [change for change in changes if not change.startswith(_WITHOUT_RESULT)]:
+        raise UserError(
+            f"{folder} has finished its {n_steps} steps with other settings ({'; '.join(differing)}), so its results "
+            "are not those of the settings asked for. Give this run a name of its own (name=...), pass --fresh to set "
+            f"the former run aside, or train more steps with them (train.steps above {n_steps})"
+        )
+    return list(changes)

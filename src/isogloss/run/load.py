@@ -10,6 +10,7 @@ from isogloss.build import build_model
 from isogloss.checkpoint.layout import NAME
 from isogloss.checkpoint.load import Checkpoint, load_checkpoint, newest_checkpoint
 from isogloss.config.base import UserError
+from isogloss.config.paths import expand
 from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.models.decoder import Decoder
@@ -63,6 +64,7 @@ def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = prin
     """
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise UserError(f"{device}: no such device here; take cpu" + (" or cuda" if torch.cuda.is_available() else ""))
+    path = expand(path)
     given = path if path.parent.name == "checkpoints" else None
     folder = RunFolder(path.parent.parent if given else path)
     if not folder.path.is_dir():

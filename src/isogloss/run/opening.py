@@ -22,7 +22,8 @@ from isogloss.recipe import Recipe
 from isogloss.run.description import keep_description
 from isogloss.run.estimate.memory import estimate_memory
 from isogloss.run.estimate.sizes import Sizes
-from isogloss.run.folder import RunFolder, check_changes
+from isogloss.run.folder import RunFolder, check_changes, check_finished
+from isogloss.run.rates import describe_rates
 from isogloss.run.session import Session
 from isogloss.run.state import checkpoint_bytes, resume
 from isogloss.train.display import Display, banner
@@ -57,6 +58,8 @@ def open_session(
     saved, summary = there
     changes = check_changes(saved, recipe) if saved is not None else []
     if summary is not None and summary["steps"] >= recipe.train.steps:
+        for change in check_finished(folder.path, summary["steps"], changes):
+            display.say(f"not used, for the run has finished: {change}")
         return None
     for change in changes:
         display.say(f"going on with a changed recipe: {change}")
@@ -112,8 +115,13 @@ def open_session(
         display.say(f"  no model can do better than {corpus.floor:.4f} nats a target here")
     with watchdog.phase("loading the newest checkpoint"):
         resume(session, display)
+    if session.progress.step == recipe.train.steps:  # only its summary is missing
+        check_finished(folder.path, session.progress.step, changes)
+    if saved is not None and session.progress.step:
+        for line in describe_rates(saved, recipe, session.progress.step):
+            display.say(line)
     if ranks.first:
-        keep_description(session, planned)
+        keep_description(session, planned, display)
     return session
 
 

@@ -12,10 +12,11 @@ import torch
 
 from isogloss.parallel.env import Ranks, find_ranks, process_group, started_again, wait_for_all
 from isogloss.parallel.first_rank import from_rank_0, rank_0_first
-from isogloss.recipe import Recipe
+from isogloss.recipe import Recipe, is_run_folder
 from isogloss.run.finish import finish, show_results
 from isogloss.run.folder import RunFolder
 from isogloss.run.opening import open_session
+from isogloss.run.place import settle_place
 from isogloss.run.session import Session
 from isogloss.run.steps import run_steps
 from isogloss.terminal import open_console
@@ -77,6 +78,8 @@ def _train(
                     folder.set_aside(display.say)
             if ranks.first:
                 stack.enter_context(folder.locked())
+                if is_run_folder(folder.path):
+                    settle_place(folder, display.say)
 
         with watchdog.alone("taking the run's folder"):
             rank_0_first(ranks, "taking the run's folder", take)

@@ -116,11 +116,11 @@ def banner(
     threads = f"{ranks}{machine.threads} thread{'' if machine.threads == 1 else 's'}"
     return "\n".join(
         [
-            f"{name}: {_count(size.n_parameters)} parameters ({parts})",
+            f"{name} in {machine.precision}, {'compiled' if machine.compiled else 'eager'}:"
+            f" {_count(size.n_parameters)} parameters ({parts})",
             f"  training {steps} steps of {tokens_per_step:,} tokens = {_count(tokens)} tokens"
             f"{times}{by_heart}, {size.flops:.2e} operations",
-            f"  on {machine.name} ({machine.device}, {threads}): products in {machine.precision},"
-            f" measured peak {peak / 1e12:.2f} Tflop/s, {'compiled' if machine.compiled else 'eager'}",
+            f"  on {machine.name} ({machine.device}, {threads}): measured peak {peak / 1e12:.2f} Tflop/s",
             f"  about {memory / 2**30:.1f} GiB for weights, optimizer and activations{rank};"
             f" about {duration(seconds)} at {TYPICAL_SHARE_OF_PEAK:.0%} of the peak",
             f"  in {folder}",

@@ -47,7 +47,7 @@ class TrainConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a CUDA device where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Type of the matrix products; auto: bf16 where this machine is measured to be faster at it."""
+    """Type of the matrix products; auto: bf16 where the processor has units for it, else fp32."""
     float8: Float8 = "off"
     """Multiply the blocks' projections in float8 (pip install 'isogloss[float8]'), with a scale for each tensor or for
     each row; off: in bf16. Emulated on a CPU, and slow there."""

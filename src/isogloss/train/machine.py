@@ -1,4 +1,8 @@
-"""What this machine is good at, found out by trying: matrix-product peaks, bfloat16, a working C++ compiler."""
+"""What this machine is good at. What ``auto`` means follows from the processor's features and the run's size alone.
+
+A decision changes the last bits, or more, so it must be the same at each start on the same machine: no measurement has
+a part in it. The matrix products' peak is measured too, but only to be shown and to estimate times.
+"""
 
 import platform
 import time
@@ -18,6 +22,18 @@ from isogloss.train.loop import TrainConfig
 # Compiling a block takes 5 to 30 s and saves about a quarter of an eager step (benchmarks/train.py); below this many
 # seconds of eager work it does not pay.
 COMPILING_PAYS_AFTER = 240.0
+CPUINFO = Path("/proc/cpuinfo")
+# Units that multiply matrices of bfloat16: x86's and ARM's names for them in /proc/cpuinfo. Without them bfloat16 is
+# emulated, and slower than float32.
+BF16_FEATURES = frozenset({"amx_bf16", "avx512_bf16", "avx10_2", "bf16", "svebf16"})
+# Operations a second of a thread, by the first of these that the processor has; to within a factor of two, as much as
+# deciding whether compiling pays needs.
+NOMINAL_PEAKS = {
+    "bf16": {"amx_bf16": 5e11, "avx512_bf16": 2e11, "": 1e11},
+    "fp32": {"avx512f": 1e11, "avx2": 5e10, "": 2e10},
+}
+# Of a GPU, in the same sense.
+NOMINAL_GPU_PEAKS = {"bf16": 2e14, "fp32": 2e13}
 # What eager training reaches of the measured peak, for estimates before the first step.
 TYPICAL_SHARE_OF_PEAK = 0.4
 
@@ -80,14 +96,43 @@ def find_machine(config: TrainConfig, total_flops: float) -> Machine:
     if precision == "auto" and config.float8 != "off":
         precision = "bf16"
     elif precision == "auto":
-        precision = "bf16" if measure_peak(device, "bf16") > 1.3 * measure_peak(device, "fp32") else "fp32"
+        precision = "bf16" if multiplies_bf16(device.type) else "fp32"
     compilable = compiler_found(device.type)
-    eager_seconds = total_flops / (TYPICAL_SHARE_OF_PEAK * measure_peak(device, precision))
+    eager_seconds = total_flops / (TYPICAL_SHARE_OF_PEAK * nominal_peak(device.type, precision))
     compiled = config.compile == "on" or (
         config.compile == "auto" and compilable and eager_seconds > COMPILING_PAYS_AFTER
     )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return Machine(device.type, name, precision, compiled, torch.get_num_threads(), torch.__version__)
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Whether ``cpu`` or ``cuda`` has units that multiply matrices of bfloat16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return not BF16_FEATURES.isdisjoint(processor_features())
+
+
+def nominal_peak(device: str, precision: str) -> float:
+    """Operations a second of matrix products, roughly, by the processor's features and PyTorch's threads."""
+    if device == "cuda":
+        return NOMINAL_GPU_PEAKS[precision]
+    features = processor_features() | {""}
+    return torch.get_num_threads() * next(rate for name, rate in NOMINAL_PEAKS[precision].items() if name in features)
+
+
+@cache
+def processor_features() -> frozenset[str]:
+    """The processor's features as Linux names them; elsewhere those that PyTorch reports."""
+    try:
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, listed = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return frozenset(listed.split())
+    except OSError:
+        pass
+    report = getattr(torch.cpu, "get_capabilities", dict)
+    return frozenset(name for name, has in report().items() if has is True)
 
 
 def measure_peak(device: torch.device, precision: str) -> float:
@@ -122,7 +167,7 @@ def _time_product(device: str, precision: str, n: int) -> float:
 def processor_name() -> str:
     """The processor as the system calls it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

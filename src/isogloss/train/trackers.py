@@ -18,6 +18,9 @@ from isogloss.config.base import Config, UserError
 from isogloss.durable import write_whole
 from isogloss.train.metrics import Tracker
 
+WANDB_ID = "wandb.id"
+"""The file in a run's folder that keeps its id at Weights & Biases."""
+
 
 class TrackersConfig(Config):
     """Where else metrics go."""
@@ -83,7 +86,7 @@ class WeightsAndBiases:
 
     def __init__(self, project: str, run: TrackedRun) -> None:
         self._wandb, self._run_here = _import("wandb", "wandb"), run
-        self._id_file = run.folder / "wandb.id"
+        self._id_file = run.folder / WANDB_ID
         self._settings = {
             "project": project,
             "name": run.name,

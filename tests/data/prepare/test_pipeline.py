@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from isogloss.config.base import UserError
 from isogloss.data.prepare import FilesConfig, PythonStdlibConfig, pipeline, prepare, training_texts
+from isogloss.data.prepare.spills import text_key
 from isogloss.data.prepared import BAD_RECORDS, MANIFEST
 from isogloss.data.stamps import VERIFIED
 from isogloss.data.tokenizers.config import BPEConfig, TokenizerConfig
@@ -401,3 +402,44 @@ def test_the_work_of_a_process_killed_after_the_renaming_is_removed(tmp_path: Pa
         assert left() == [folder], "another process is at work there"
     prepare(config, BYTES)
     assert left() == []
+
+
+@pytest.fixture
+def unequal(tmp_path) -> Path:
+    """Three files of about 216 kB, 640 B and 900 B."""
+    folder = tmp_path / "unequal"
+    folder.mkdir()
+    (folder / "long.txt").write_text("".join(f"line {number} of the long one\n" for number in range(8000)))
+    (folder / "b.txt").write_text("b" * 640)
+    (folder / "c.txt").write_text("c" * 900)
+    return folder
+
+
+def test_three_unequal_files_are_split_by_bytes_or_refused_in_words(unequal):
+    said: list[str] = []
+    corpus = prepare(config_of(unequal), BYTES, said.append)
+    train, validation = corpus.manifest.train.n_bytes, corpus.manifest.validation.n_bytes
+    assert 0.09 < validation / (train + validation) <= 0.1
+    assert not [line for line in said if "warning" in line]
+    refused: list[str] = []
+    for fraction in (0.1, 0.3, 0.5, 0.7, 0.9):
+        try:
+            corpus = prepare(config_of(unequal, validation_fraction=fraction), BYTES, said.append)
+            assert corpus.manifest.train.n_bytes > corpus.manifest.validation.n_bytes
+        except UserError as error:
+            refused.append(str(error))
+    assert refused
+    assert all("leaves" in error and "validation_bytes decides" in error for error in refused)
+
+
+def test_an_odd_split_is_said_at_each_start_and_what_was_asked_for_once_is_refused_without_asking(unequal):
+    key = text_key((unequal / "long.txt").read_bytes())
+    fraction = int.from_bytes(key[:8], "big") / (1 << 64) + 1e-9  # the long one validates
+    asked = config_of(unequal, validation_fraction=fraction, min_train_share=0.0)
+    for _ in range(2):
+        said: list[str] = []
+        corpus = prepare(asked, BYTES, said.append)
+        assert corpus.manifest.train.n_bytes < 1_600
+        assert sum("warning: " in line and "are asked for" in line for line in said) == 1
+    with pytest.raises(UserError, match=r"data\.min_train_share = 0\.5"):
+        prepare(asked.model_copy(update={"min_train_share": 0.5}), BYTES)

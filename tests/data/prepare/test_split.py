@@ -9,7 +9,7 @@ from isogloss.config.base import UserError
 from isogloss.data.prepare import split as split_module
 from isogloss.data.prepare.config import FilesConfig
 from isogloss.data.prepare.spills import KEY, Spills, SpillWriter, UnitRecord, text_key
-from isogloss.data.prepare.split import choose_split
+from isogloss.data.prepare.split import check_train_bytes, choose_split, doubts
 
 NONE = np.empty(0, KEY)
 
@@ -131,3 +131,68 @@ def test_ranges_and_shards_do_not_change_the_order(tmp_path, monkeypatch):
     assert choose_split(spills, FilesConfig(train=("x",)), False, NONE).n_shards == 16
     assert split_texts(spills, validation_bytes=200) == plain
     assert plain[1] + plain[0] == sorted(texts, key=lambda text: text_key(text.encode()))
+
+
+def size(texts: list[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
+
+
+LONG = "".join(f"{number} and some words\n" for number in range(9600))
+THREE = [LONG, "a" * 640, "b" * 900]
+"""About 216 kB, 640 B and 900 B."""
+
+
+def test_of_three_unequal_documents_the_share_in_bytes_is_met_by_cutting_the_longest(tmp_path):
+    train, validation = split_texts(spill(tmp_path, THREE))
+    total = size(THREE)
+    assert size(train) + size(validation) == total
+    assert 0.9 * total // 10 <= size(validation) <= total // 10
+    assert LONG.endswith(validation[0])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["x\n" * 5000, "y\n" * 5000],
+        [f"{i}\n" * 4000 for i in range(1, 4)],
+        ["only one\n" * 1000],
+        ["short"] + [f"{i:09d}\n" * 95 for i in range(10)],
+        ["1" * 30_000 + "\n" + "end\n"],
+        [f"{i}" * 9_999 for i in range(10, 12)] + ["tiny", "small", "little"],
+    ],
+    ids=["two equal", "three", "one", "a short one and ten of nearly the share", "one line", "two lines"],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_few_documents_of_any_sizes_give_about_the_share_whatever_their_order(tmp_path, texts, turned):
+    spills = spill(tmp_path, texts[::-1] if turned else texts[:1], [] if turned else texts[1:])
+    train, validation = split_texts(spills)
+    total = size(train) + size(validation)
+    assert total // 10 // 2 <= size(validation) <= total // 10
+    (tmp_path / "again").mkdir()
+    assert split_texts(spill(tmp_path / "again", texts)) == (train, validation)
+
+
+def test_a_fraction_that_leaves_less_than_half_of_the_bytes_is_refused_unless_asked(tmp_path):
+    spills = spill(tmp_path, THREE)
+    above = int.from_bytes(text_key(LONG.encode())[:8], "big") / (1 << 64) + 1e-9  # the long one's key is below it
+    with pytest.raises(UserError, match=r"bytes of text to train on.*min_train_share = 0\.5.*validation_bytes decides"):
+        split_texts(spills, validation_fraction=above)
+    train, validation = split_texts(spills, validation_fraction=above, min_train_share=0.0)
+    assert size(train) < size(validation), "what was asked for"
+    assert sorted(train + validation) == sorted(THREE), "no document is cut: each stays on its side"
+
+
+def test_what_is_odd_about_a_split_is_said():
+    config = FilesConfig(train=("x",))
+    tenth = FilesConfig(train=("x",), validation_fraction=0.1)
+    assert list(doubts(config, 9_000_000, 600_000, False)) == list(doubts(tenth, 180_000, 20_000, False)) == []
+    (small,) = doubts(config, 81_000, 9_000, False)
+    assert "only 9,000 bytes of text validate, and below 10,000" in small
+    (far,) = doubts(tenth, 995_000, 15_000, False)
+    assert "15,000 of 1,010,000 bytes of text validate (1.5%), where 101,000 are asked for" in far
+    (named,) = doubts(FilesConfig(train=("x",), validation=("y",)), 1_000, 90_000, True)
+    assert "less than half of it is trained on" in named
+    check_train_bytes(FilesConfig(train=("x",), validation=("y",)), 1_000, 90_000, True)
+    with pytest.raises(UserError, match="min_train_share"):
+        check_train_bytes(tenth, 40, 60, False)
+    check_train_bytes(FilesConfig(train=("x",), min_train_share=0.4), 40, 60, False)

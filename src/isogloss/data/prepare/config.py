@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from isogloss.config.base import Config
+from isogloss.config.paths import UserPath
 from isogloss.data.corpus import PackedConfig
 from isogloss.data.sources.filters import FilterConfig
 from isogloss.data.sources.formats import Format
@@ -18,7 +19,7 @@ class TextConfig(Config):
 
     validation_bytes: int = Field(default=600_000, ge=1)
     """Text set aside for validation, unless validation files are given; never more than a tenth of all text."""
-    prepared_dir: Path = Path("prepared")
+    prepared_dir: UserPath = Path("prepared")
     """Where prepared corpora are kept, each in a folder of its own."""
 
 
@@ -81,7 +82,9 @@ class FilesText(TextConfig, ReadConfig):
     """Files, folders and globs to validate on; without any, a part of ``train`` is set aside."""
     validation_fraction: float | None = Field(default=None, gt=0, lt=1)
     """The share of documents set aside for validation, instead of ``validation_bytes``: a document stays on its side
-    whatever files are added later."""
+    whatever files are added later, so none is cut, and of few documents the share in bytes may be another."""
+    min_train_share: float = Field(default=0.5, ge=0, le=1)
+    """Refuse a split of one's own text that leaves a smaller share of its bytes to train on."""
     near_duplicates: NearDuplicatesConfig | None = None
     """Drop documents that nearly repeat another one; without it only exact copies are dropped."""
 

@@ -31,7 +31,7 @@ from isogloss.data.prepare.near_duplicates import find_near_duplicates
 from isogloss.data.prepare.progress import Lines, Watch
 from isogloss.data.prepare.scan import ScanTask, report_bad, scan_unit
 from isogloss.data.prepare.spills import KEY, Spills, UnitRecord, read_record
-from isogloss.data.prepare.split import Split, choose_split
+from isogloss.data.prepare.split import Split, check_train_bytes, choose_split, doubts
 from isogloss.data.prepare.tokenise import RangeRecord, TokeniseTask, read_range, tokenise_range
 from isogloss.data.prepare.work import BAD_ENDING, remove, remove_idle, work_folder
 from isogloss.data.prepare.workers import Workers, count_cores, start_workers
@@ -93,6 +93,7 @@ def prepare(
         remove_idle(config.prepared_dir, scan_key(inputs))
     for line in _tell_left_out(corpus.manifest):
         progress(line)
+    _check_split(corpus, config, progress)
     return corpus
 
 
@@ -308,6 +309,15 @@ def _manifest(
         passed_over=scan.inputs.passed_over,
         suspicious=suspicious,
     )
+
+
+def _check_split(corpus: PreparedCorpus, config: TextChoice, say: Say) -> None:
+    """Name what is odd about the split, at each start; refuse one that leaves too little to train on."""
+    by_file = isinstance(config, FilesText) and bool(config.validation)
+    sizes = corpus.manifest.train.n_bytes, corpus.manifest.validation.n_bytes
+    check_train_bytes(config, *sizes, by_file)
+    for doubt in doubts(config, *sizes, by_file):
+        say(f"warning: {doubt}")
 
 
 def _reuse(folder: Path, config: TextChoice, verify: bool, progress: Say) -> PreparedCorpus | None:

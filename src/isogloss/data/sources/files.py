@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from isogloss.config.base import UserError
+from isogloss.config.paths import expand
 from isogloss.config.problems import did_you_mean
 from isogloss.data.sources.tally import Tallies, count_one, in_words
 
@@ -70,7 +71,7 @@ def find_files(paths: Sequence[str | Path], on_skip: OnSkip = lambda path, reaso
     for given in paths:
         if str(given) == STANDARD_INPUT:
             raise UserError("-: standard input cannot be read here, only where it is kept in a file first")
-        path = Path(given).expanduser()
+        path = Path(given) if str(given).startswith(HUB) else expand(given)
         try:
             files = [SourceFile(path, str(given))] if str(given).startswith(HUB) else _expand(path, on_skip)
         except OSError as error:

@@ -1,11 +1,11 @@
 """Which tokenizer a run uses. Reading this imports no tokenizer library, so that configs load quickly."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from isogloss.config.base import Config
+from isogloss.config.paths import UserPath
 
 
 class BytesConfig(Config):
@@ -32,7 +32,7 @@ class FileConfig(Config):
     type: Literal["file"] = "file"
     """file: read an existing tokenizer."""
 
-    path: Path
+    path: UserPath
     """A Hugging Face ``tokenizer.json``, a tiktoken ranks file (``*.tiktoken``), a SentencePiece ``*.model``, or a
     folder that holds one of them."""
 
