@@ -11,6 +11,7 @@ from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.config.base import Config, UserError
 from isogloss.config.load import load_config
 from isogloss.config.problems import did_you_mean
+from isogloss.config.span import steps_of
 from isogloss.data.opening import DataConfig
 from isogloss.data.synthetic.corpus import SyntheticCorpus
 from isogloss.data.synthetic.task import SyntheticConfig
@@ -64,7 +65,8 @@ class Recipe(Config):
         if self.optim.schedule.warmup >= self.train.steps:
             raise ValueError(
                 f"optim.schedule.warmup ({self.optim.schedule.warmup}) must be below train.steps ({self.train.steps}): "
-                "the learning rate would never reach its peak; set optim.schedule.warmup"
+                "the learning rate would never reach its peak; set optim.schedule.warmup to fewer steps, or to a share "
+                "of them such as 0.1"
             )
         generated, symbols = isinstance(self.data, SyntheticConfig), isinstance(self.tokenizer, SymbolsConfig)
         if generated and not symbols:
@@ -90,6 +92,13 @@ class Recipe(Config):
     def folder(self) -> Path:
         """The run's folder."""
         return self.runs_dir / self.name
+
+    def in_steps(self) -> "Recipe":
+        """The same with all warm-ups as numbers of steps, where they are shares of ``train.steps``."""
+        warmup = steps_of(self.optim.schedule.warmup, self.train.steps)
+        schedule = self.optim.schedule.model_copy(update={"warmup": warmup})
+        optim = self.optim.model_copy(update={"schedule": schedule})
+        return self.model_copy(update={"optim": optim, "train": self.train.in_steps()})
 
     @property
     def n_tokens(self) -> int:

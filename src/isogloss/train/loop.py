@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from isogloss.config.base import Config, UserError
-from isogloss.data.batches import BatchPlan, BatchStage, LengthStage, check_stages
+from isogloss.data.batches import BatchPlan, BatchStage, LengthStage, check_stages, stages_in_steps
 from isogloss.models.protocol import Batch, LanguageModel
 from isogloss.nn.precision import computing_device
 from isogloss.optim.groups import AdamWConfig, set_learning_rate
@@ -63,13 +63,19 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
-        check_stages("batch_size_warmup", self.batch_size_warmup)
-        check_stages("seq_len_warmup", self.seq_len_warmup)
+        check_stages("batch_size_warmup", self.batch_size_warmup, self.steps)
+        check_stages("seq_len_warmup", self.seq_len_warmup, self.steps)
         return self
 
     def plan(self) -> BatchPlan:
         """What each step reads."""
-        return BatchPlan(self.batch_size, self.batch_size_warmup, self.seq_len_warmup)
+        stages = self.in_steps()
+        return BatchPlan(self.batch_size, stages.batch_size_warmup, stages.seq_len_warmup)
+
+    def in_steps(self) -> "TrainConfig":
+        """The same with stages that end at a step, where they end at a share of the steps."""
+        sizes, lengths = (stages_in_steps(of, self.steps) for of in (self.batch_size_warmup, self.seq_len_warmup))
+        return self.model_copy(update={"batch_size_warmup": sizes, "seq_len_warmup": lengths})
 
     @property
     def largest_batch(self) -> int:
