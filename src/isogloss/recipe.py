@@ -1,6 +1,5 @@
 """A recipe: the config of a whole run, composed of its parts' own configs."""
 
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from pydantic import Field, model_validator
 from isogloss.build import plan_model
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.config.base import Config, UserError
-from isogloss.config.load import load_config
+from isogloss.config.load import Overrides, load_config
 from isogloss.config.problems import did_you_mean
 from isogloss.config.span import steps_of
 from isogloss.data.opening import DataConfig
@@ -189,13 +188,13 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_recipe(name: str = DEFAULT, overrides: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe by name, a YAML file or a run's folder by path, with ``a.b=c`` overrides.
+def load_recipe(name: str | Path = DEFAULT, overrides: Overrides = ()) -> Recipe:
+    """A shipped recipe by name, a YAML file or a run's folder by path, with overrides (``a.b=c``).
 
     Raises:
         UserError: there is no such recipe, or something in it is wrong.
     """
-    shipped = shipped_recipes()
+    shipped, name = shipped_recipes(), str(name)
     path = shipped.get(name, Path(name))
     if (path / "recipe.yaml").is_file():  # a run's folder
         path /= "recipe.yaml"

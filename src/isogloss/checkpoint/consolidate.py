@@ -21,7 +21,7 @@ from isogloss.durable import whole_folder
 
 
 def consolidate(
-    checkpoint: Checkpoint, folder: Path, max_bytes: int, part: str = "model", say: Callable[[str], None] = print
+    checkpoint: Checkpoint, folder: str | Path, max_bytes: int, part: str = "model", say: Callable[[str], None] = print
 ) -> list[Path]:
     """Write one part as whole tensors.
 
@@ -35,6 +35,7 @@ def consolidate(
     Raises:
         UserError: the folder is there already, or the checkpoint has no such part.
     """
+    folder = Path(folder)
     if folder.exists():
         raise UserError(f"{folder} is there already; choose another name, or move it away")
     shapes = file_order(checkpoint.shapes(part))

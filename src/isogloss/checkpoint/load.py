@@ -97,7 +97,7 @@ def check_fit(part: str, stored: Mapping[str, Shape], tensors: Mapping[str, Tens
         raise UserError(f"the checkpoint's {part} does not fit this run: " + "; ".join(problems[:10]) + more)
 
 
-def newest_checkpoint(root: Path, warn: Callable[[str], None], peers: Peers = ALONE) -> Checkpoint | None:
+def newest_checkpoint(root: str | Path, warn: Callable[[str], None], peers: Peers = ALONE) -> Checkpoint | None:
     """The newest whole checkpoint, or ``None`` if there has been none; the same on all ranks. Collective.
 
     Args:
@@ -108,6 +108,7 @@ def newest_checkpoint(root: Path, warn: Callable[[str], None], peers: Peers = AL
     Raises:
         CorruptCheckpointError: there are checkpoints, and none of them is whole.
     """
+    root = Path(root)
     with peers.together(UserError):
         names = [path.name for _, path in sorted(checkpoint_folders(root).items(), reverse=True)]
     names = peers.gather(names)[0]  # rank 0's view counts
@@ -132,13 +133,14 @@ def newest_checkpoint(root: Path, warn: Callable[[str], None], peers: Peers = AL
     return None
 
 
-def load_checkpoint(folder: Path, peers: Peers = ALONE) -> Checkpoint:
+def load_checkpoint(folder: str | Path, peers: Peers = ALONE) -> Checkpoint:
     """Verify every file of a checkpoint: ranks share them. Collective.
 
     Raises:
         CorruptCheckpointError: a file is missing, of another size or checksum, or not what the index says; there is a
             pickle; or the checkpoint is of another format.
     """
+    folder = Path(folder)
     with peers.together(CorruptCheckpointError), _readable(folder):
         match = NAME.fullmatch(folder.name)
         if match is None:

@@ -13,28 +13,31 @@ An override is ``key=value`` with a dotted key (``stages.0.d_model=64``), applie
   came from a default goes; other overrides always stay (and are errors where the new branch lacks their key).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from isogloss.config.base import Config, UserError
 from isogloss.config.draft import Draft, Origin, to_data
 from isogloss.config.problems import ConfigError, Problem, did_you_mean, dotted, show
-from isogloss.config.yaml import YamlError, read_yaml, write_yaml
+from isogloss.config.yaml import YamlError, read_yaml, write_value, write_yaml
 
 C = TypeVar("C", bound=Config)
+
+Overrides = str | Sequence[str] | Mapping[str, Any]
+"""``a.b=c``, some of them, or a mapping such as ``{"a.b": c}``."""
 
 MAX_BYTES = 1 << 20
 """A larger file is no recipe; parsing it would only take minutes."""
 
 
-def load_config(model: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
+def load_config(model: type[C], path: str | Path | None, overrides: Overrides = ()) -> C:
     """Read, override and check a config.
 
     Args:
         model: the config type.
         path: a YAML file; ``None`` for the defaults alone.
-        overrides: ``a.b=c``, applied in order.
+        overrides: applied in order.
 
     Raises:
         UserError: the file cannot be read.
@@ -42,13 +45,13 @@ def load_config(model: type[C], path: Path | None, overrides: Sequence[str] = ()
     """
     draft = Draft(model, {}, {(): Origin("command line" if overrides else model.__name__)}, [])
     if path is not None:
-        draft = _read_draft(model, path)
-    for override in overrides:
+        draft = _read_draft(model, Path(path))
+    for override in _written(overrides):
         draft.override(override)
     return draft.build()
 
 
-def with_overrides(config: C, overrides: Sequence[str]) -> C:
+def with_overrides(config: C, overrides: Overrides) -> C:
     """A config with overrides laid over it, as ``load_config`` lays them over a file.
 
     What ``config`` was given counts as the file's; what it left to the defaults counts as a default.
@@ -58,7 +61,7 @@ def with_overrides(config: C, overrides: Sequence[str]) -> C:
     """
     model = type(config)
     draft = Draft(model, to_data(config, only_set=True), {(): Origin(model.__name__)}, [])
-    for override in overrides:
+    for override in _written(overrides):
         draft.override(override)
     return draft.build()
 
@@ -66,6 +69,13 @@ def with_overrides(config: C, overrides: Sequence[str]) -> C:
 def dump_config(config: Config) -> str:
     """The whole config as YAML, defaults included, in field order; ``load_config`` reads an equal config from it."""
     return write_yaml(to_data(config))
+
+
+def _written(overrides: Overrides) -> Sequence[str]:
+    """Each override as ``key=value``."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={write_value(to_data(value))}" for key, value in overrides.items()]
+    return [overrides] if isinstance(overrides, str) else overrides
 
 
 def _read_draft(model: type[C], path: Path) -> Draft[C]:

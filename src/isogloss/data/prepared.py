@@ -210,7 +210,7 @@ class PreparedCorpus:
 
 
 def open_prepared(
-    folder: Path, verify: bool = False, progress: Callable[[str], None] = lambda message: None
+    folder: str | Path, verify: bool = False, progress: Callable[[str], None] = lambda message: None
 ) -> PreparedCorpus:
     """Open a prepared corpus.
 
@@ -222,7 +222,7 @@ def open_prepared(
     Raises:
         UserError: the folder is not a whole prepared corpus.
     """
-    return _open(folder, forget=verify, progress=progress)
+    return _open(Path(folder), forget=verify, progress=progress)
 
 
 def _open_as_told(folder: Path, told: Mapping[str, Stamp]) -> PreparedCorpus:
@@ -261,12 +261,13 @@ def _open(
     return PreparedCorpus(folder, manifest, stamps)
 
 
-def find_prepared(folder: Path) -> Path:
+def find_prepared(folder: str | Path) -> Path:
     """A prepared corpus, or in a folder that holds some the one that was made last.
 
     Raises:
         UserError: there is none.
     """
+    folder = Path(folder)
     if (folder / MANIFEST).exists():
         return folder
     inside = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)

@@ -119,7 +119,7 @@ class Study:
         return [_infinite(record["result"]) for record in records if record]
 
 
-def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display) -> Study:
+def open_study(recipe: Recipe, folder: str | Path, jobs: int | None, display: Display) -> Study:
     """Prepare the text, and settle what ``auto`` means once for all trials: they must differ in nothing else.
 
     Args:
@@ -142,7 +142,7 @@ def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display)
         raise UserError("studies run on the CPU, a trial a core; set train.device=cpu")
     settled = {"device": "cpu", "precision": machine.precision, "compile": "on" if machine.compiled else "off"}
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=settled)})
-    return Study(recipe, corpus, folder, jobs or os.cpu_count() or 1, display)
+    return Study(recipe, corpus, Path(folder), jobs or os.cpu_count() or 1, display)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from isogloss.config.base import Config
+from isogloss.config.lists import Texts
 
 
 class WatchConfig(Config):
@@ -16,7 +17,7 @@ class WatchConfig(Config):
     """Rows of the validation split read on the way; the end reads all of it."""
     sample_every: int = Field(default=500, gt=0)
     """Steps between samples."""
-    prompts: tuple[str, ...] = ("",)
+    prompts: Texts = ("",)
     """What samples begin with."""
     sample_tokens: int = Field(default=120, ge=0)
     """Length of a sample, in tokens."""

@@ -70,6 +70,8 @@ def prepare(
     Raises:
         UserError: inputs that cannot be read or are empty, too many bad records, or a folder that cannot be written.
     """
+    if isinstance(tokenizer, str):
+        raise UserError(f"a tokenizer is one, or the config of one such as BytesConfig(), got {tokenizer!r}")
     inputs = open_inputs(config)
     if isinstance(tokenizer, BPEConfig):
         ready, decides = None, tokenizer.model_dump(mode="json")

@@ -14,6 +14,7 @@ of the three ways every token of the stream but the first is a target exactly on
 with targets that are ``IGNORED``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,8 +100,9 @@ class PackedRows:
         """Targets of all rows."""
         return max(len(self._stream) - 1, 0)
 
-    def rows(self, numbers: Int[np.ndarray, "N"]) -> Rows:
+    def rows(self, numbers: Int[np.ndarray, "N"] | Sequence[int]) -> Rows:
         """Some rows, by their numbers, in any order."""
+        numbers = np.asarray(numbers)
         if self._table is None:
             return pack_rows(self._stream, numbers, self.seq_len, self._pad_token, self._with_documents)
         return _take_rows(self._stream, self._table, numbers, self.seq_len, self._pad_token, self._with_documents)

@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
 from itertools import takewhile
 from pathlib import Path
 
 from isogloss.config.base import UserError
+from isogloss.config.lists import listed
 from isogloss.data.sources import hub, parquet
 from isogloss.data.sources.files import HUB, endings
 from isogloss.data.sources.filters import Filters
@@ -28,11 +29,11 @@ from isogloss.data.sources.units import ReadSettings, Unit
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
+def read_documents(paths: str | Path | Iterable[str | Path]) -> Iterator[Document]:
     """The documents of all files that ``paths`` name, streamed.
 
     Args:
-        paths: files, folders, globs and ``hf:`` names.
+        paths: files, folders, globs and ``hf:`` names; one alone, or some.
 
     Yields:
         Documents in a fixed order, empty ones too; line ``n`` of JSON lines is named ``<file>:<n>``. A byte-order mark
@@ -42,7 +43,7 @@ def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
         UserError: a path names nothing, or a record cannot be read (with its file and line).
     """
     settings = ReadSettings()
-    for unit in list_units(paths, unit_bytes=sys.maxsize):
+    for unit in list_units(listed(paths) if isinstance(paths, str | Path) else list(paths), unit_bytes=sys.maxsize):
         for record in _read(unit, settings):
             if isinstance(record, BadRecord):
                 raise UserError(f"{record.where}: {record.why}; mend it, or leave it out")

@@ -40,7 +40,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
             )
 
 
-def load_tokenizer(path: Path, pattern: str = "cl100k") -> Tokenizer:
+def load_tokenizer(path: str | Path, pattern: str = "cl100k") -> Tokenizer:
     """Read a tokenizer: a ``tokenizer.json``, ``*.tiktoken`` or ``*.model``, or a folder, searched in this order.
 
     Args:
@@ -50,7 +50,7 @@ def load_tokenizer(path: Path, pattern: str = "cl100k") -> Tokenizer:
     Raises:
         UserError: for a path that is not there, is not a tokenizer, or is one that loses text.
     """
-    file = _find(path)
+    file = _find(Path(path))
     if file.suffix == ".json":
         return _load_json(file)
     if file.suffix == ".tiktoken" or is_ranks_line(_first_line(file)):

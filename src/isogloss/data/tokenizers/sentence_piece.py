@@ -84,7 +84,8 @@ class SentencePieceTokenizer:
         """The bytes of one id, none for a special token. Raises ``UserError`` for an id that does not exist."""
         return self._table.token_bytes(token)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.model`` as it was read."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.model").write_bytes(self._model)
