@@ -72,14 +72,14 @@ class BatchPlan:
         """Rows of T tokens that all steps before this one read."""
         rows = begun = 0
         for stage in self.sizes:
-            ended = min(stage.until, step)
+            ended = min(int(stage.until), step)
             rows += max(ended - begun, 0) * stage.batch_size
             begun = max(begun, ended)
         return rows + (step - begun) * self.batch_size
 
     def pieces(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
         """The steps from ``first`` to before ``last`` as pieces of equal ones: steps, rows of T a step, divisor."""
-        ends = {stage.until for stage in (*self.sizes, *self.lengths) if first < stage.until < last}
+        ends = {int(stage.until) for stage in (*self.sizes, *self.lengths) if first < stage.until < last}
         for begin, end in pairwise(sorted({first, *ends, last})):
             yield end - begin, self.size(begin), self.divisor(begin)
 
