@@ -27,6 +27,7 @@ from isogloss.train.trackers import TrackersConfig
 from isogloss.train.watch import WatchConfig
 
 DEFAULT = "stdlib-small"
+PYTHON_PROMPTS = ("def ", "class ")
 
 
 class Recipe(Config):
@@ -98,6 +99,12 @@ class Recipe(Config):
         schedule = self.optim.schedule.model_copy(update={"warmup": warmup})
         optim = self.optim.model_copy(update={"schedule": schedule})
         return self.model_copy(update={"optim": optim, "train": self.train.in_steps()})
+
+    def in_words(self) -> "Recipe":
+        """The same with the prompts that Python's standard library has of its own, where it is the text."""
+        if self.watch.prompts is not None or self.data.type != "python_stdlib":
+            return self
+        return self.model_copy(update={"watch": self.watch.model_copy(update={"prompts": PYTHON_PROMPTS})})
 
     @property
     def n_tokens(self) -> int:

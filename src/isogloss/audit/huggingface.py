@@ -17,6 +17,7 @@ from torch import Tensor
 
 from isogloss.audit.built import Built
 from isogloss.config.base import UserError
+from isogloss.parallel.torchao import quiet_torchao
 
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types")
@@ -146,7 +147,10 @@ def _quietly(transformers: ModuleType) -> Iterator[None]:
 
 def _transformers() -> ModuleType:
     try:
-        import transformers
+        with quiet_torchao():
+            import transformers
+
+            _ = transformers.AutoModelForCausalLM  # imported only when it is asked for
     except ImportError:
         raise UserError("Hugging Face's models need transformers: pip install transformers") from None
     return transformers

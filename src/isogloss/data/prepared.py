@@ -254,7 +254,7 @@ def _open(
         unknown = dict(item for item, known in zip(manifest.files.items(), known, strict=True) if not known)
         n_bytes = sum(record.n_bytes for record in unknown.values())
         if n_bytes >= LONG_BYTES:
-            progress(f"comparing the checksums of {len(unknown):,} files, {n_bytes:,} bytes, in {folder}")
+            progress(f"comparing the checksums of {count(len(unknown), 'file')}, {count(n_bytes, 'byte')}, in {folder}")
         for _ in pool.map(lambda item: _check(stamps, *item), unknown.items()):
             advance()  # the pool's threads do not speak for this one
     stamps.save()

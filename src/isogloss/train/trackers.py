@@ -3,11 +3,24 @@
 import importlib
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from isogloss.config.base import Config, UserError
+from isogloss.config.problems import show
 from isogloss.durable import write_whole
 from isogloss.train.metrics import Tracker
+
+
+def _check_project(value: Any) -> Any:
+    """A project's name: what switches TensorBoard on says nothing here."""
+    if isinstance(value, bool) or value == "":
+        raise ValueError(
+            "must be the name of a Weights & Biases project, such as trackers.wandb=my-project, or null for none; "
+            f"got {show(value)}"
+        )
+    return value
 
 
 class TrackersConfig(Config):
@@ -15,7 +28,7 @@ class TrackersConfig(Config):
 
     tensorboard: bool = False
     """Write TensorBoard event files into the run's folder (pip install 'isogloss[tensorboard]')."""
-    wandb: str | None = None
+    wandb: Annotated[str | None, BeforeValidator(_check_project)] = None
     """The Weights & Biases project to report to (pip install 'isogloss[wandb]')."""
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from isogloss.config.quantity import count
 from isogloss.data.corpus import Packing
 from isogloss.data.rows.fitting import RowTable
 from isogloss.data.rows.source import Rows
@@ -57,8 +58,8 @@ class Waste:
 
     def __str__(self) -> str:
         return (
-            f"{self.n_rows:,} rows, {self.padding:.2%} of them padding; "
-            f"{self.n_cut:,} of {self.n_documents:,} documents cut ({self.cut:.1%})"
+            f"{count(self.n_rows, 'row')}, {self.padding:.2%} of them padding; "
+            f"{self.n_cut:,} of {count(self.n_documents, 'document')} cut ({self.cut:.1%})"
         )
 
 
