@@ -25,7 +25,7 @@ def test_each_name_stands_once_and_is_none_of_ours() -> None:
     written = Counter(name for names in foreign._NAMES.values() for name in names.split())
     assert [name for name, count in written.items() if count > 1] == []
     assert [name for name in written if name != name.lower() or "-" in name] == []
-    # Ours too, of a mixture's source and of generated data: there they are no unknown keys, and elsewhere both are said.
+    # Ours too, of a mixture's source and of generated data: elsewhere both are said.
     both = set(written) & {field.rpartition(".")[2] for field in FIELDS}
     assert both <= {"max_epochs", "max_tokens", "max_length", "depth"}
 

@@ -108,6 +108,7 @@ def data_inspect(
     as_json: AsJson = False,
 ) -> None:
     """What a prepared corpus was made from, and what is in it."""
+    from isogloss.config.quantity import count
     from isogloss.data.prepared import find_prepared, open_prepared
 
     corpus = open_prepared(find_prepared(folder), verify)

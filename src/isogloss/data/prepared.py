@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from isogloss.config.base import Config, UserError
+from isogloss.config.quantity import count
 from isogloss.data.baselines import Baselines
 from isogloss.data.corpus import Cut, Packing, Part, SplitFacts, SplitName
 from isogloss.data.rows.fitting import check_table, keep_table

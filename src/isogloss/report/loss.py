@@ -43,15 +43,12 @@ def plot_loss(
         if part:  # markers at the edge are drawn whole
             x, y = [r["tokens"] for r in part], [r[value] for r in part]
             axes.plot(x, y, style, ms=4, label=label, clip_on=False, zorder=3)
-    below = None
-    for (name, height), style in zip(sorted(lines.items(), key=lambda line: line[1]), ("--", ":", "-."), strict=False):
+    heights = sorted(lines.values())
+    for (name, height), style in zip(lines.items(), ("--", ":", "-."), strict=False):
         axes.axhline(height, color="grey", ls=style, lw=1)
-        beside = below is not None and height - below < 0.05 * top
-        side = {"va": "bottom", "ha": "right"} if not beside else {"va": "bottom", "ha": "left"}
-        axes.annotate(
-            name, (0.005 if beside else 0.995, height), xycoords=("axes fraction", "data"), fontsize=8, **side
-        )
-        below = height
+        crowded = any(0 < other - height < 0.06 * top for other in heights)  # then its label stands below its line
+        side = {"ha": "right", "va": "top" if crowded else "bottom", "fontsize": 8}
+        axes.annotate(name, (0.995, height), xycoords=("axes fraction", "data"), **side)
     unit = "bits per byte" if in_bits else "nats a target"
     axes.set(xlabel="training tokens", ylabel=unit, title=title)
     axes.set_ylim(0, top)
