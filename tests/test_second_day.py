@@ -71,7 +71,12 @@ def test_a_messy_folder_is_evaluated_and_what_is_left_out_is_counted(day, tiny: 
     assert "9 empty" in said
     clean = messy / "only.jsonl"
     clean.write_text('{"text": "def f(x): return x"}\n')
-    loss = [day("eval", tiny.parent / "runs/tiny", path, "--json")[1] for path in (messy / "lines.jsonl", clean)]
-    assert [json.loads(text[text.index("{") : text.rindex("}") + 1])["bits_per_byte"] for text in loss][0] == (
-        json.loads(loss[1][loss[1].index("{") : loss[1].rindex("}") + 1])["bits_per_byte"]
+    first, second = (
+        day("eval", tiny.parent / "runs/tiny", path, "--json")[1] for path in (messy / "lines.jsonl", clean)
     )
+    assert bits_of(first) == bits_of(second)
+
+
+def bits_of(text: str) -> float:
+    """Of what ``eval --json`` printed."""
+    return json.loads(text[text.index("{") : text.rindex("}") + 1])["bits_per_byte"]
