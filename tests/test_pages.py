@@ -63,6 +63,7 @@ def folder(tmp_path_factory) -> Iterator[Path]:
     with gzip.open(folder / "x.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"text": f"text {n} " * 30}) + "\n" for n in range(20))
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    shutil.copytree(folder / "texts", folder / "corpora/shakespeare")
     (folder / "my").mkdir()
     (folder / "my/package.py").write_text("def create_model(d_model=8): ...\n")
     (folder / "recipes").mkdir()
