@@ -31,7 +31,7 @@ def settings() -> dict[str, Any]:
     """All that decides the figures."""
     sections = {label: with_scheme(load_recipe(), label).init.model_dump(mode="json") for label in SCHEMES}
     irrelevant = {"init", "name", "runs_dir", "watch", "checkpoint", "trackers"}
-    recipe = load_recipe().model_dump(mode="json", exclude=irrelevant)
+    recipe = load_recipe().in_steps().model_dump(mode="json", exclude=irrelevant)
     sizes = {axis: list(DEFAULT_SIZES[axis]) for axis in AXES}
     return {"schemes": sections, "recipe": recipe, "sizes": sizes, "steps": STEPS, "seeds": SEEDS}
 

@@ -166,7 +166,18 @@ def test_train_then_use(isogloss, tiny: Path, monkeypatch) -> None:
     code, out, _ = isogloss("train", tiny)
     assert code == 0
     folder = tiny.parent / "runs/tiny"
-    for word in ("parameters", "tokens", "peak", "GiB", "bits/byte", "xz -9", "next:", "isogloss generate"):
+    for word in (
+        "parameters",
+        "tokens",
+        "peak",
+        "MiB",
+        "training loss",
+        "mean loss of them",
+        "bits/byte",
+        "xz -9",
+        "next:",
+        "isogloss generate",
+    ):
         assert word in out
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["validation"]["bits_per_byte"] > 0

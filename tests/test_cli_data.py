@@ -76,7 +76,7 @@ def test_options_reach_the_config(isogloss, tmp_path: Path) -> None:
     code, output, errors = isogloss("prepare", "more.txt", "bad.jsonl", *options, "--tokenizer", "bytes")
     assert code == 0, errors
     assert "bad records   1, listed in elsewhere/" in output
-    assert "train         1 documents" in output
+    assert "train         1 document, " in output
 
 
 @pytest.mark.parametrize("name", ["lang=en.jsonl", "lang=en/a.jsonl", "two\nlines \U0001f600 'é\" #: {.jsonl"])

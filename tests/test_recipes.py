@@ -44,6 +44,28 @@ def test_a_scheme_that_is_for_other_models_is_refused_before_any_text_is_read() 
         load_recipe(DEFAULT, ["init={type: deepnorm}"])
 
 
+WARMUPS = {"markov-tiny": 60, "recall-tiny": 60, "stdlib-hour": 100, "stdlib-small": 60}
+"""In steps, at the number of steps that each recipe is shipped with: what its published figures were made with."""
+
+
+@recipes
+def test_its_warm_up_follows_the_number_of_steps(name: str) -> None:
+    assert load_recipe(name).in_steps().optim.schedule.warmup == WARMUPS[name]
+    for steps in (1, 2, 20, 100_000):
+        recipe = load_recipe(name, [f"train.steps={steps}"])
+        assert recipe.in_steps().optim.schedule.warmup <= 0.06 * steps
+
+
+@recipes
+def test_its_rates_are_those_of_a_warm_up_in_steps(name: str) -> None:
+    recipe = load_recipe(name)
+    schedule, steps = recipe.optim.schedule, recipe.train.steps
+    in_steps = load_recipe(name, [f"optim.schedule.warmup={WARMUPS[name]}"]).optim.schedule
+    assert [schedule.multiplier(k, steps) for k in range(steps + 1)] == [
+        in_steps.multiplier(k, steps) for k in range(steps + 1)
+    ]
+
+
 @recipes
 def test_its_weights_can_be_planned(name: str) -> None:
     rows = plan_recipe(name).rows
@@ -76,7 +98,6 @@ def test_it_trains_when_made_tiny(name: str, tiny: Path) -> None:
         "model.mixer.head_dim=4",
         "model.n_layers=1",
         "model.ffn.d_ff=16",
-        "optim.schedule.warmup=1",
         "train={steps: 2, batch_size: 2, device: cpu, precision: fp32, compile: 'off'}",
         "watch.sample_tokens=4",
     ]

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
+from isogloss.config.base import UserError
 from isogloss.init.apply import initialise
 from isogloss.init.plan import Entry, plan_init
 from isogloss.init.scheme import Scheme
 from isogloss.models.decoder import Decoder
 from isogloss.models.registry import ModelConfig, create_model
+from isogloss.nn.precision import find_device
 from isogloss.parallel.context import share_rows
 from isogloss.parallel.float8 import Float8, multiply_in_float8
 from isogloss.parallel.fsdp import shard_weights
@@ -27,13 +29,15 @@ class PlannedModel:
 
 def plan_model(config: ModelConfig, scheme: Scheme) -> PlannedModel:
     """A model and its initialisation plan, without memory for its weights."""
+    if isinstance(scheme, str):
+        raise UserError(f"a scheme is a config of isogloss.init.schemes, such as LinguaConfig(), got {scheme!r}")
     with torch.device("meta"):
         model = create_model(config, scheme.multipliers(config))
     return PlannedModel(model, plan_init(model, scheme, config))
 
 
 def build_model(
-    config: ModelConfig, scheme: Scheme, *, seed: int, device: torch.device, compiled: bool = False
+    config: ModelConfig, scheme: Scheme, *, seed: int, device: str | torch.device, compiled: bool = False
 ) -> Decoder:
     """A model with its first weights: ``plan_model`` and ``materialise``, arguments as theirs."""
     return materialise(plan_model(config, scheme), seed=seed, device=device, compiled=compiled)
@@ -43,7 +47,7 @@ def materialise(
     planned: PlannedModel,
     *,
     seed: int,
-    device: torch.device,
+    device: str | torch.device,
     compiled: bool = False,
     recompute: Recompute = "none",
     layout: Layout | None = None,
@@ -61,9 +65,13 @@ def materialise(
         layout: the ranks that share the model; each gets its part of the very same weights.
         precision: of the products, which weights may be gathered in.
         float8: how the operands of projections are scaled, where those multiply in float8.
+
+    Raises:
+        UserError: there is no such device here, or the planned model is used up.
     """
-    model = planned.model
-    assert all(p.is_meta for p in model.parameters()), "planned models are materialised once"
+    model, device = planned.model, find_device(device)
+    if not all(p.is_meta for p in model.parameters()):
+        raise UserError("this planned model has been materialised: plan_model makes another")
     multiply_in_float8(model, float8, device)
     if layout is not None:
         if layout.tensor is not None:

@@ -1,6 +1,5 @@
 """A recipe: the config of a whole run, composed of its parts' own configs."""
 
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -10,10 +9,10 @@ from isogloss.build import plan_model
 from isogloss.checkpoint.config import CheckpointConfig
 from isogloss.checkpoint.layout import NAME
 from isogloss.config.base import Config, UserError
-from isogloss.config.draft import Override
-from isogloss.config.load import load_config
+from isogloss.config.load import Overrides, load_config
 from isogloss.config.paths import UserPath, expand
 from isogloss.config.problems import did_you_mean
+from isogloss.config.span import steps_of
 from isogloss.data.opening import DataConfig
 from isogloss.data.synthetic.corpus import SyntheticCorpus
 from isogloss.data.synthetic.task import SyntheticConfig
@@ -30,6 +29,7 @@ from isogloss.train.trackers import TrackersConfig
 from isogloss.train.watch import WatchConfig
 
 DEFAULT = "stdlib-small"
+PYTHON_PROMPTS = ("def ", "class ")
 
 
 class Recipe(Config):
@@ -67,7 +67,8 @@ class Recipe(Config):
         if self.optim.schedule.warmup >= self.train.steps:
             raise ValueError(
                 f"optim.schedule.warmup ({self.optim.schedule.warmup}) must be below train.steps ({self.train.steps}): "
-                "the learning rate would never reach its peak; set optim.schedule.warmup"
+                "the learning rate would never reach its peak; set optim.schedule.warmup to fewer steps, or to a share "
+                "of them such as 0.1"
             )
         generated, symbols = isinstance(self.data, SyntheticConfig), isinstance(self.tokenizer, SymbolsConfig)
         if generated and not symbols:
@@ -93,6 +94,20 @@ class Recipe(Config):
     def folder(self) -> Path:
         """The run's folder."""
         return self.runs_dir / self.name
+
+    def in_steps(self) -> "Recipe":
+        """The same with all warm-ups as numbers of steps, where they are shares of ``train.steps``."""
+        schedule = self.optim.schedule
+        warmup = steps_of(schedule.warmup, schedule.span(self.train.steps) or self.train.steps)
+        schedule = schedule.model_copy(update={"warmup": warmup})
+        optim = self.optim.model_copy(update={"schedule": schedule})
+        return self.model_copy(update={"optim": optim, "train": self.train.in_steps()})
+
+    def in_words(self) -> "Recipe":
+        """The same with the prompts that Python's standard library has of its own, where it is the text."""
+        if self.watch.prompts is not None or self.data.type != "python_stdlib":
+            return self
+        return self.model_copy(update={"watch": self.watch.model_copy(update={"prompts": PYTHON_PROMPTS})})
 
     @property
     def n_tokens(self) -> int:
@@ -183,8 +198,8 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_recipe(name: str = DEFAULT, overrides: Sequence[Override] = ()) -> Recipe:
-    """A shipped recipe by name, a YAML file or a run's folder by path, with ``a.b=c`` overrides.
+def load_recipe(name: str | Path = DEFAULT, overrides: Overrides = ()) -> Recipe:
+    """A shipped recipe by name, a YAML file or a run's folder by path, with overrides (``a.b=c``).
 
     A run's folder, or the recipe.yaml in it, is the run in that folder, wherever it was begun and under which name:
     ``name`` and ``runs_dir`` follow the folder, unless overrides name another run.
@@ -192,7 +207,7 @@ def load_recipe(name: str = DEFAULT, overrides: Sequence[Override] = ()) -> Reci
     Raises:
         UserError: there is no such recipe, or something in it is wrong.
     """
-    shipped = shipped_recipes()
+    shipped, name = shipped_recipes(), str(name)
     given = expand(name)
     if name in shipped:
         if is_run_folder(given):

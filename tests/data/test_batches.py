@@ -254,3 +254,8 @@ def test_batches_beyond_the_last_step_are_made_when_asked_for(later: int):
 
         threading.Thread(target=ask, daemon=True).start()
         assert [found.get(timeout=300) for _ in range(6)] == list(range(6))
+
+
+def test_a_plan_counts_in_steps() -> None:
+    with pytest.raises(UserError, match=r"until 0\.1: a BatchPlan counts in steps; TrainConfig\.plan\(\)"):
+        BatchPlan(4, (BatchStage(until=0.1, batch_size=2),))

@@ -67,6 +67,19 @@ def test_never_rises_after_the_warm_up_and_stays_in_range(kind, warmup, n_steps,
     assert all(b <= a + 1e-12 for a, b in pairwise(after))
 
 
+@pytest.mark.parametrize("kind", [type(schedule) for schedule in ALL], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(("share", "n_steps", "warmup"), [(0.1, 100, 10), (0.025, 2400, 60), (0.0357, 2800, 100)])
+def test_a_warm_up_may_be_a_share_of_the_steps(kind, share: float, n_steps: int, warmup: int) -> None:
+    shared, counted = kind(warmup=share), kind(warmup=warmup)
+    steps = range(n_steps + 1)
+    assert [shared.multiplier(k, n_steps) for k in steps] == [counted.multiplier(k, n_steps) for k in steps]
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 7])
+def test_a_share_of_few_steps_leaves_one_for_the_peak(n_steps: int) -> None:
+    assert ConstantSchedule(warmup=0.99).multiplier(n_steps, n_steps) == 1
+
+
 def test_wsd_is_stable_until_its_decay() -> None:
     schedule = WSDSchedule(warmup=10, decay=0.2)
     assert schedule.multiplier(80, 100) == 1

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from isogloss.report.loss import plot_loss
@@ -40,6 +41,37 @@ def draw(path: Path, records: list[dict], baselines: dict[str, float] = BASELINE
 def test_it_is_a_picture(tmp_path: Path, records: list[dict], baselines: dict[str, float]) -> None:
     height, width = draw(tmp_path / "loss.png", records, baselines).shape[:2]
     assert 500 < height < width
+
+
+@pytest.fixture
+def axes(monkeypatch, tmp_path: Path):
+    """Draw records; gives the axes."""
+    figures = []
+    original = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), original(self, *a, **k))[1])
+
+    def drawn(records: list[dict], baselines: dict[str, float] = BASELINES):
+        draw(tmp_path / "axes.png", records, baselines)
+        return figures[-1].axes[0]
+
+    return drawn
+
+
+def test_the_legend_has_no_entry_without_a_line(axes) -> None:
+    legend = axes(TRAIN + VALIDATION[-1:]).get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
+    assert axes([]).get_legend() is None
+
+
+def test_labels_of_near_lines_stand_on_their_two_sides(axes) -> None:
+    sides = {text.get_text(): text.get_va() for text in axes(TRAIN + VALIDATION, {"gzip": 1.78, "xz": 1.73}).texts}
+    assert sides == {"gzip -9": "bottom", "xz -9": "top"}
+
+
+def test_a_first_loss_within_reach_is_not_cut_off(axes) -> None:
+    first = [{"step": 1, "kind": "train", "tokens": 0, "bits_per_byte": 3.6}]
+    assert axes(first + VALIDATION[-1:], {"xz": 1.73}).get_ylim()[1] > 3.6
+    assert all(not line.get_clip_on() for line in axes(VALIDATION).get_lines()[1:3])
 
 
 def test_every_part_is_drawn(tmp_path: Path) -> None:

@@ -47,6 +47,21 @@ def test_what_may_change_is_said(tiny: Path, override: str, said: str) -> None:
     assert check_changes(*pair(tiny, override)) == [said]
 
 
+def test_warm_ups_are_compared_in_steps(tiny: Path) -> None:
+    """A recipe may count a warm-up in steps or give its share of them; an older run's has steps."""
+    assert check_changes(*pair(tiny, "optim.schedule.warmup=0.2")) == []
+    longer = check_changes(*pair(tiny, "optim.schedule.warmup=0.2", "train.steps=20"))
+    assert longer == ["optim.schedule.warmup: 2 -> 4", "train.steps: 10 -> 20"]
+
+
+def test_stages_of_a_warm_up_are_compared_in_steps(tiny: Path) -> None:
+    for stage in ("batch_size_warmup=[{until: %s, batch_size: 2}]", "seq_len_warmup=[{until: %s, divisor: 2}]"):
+        saved, same = pair(tiny, "train." + stage % "0.4")[1], pair(tiny, "train." + stage % "4")[1]
+        assert check_changes(saved, same) == []
+        with pytest.raises(UserError, match=r"warmup\.0\.until: 4 -> 8.*--fresh"):
+            check_changes(saved, pair(tiny, "train." + stage % "0.4", "train.steps=20")[1])
+
+
 def test_all_that_changes_is_said(tiny: Path) -> None:
     overrides = [
         "optim.lr=0.02",

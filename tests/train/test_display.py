@@ -38,11 +38,21 @@ def test_a_live_line_in_a_terminal() -> None:
     assert "step 5/20" in output
     assert "compiling" in output
     assert re.search(r"step 7/20.*loss 2\.400", output)
-    assert "step      7" not in output
     assert "resuming\n" in output
     assert output.rindex("step 7/20") > output.index("resuming")
     assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1  # the cursor is hidden, and shown again
     assert output.endswith("\x1b[2K")  # and the line taken away
+
+
+def test_a_terminal_keeps_some_of_the_steps() -> None:
+    display, file = display_of(terminal=True)
+    display.start(0, 1000)
+    for step in range(1, 1001):
+        display.step(step, "loss 2.500")
+    display.stop()
+    kept = re.findall(r"step {3,}(\d+)  loss", file.getvalue())
+    assert kept[:3] == ["1", "51", "101"]
+    assert 15 <= len(kept) <= 25
 
 
 def test_after_the_live_line_come_plain_ones() -> None:

@@ -174,3 +174,28 @@ def test_decay_reaches_matrices_only(make_decoder) -> None:
     for name, parameter in model.named_parameters():
         expected = before[name] * (1 - 0.1 * 0.5) if parameter.ndim == 2 else before[name]
         assert torch.allclose(parameter, expected), name
+
+
+def test_stages_of_a_warm_up_may_end_at_a_share_of_the_steps() -> None:
+    shared = {
+        "batch_size_warmup": [{"until": 0.1, "batch_size": 2}, {"until": 0.3, "batch_size": 4}],
+        "seq_len_warmup": [{"until": 0.55, "divisor": 2}],
+    }
+    counted = {
+        "batch_size_warmup": [{"until": 2, "batch_size": 2}, {"until": 6, "batch_size": 4}],
+        "seq_len_warmup": [{"until": 11, "divisor": 2}],
+    }
+    plans = [
+        TrainConfig.model_validate({"steps": 20, "batch_size": 8, **stages}).plan() for stages in (shared, counted)
+    ]
+    assert plans[0] == plans[1]
+    # Of few steps a stage may have none; it is passed over.
+    short = TrainConfig.model_validate({"steps": 3, "batch_size": 8, **shared}).plan()
+    assert [short.size(step) for step in range(3)] == [4, 8, 8]
+
+
+@pytest.mark.parametrize("ends", [(0.5, 0.2), (5, 0.1), (0.5, 0.5), (7, 7)])
+def test_stages_that_do_not_rise_are_refused_however_they_are_given(ends: tuple[float, float]) -> None:
+    stages = [{"until": until, "batch_size": 2} for until in ends]
+    with pytest.raises(ValueError, match="each stage must end after the one before it"):
+        TrainConfig.model_validate({"steps": 20, "batch_size": 8, "batch_size_warmup": stages})

@@ -19,6 +19,7 @@ from isogloss.audit.built import Built
 from isogloss.audit.foreign import foreign
 from isogloss.config.base import UserError
 from isogloss.config.stored import parse_json, read_bounded
+from isogloss.parallel.torchao import quiet_torchao
 
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 DECODER_DEPTHS = {"num_decoder_layers", "decoder_layers"}
@@ -140,7 +141,10 @@ def _quietly(transformers: ModuleType) -> Iterator[None]:
 
 def _transformers() -> ModuleType:
     try:
-        import transformers
+        with quiet_torchao():
+            import transformers
+
+            _ = transformers.AutoModelForCausalLM  # imported only when it is asked for
     except ImportError:
         raise UserError("Hugging Face's models need transformers: pip install transformers") from None
     return transformers

@@ -17,11 +17,12 @@ from isogloss.checkpoint.load import Checkpoint
 from isogloss.checkpoint.plan import plan_load
 from isogloss.checkpoint.storage import Shape, file_order, open_tensors, write_bytes, write_tensors
 from isogloss.config.base import UserError
+from isogloss.config.quantity import count, size
 from isogloss.durable import whole_folder
 
 
 def consolidate(
-    checkpoint: Checkpoint, folder: Path, max_bytes: int, part: str = "model", say: Callable[[str], None] = print
+    checkpoint: Checkpoint, folder: str | Path, max_bytes: int, part: str = "model", say: Callable[[str], None] = print
 ) -> list[Path]:
     """Write one part as whole tensors.
 
@@ -35,6 +36,7 @@ def consolidate(
     Raises:
         UserError: the folder is there already, or the checkpoint has no such part.
     """
+    folder = Path(folder)
     if folder.exists():
         raise UserError(f"{folder} is there already; choose another name, or move it away")
     shapes = file_order(checkpoint.shapes(part))
@@ -47,7 +49,7 @@ def consolidate(
             name = shard_name(part, number, len(groups))
             write_tensors(aside / name, group, _whole(checkpoint, part, group), {"format": "pt"})
             places |= dict.fromkeys(group, name)
-            say(f"{folder / name}: {len(group)} tensors, {_size(group) / 2**20:,.1f} MiB")
+            say(f"{folder / name}: {count(len(group), 'tensor')}, {size(_size(group))}")
         if len(groups) > 1:
             index = {"metadata": {"total_size": _size(shapes)}, "weight_map": places}
             write_bytes(aside / f"{part}.safetensors.index.json", json.dumps(index, indent=2).encode())

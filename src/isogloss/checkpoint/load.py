@@ -121,7 +121,7 @@ def check_fit(part: str, stored: Mapping[str, Shape], tensors: Mapping[str, Tens
 
 
 def newest_checkpoint(
-    root: Path,
+    root: str | Path,
     warn: Callable[[str], None],
     peers: Peers = ALONE,
     schema: type[BaseModel] | None = None,
@@ -139,6 +139,7 @@ def newest_checkpoint(
     Raises:
         CorruptCheckpointError: there are checkpoints, and none of them is whole.
     """
+    root = Path(root)
     with peers.together(UserError):
         names = [path.name for _, path in sorted(checkpoint_folders(root).items(), reverse=True)]
     names = peers.gather(names)[0]  # rank 0's view counts
@@ -165,7 +166,7 @@ def newest_checkpoint(
     return None
 
 
-def load_checkpoint(folder: Path, peers: Peers = ALONE, schema: type[BaseModel] | None = None) -> Checkpoint:
+def load_checkpoint(folder: str | Path, peers: Peers = ALONE, schema: type[BaseModel] | None = None) -> Checkpoint:
     """Verify every file of a checkpoint: ranks share them. Collective.
 
     Args:
@@ -177,6 +178,7 @@ def load_checkpoint(folder: Path, peers: Peers = ALONE, schema: type[BaseModel] 
         CorruptCheckpointError: a file is missing, of another size or checksum, or not what the index says; there is a
             pickle; or the checkpoint is of another format.
     """
+    folder = Path(folder)
     with peers.together(CorruptCheckpointError), _readable(folder):
         match = NAME.fullmatch(folder.name)
         if match is None:

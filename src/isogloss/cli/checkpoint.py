@@ -57,6 +57,7 @@ def verify(path: Where) -> None:
     from isogloss.checkpoint.layout import NAME, CorruptCheckpointError, checkpoint_folders
     from isogloss.checkpoint.load import load_checkpoint
     from isogloss.config.base import UserError
+    from isogloss.config.quantity import count, size
     from isogloss.models.weights import nonfinite_in_words
     from isogloss.run.load import state_schema
 
@@ -71,8 +72,8 @@ def verify(path: Where) -> None:
             damaged += 1
             say(f"DAMAGED {error}")
         else:
-            size = sum(facts.size for facts in found.manifest.files.values())
-            say(f"whole   {folder}: {len(found.manifest.files)} files, {size / 2**20:,.1f} MiB")
+            n_bytes = sum(facts.size for facts in found.manifest.files.values())
+            say(f"whole   {folder}: {count(len(found.manifest.files), 'file')}, {size(n_bytes)}")
             if counts := found.find_nonfinite():
                 damaged += 1
                 say(f"NOT FINITE {folder}: {nonfinite_in_words(counts)}; the run has diverged")

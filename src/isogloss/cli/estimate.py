@@ -12,7 +12,9 @@ from isogloss.streams import emit
 def estimate(
     arguments: RecipeArguments = None,
     gpus: Annotated[int, typer.Option(help="Ranks, one for each GPU.", min=1)] = 1,
-    gpu: Annotated[str, typer.Option(help="Their kind, such as h100; docs/launch.md has the table.")] = "h100",
+    gpu: Annotated[
+        str, typer.Option(help="Their kind, such as h100 (docs/launch.md has the table), or cpu: here.")
+    ] = "h100",
     mfu: Annotated[float, typer.Option(help="Share of the peak that is reached.", min=0.01, max=1.0)] = 0.4,
     network: Annotated[float, typer.Option(help="GB/s between machines, for each GPU.", min=0.1)] = 50.0,
     tensor: Annotated[int | None, typer.Option(help="Short for parallel.tensor=N.", min=1)] = None,

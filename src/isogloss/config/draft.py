@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum
 from functools import reduce
+from numbers import Integral
 from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
@@ -44,6 +45,8 @@ def to_data(value: Any, *, only_set: bool = False) -> Any:
             return to_data(value.value)
         case None | bool() | int() | float() | str():
             return value
+        case Integral():  # numpy's
+            return int(value)
         case PurePath():
             return str(value)
         case Mapping():

@@ -26,14 +26,17 @@ from isogloss.config.yaml import YamlError, read_yaml, write_yaml
 
 C = TypeVar("C", bound=Config)
 
+Overrides = str | Sequence[Override] | Mapping[str, Any]
+"""``a.b=c``, some of them, or a mapping such as ``{"a.b": c}``, whose values no parser reads."""
+
 MAX_BYTES = 1 << 20
 """A larger file is no recipe; parsing it would only take minutes."""
 
 
 def load_config(
     model: type[C],
-    path: Path | None,
-    overrides: Sequence[Override] = (),
+    path: str | Path | None,
+    overrides: Overrides = (),
     *,
     replaced: Mapping[str, Any] | None = None,
 ) -> C:
@@ -51,16 +54,17 @@ def load_config(
     """
     draft = Draft(model, {}, {(): Origin("command line" if overrides else model.__name__)}, [])
     if path is not None:
+        path = Path(path)
         draft = _read_draft(model, path)
         for key, value in (replaced or {}).items():
             draft.data[key] = value
             draft.origins[(key,)] = Origin(f"the folder {path.parent}")
-    for override in overrides:
+    for override in _listed(overrides):
         draft.override(override)
     return draft.build()
 
 
-def with_overrides(config: C, overrides: Sequence[Override]) -> C:
+def with_overrides(config: C, overrides: Overrides) -> C:
     """A config with overrides laid over it, as ``load_config`` lays them over a file.
 
     What ``config`` was given counts as the file's; what it left to the defaults counts as a default.
@@ -70,7 +74,7 @@ def with_overrides(config: C, overrides: Sequence[Override]) -> C:
     """
     model = type(config)
     draft = Draft(model, to_data(config, only_set=True), {(): Origin(model.__name__)}, [])
-    for override in overrides:
+    for override in _listed(overrides):
         draft.override(override)
     return draft.build()
 
@@ -78,6 +82,12 @@ def with_overrides(config: C, overrides: Sequence[Override]) -> C:
 def dump_config(config: Config, *, in_ascii: bool = False) -> str:
     """The whole config as YAML, defaults included, in field order; ``load_config`` reads an equal config from it."""
     return write_yaml(to_data(config), in_ascii=in_ascii)
+
+
+def _listed(overrides: Overrides) -> Sequence[Override]:
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    return [overrides] if isinstance(overrides, str) else overrides
 
 
 def _read_draft(model: type[C], path: Path) -> Draft[C]:

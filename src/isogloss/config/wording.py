@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from isogloss.config.base import Config
+from isogloss.config.foreign import FOREIGN, fields_of
 from isogloss.config.problems import Path, Problem, did_you_mean, dotted, show
 from isogloss.config.shape import Shape, places
 from isogloss.config.yaml import resolve
@@ -78,6 +79,9 @@ def unknown_key(model: type[Config], name: str, siblings: Iterable[str]) -> str:
     siblings = list(siblings)
     homes = dict.fromkeys(place.parent for place in places(model) if place.name == name)
     suggestion = did_you_mean(name, siblings)
+    if ours := called_here(model, name):
+        elsewhere = f" (or it belongs {_plain_place(next(iter(homes)))})" if homes else ""
+        return f"unknown key; here it is {ours}{elsewhere}"
     if homes and (len(homes) <= _MAX_PLACES or not suggestion):
         shown = [_plain_place(home) for home in list(homes)[:_MAX_PLACES]]
         return f"unknown key; it belongs {' or '.join(shown)}"
@@ -86,10 +90,29 @@ def unknown_key(model: type[Config], name: str, siblings: Iterable[str]) -> str:
     return f"unknown key; the keys here are {', '.join(siblings)}"
 
 
+def called_here(model: type[Config], name: str) -> str:
+    """The fields that another trainer's name for a setting means; empty for none of this config type."""
+    ours = FOREIGN.get(name.lower().replace("-", "_"), "")
+    known = {plain(place.path) for place in places(model)} if ours else set()
+    return ours if set(fields_of(ours)) <= known else ""
+
+
+def plain(path: str) -> str:
+    """A path without the branches that it lies in."""
+    return re.sub(r"\[[^\]]*\]", "", path)
+
+
+def _inside(model: type[Config], given: Any) -> str:
+    """What the keys of an unknown section are called here."""
+    names = given if isinstance(given, dict) else {}
+    found = [f"{name} is {ours}" for name in names if (ours := called_here(model, str(name)))]
+    return f"; of its keys {'; '.join(found)}" if found else ""
+
+
 def _plain_place(home: str) -> str:
     """``optim.schedule[cosine]`` as ``under optim.schedule with type: cosine``."""
     tag = re.search(r"\[([^\]]*)\]$", home)
-    name = re.sub(r"\[[^\]]*\]", "", home)
+    name = plain(home)
     return (f"under {name}" if name else "at the top") + (f" with type: {tag[1]}" if tag else "")
 
 
@@ -107,6 +130,7 @@ def _word(
                 what = "required, but not given"
             case "extra_forbidden":
                 place, what = path, unknown_key(model, str(path[-1]), _siblings(model, error["loc"]))
+                what += _inside(model, given)
             case "union_tag_not_found" | "union_tag_invalid" if shape and shape.discriminator:
                 place = (*path, shape.discriminator)
                 what = _word_tag(shape, given)

@@ -5,8 +5,9 @@ and what is endless from its first row on. Batch k holds the next rows after tho
 is known in closed form, so any step is found at once.
 """
 
+import operator
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -34,11 +35,11 @@ class Loader:
         UserError: there are no rows, or ``plan`` cuts them into parts that are not equal.
     """
 
-    def __init__(self, rows: RowSource, plan: BatchPlan | int, seed: int):
+    def __init__(self, rows: RowSource, plan: BatchPlan | SupportsIndex, seed: int):
         if rows.n_rows == 0:
             raise UserError("the training split has too few tokens to predict any")
         self.source = rows
-        self.plan = BatchPlan(plan) if isinstance(plan, int) else plan
+        self.plan = plan if isinstance(plan, BatchPlan) else BatchPlan(operator.index(plan))
         self.seq_len, self.seed = rows.seq_len, seed
         for stage in self.plan.lengths:
             if rows.seq_len % stage.divisor:

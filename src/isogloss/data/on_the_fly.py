@@ -14,6 +14,7 @@ from jaxtyping import Int
 from pydantic import Field
 
 from isogloss.config.base import UserError
+from isogloss.config.lists import Texts
 from isogloss.data.baselines import Baselines, measure_baselines
 from isogloss.data.corpus import Packing, Part, RowConfig, SplitFacts, SplitName
 from isogloss.data.rows.packing import PackedRows
@@ -32,7 +33,7 @@ class OnTheFlyConfig(RowConfig):
     """Files read as training goes, in their order: for a quick look, without preparing them."""
 
     type: Literal["on_the_fly"] = "on_the_fly"
-    train: tuple[str, ...] = Field(min_length=1)
+    train: Texts = Field(min_length=1)
     """Files, folders and globs."""
     validation_bytes: int = Field(default=600_000, ge=1)
     """The first documents that hold so much text validate, and are not trained on."""

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from isogloss.config.base import UserError
+from isogloss.config.quantity import count
 from isogloss.config.stored import Count, DamagedError, Stored, inside, read_stored
 from isogloss.data.baselines import Baselines
 from isogloss.data.corpus import Cut, Packing, Part, SplitFacts, SplitName
@@ -241,7 +242,7 @@ class PreparedCorpus:
 
 
 def open_prepared(
-    folder: Path, verify: bool = False, progress: Callable[[str], None] = lambda message: None
+    folder: str | Path, verify: bool = False, progress: Callable[[str], None] = lambda message: None
 ) -> PreparedCorpus:
     """Open a prepared corpus.
 
@@ -253,7 +254,7 @@ def open_prepared(
     Raises:
         UserError: the folder is not a whole prepared corpus.
     """
-    return _open(folder, forget=verify, progress=progress)
+    return _open(Path(folder), forget=verify, progress=progress)
 
 
 def _open_as_told(folder: Path, told: Mapping[str, Stamp]) -> PreparedCorpus:
@@ -287,19 +288,20 @@ def _open(
         unknown = dict(item for item, known in zip(manifest.files.items(), known, strict=True) if not known)
         n_bytes = sum(record.n_bytes for record in unknown.values())
         if n_bytes >= LONG_BYTES:
-            progress(f"comparing the checksums of {len(unknown):,} files, {n_bytes:,} bytes, in {folder}")
+            progress(f"comparing the checksums of {count(len(unknown), 'file')}, {count(n_bytes, 'byte')}, in {folder}")
         for _ in pool.map(lambda item: _check(stamps, *item), unknown.items()):
             advance()  # the pool's threads do not speak for this one
     stamps.save()
     return PreparedCorpus(folder, manifest, stamps)
 
 
-def find_prepared(folder: Path) -> Path:
+def find_prepared(folder: str | Path) -> Path:
     """A prepared corpus, or in a folder that holds some the one that was made last.
 
     Raises:
         UserError: there is none.
     """
+    folder = Path(folder)
     if (folder / MANIFEST).exists():
         return folder
     inside = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus, Cut
@@ -19,7 +20,8 @@ from isogloss.data.shards import TokenStream
 from isogloss.data.tokenizers.base import Tokenizer, well_formed
 from isogloss.headway import advance
 from isogloss.models.inference import check_vocabulary, inference
-from isogloss.models.protocol import Batch, LanguageModel
+from isogloss.models.protocol import Batch, LanguageModel, as_batch
+from isogloss.nn.precision import Precision
 from isogloss.parallel.context import share_of
 from isogloss.parallel.fsdp import let_go
 from isogloss.parallel.mesh import Layout
@@ -57,9 +59,9 @@ class Evaluation:
 
 def evaluate_batches(
     model: LanguageModel,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]],
     *,
-    precision: str,
+    precision: Precision,
     bytes_per_token: float | None,
     layout: Layout | None = None,
 ) -> Evaluation:
@@ -67,7 +69,7 @@ def evaluate_batches(
 
     Args:
         model: in any mode; it is left in the same.
-        batches: on any device.
+        batches: on any device; pairs of tokens and targets too.
         precision: ``bf16`` or ``fp32``.
         bytes_per_token: UTF-8 bytes of text that a target stands for, on the average; ``None`` if it is no text.
         layout: the ranks that share the model and the batches, each with rows of its own; all return the same.
@@ -79,7 +81,7 @@ def evaluate_batches(
     with inference(model, precision) as device:
         nll = torch.zeros((), dtype=torch.float64, device=device)
         for batch in batches:
-            mine = share_of(batch, layout)
+            mine = share_of(as_batch(batch), layout)
             n_targets += mine.n_targets()
             nll += model.loss(mine.to(device)).nll
             advance()
@@ -99,7 +101,7 @@ def evaluate_corpus(
     cut: Cut,
     batch_size: int,
     *,
-    precision: str,
+    precision: Precision,
     n_rows: int | None = None,
     layout: Layout | None = None,
 ) -> tuple[Evaluation, dict[str, Evaluation]]:
@@ -146,11 +148,11 @@ def _weighted(parts: Sequence[tuple[float, Evaluation]]) -> Evaluation:
 def evaluate_text(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    texts: Sequence[str],
+    texts: str | Iterable[str],
     seq_len: int,
     *,
     batch_size: int = 8,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     within_document: bool = True,
 ) -> Evaluation:
     """The negative log-likelihood of any texts, cut into rows as for training, every target counted once.
@@ -161,7 +163,7 @@ def evaluate_text(
     Args:
         model: in any mode; it is left in the same.
         tokenizer: the one it was trained with.
-        texts: one string a document.
+        texts: one string a document; one alone is a document.
         seq_len: tokens in a row.
         batch_size: rows at a time.
         precision: ``bf16`` or ``fp32``.
@@ -171,6 +173,7 @@ def evaluate_text(
         UserError: the texts are empty, or the model's vocabulary is smaller than the tokenizer's.
     """
     check_vocabulary(model, tokenizer.n_tokens)
+    texts = [texts] if isinstance(texts, str) else list(texts)
     documents = [np.append(np.uint32(tokenizer.end_of_text), ids) for ids in tokenizer.encode_batch(texts)]
     n_bytes = sum(len(well_formed(text).encode()) for text in texts)
     if n_bytes == 0:

@@ -12,13 +12,14 @@ from isogloss.data.tokenizers.stream import StreamDecoder
 from isogloss.generate.sampling import SamplingConfig, StopScanner, choose
 from isogloss.models.inference import check_vocabulary, inference
 from isogloss.models.protocol import LanguageModel
+from isogloss.nn.precision import Precision
 
 PREFILL_TOKENS = 512
 """How much of a prompt is read at a time: as a model gives logits for all it reads, they would else fill the memory."""
 
 
 def generate(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig, *, precision: str = "fp32"
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig, *, precision: Precision = "fp32"
 ) -> Iterator[str]:
     """Go on with a prompt, as a document that begins with it; without one, write a document.
 
@@ -63,7 +64,7 @@ def generate_ids(
     sampling: SamplingConfig,
     n_tokens: int,
     *,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
 ) -> Iterator[Int[Tensor, " B"]]:
     """Choose ``sampling.max_tokens`` ids for each row, one after the other; what ends a text is the caller's affair.
 
@@ -86,7 +87,7 @@ def generate_ids(
 
 
 def _go_on(
-    model: LanguageModel, prompt: Int[Tensor, "B T"], sampling: SamplingConfig, n_tokens: int, precision: str
+    model: LanguageModel, prompt: Int[Tensor, "B T"], sampling: SamplingConfig, n_tokens: int, precision: Precision
 ) -> Iterator[Int[Tensor, " B"]]:
     generator = torch.Generator().manual_seed(sampling.seed)
     rows, length = prompt.shape
@@ -115,7 +116,7 @@ def check_length(length: int, sampling: SamplingConfig) -> None:
         )
 
 
-def _read(model: LanguageModel, tokens: Int[Tensor, "B T"], state: object, precision: str) -> Tensor:
+def _read(model: LanguageModel, tokens: Int[Tensor, "B T"], state: object, precision: Precision) -> Tensor:
     """Advance the state by some tokens; the logits of what follows the last, (B, V)."""
     # The contexts end with the call: a generator must not leave its caller in them.
     with inference(model, precision) as device:

@@ -19,10 +19,11 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from isogloss.config.base import Config, UserError
+from isogloss.config.lists import listed
 
 
 class SamplingConfig(Config):
@@ -40,7 +41,7 @@ class SamplingConfig(Config):
     """Stop after this many tokens."""
     max_context: int = Field(default=65_536, gt=0)
     """Refuse prompts that, with ``max_tokens``, are longer than this: memory and time grow with them."""
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(listed)] = ()
     """Stop where one of these strings has been written; it is not part of the text."""
     seed: int = Field(default=0, ge=0, lt=2**64)
     """Equal seeds write equal texts."""

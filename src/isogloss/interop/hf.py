@@ -46,7 +46,7 @@ def hf_name(name: str) -> str:
     return f"model.{layers}.{index}.{IN_A_LAYER[part]}.{rest}"
 
 
-def export_hf(model: Decoder, tokenizer: Tokenizer | None, folder: Path, seq_len: int) -> list[Path]:
+def export_hf(model: Decoder, tokenizer: Tokenizer | None, folder: str | Path, seq_len: int) -> list[Path]:
     """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load.
 
     The exported tokenizer puts ``end_of_text`` before every text, as in training.
@@ -64,6 +64,7 @@ def export_hf(model: Decoder, tokenizer: Tokenizer | None, folder: Path, seq_len
     Raises:
         UserError: the layout lacks something that the model has, or the folder holds something.
     """
+    folder = Path(folder)
     values = to_hf(model.config, model.multipliers, seq_len, None if tokenizer is None else tokenizer.end_of_text)
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -80,7 +81,7 @@ def export_hf(model: Decoder, tokenizer: Tokenizer | None, folder: Path, seq_len
     return [folder / file.name for file in written]
 
 
-def import_hf(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
+def import_hf(folder: str | Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
     """A decoder's config and weights from a folder of Hugging Face's; ``load_weights`` puts them into a model.
 
     Returns:
@@ -90,6 +91,7 @@ def import_hf(folder: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
     Raises:
         UserError: a file is missing or damaged, or the model has something that our decoder has not.
     """
+    folder = Path(folder)
     config = from_hf(_read_json(folder / "config.json"), str(folder / "config.json"))
     with torch.device("meta"):
         names = {hf_name(name): name for name in model_tensors(create_model(config, Multipliers()))}

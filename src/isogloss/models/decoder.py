@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from isogloss.config.base import Config
+from isogloss.config.base import Config, UserError
 from isogloss.mixers.attention import AttentionConfig
 from isogloss.mixers.registry import MixerConfig
 from isogloss.models.block import Block, NormPlacement
-from isogloss.models.protocol import IGNORED, Batch, LossOutput
+from isogloss.models.protocol import IGNORED, Batch, LossOutput, as_ids
 from isogloss.nn.feed_forward import FeedForwardConfig, SwiGLUConfig
 from isogloss.nn.linear import Embedding, Linear
 from isogloss.nn.loss import chunk_loss, linear_cross_entropy
@@ -79,7 +79,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, multipliers: Multipliers) -> None:
         super().__init__()
-        assert config.vocab_size is not None, "the recipe resolves the vocabulary before the model is made"
+        if config.vocab_size is None:
+            raise UserError("a model needs a vocab_size: that of its tokenizer (n_tokens), or Recipe.with_vocabulary")
         self.config, self.multipliers = config, multipliers
         self.embedding = Embedding(config.vocab_size, config.d_model)
         blocks = [
@@ -134,9 +135,9 @@ class Decoder(nn.Module):
         """The weight of the output head."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def forward(self, tokens: Int[Tensor, "B T"], state: DecoderState | None = None) -> Float[Tensor, "B T V"]:
+    def forward(self, tokens: Integer[Tensor, "B T"], state: DecoderState | None = None) -> Float[Tensor, "B T V"]:
         """Logits in float32; with ``state`` the tokens continue what it has seen, and it is advanced in place."""
-        return self.logits(self.trunk(tokens, state=state))
+        return self.logits(self.trunk(as_ids(tokens), state=state))
 
     def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
         """What the head makes of the trunk's output, in float32."""

@@ -8,11 +8,11 @@ from torch import nn
 
 from isogloss.config.base import UserError
 from isogloss.models.protocol import LanguageModel
-from isogloss.nn.precision import autocast, computing_device
+from isogloss.nn.precision import Precision, autocast, computing_device
 
 
 @contextmanager
-def inference(model: LanguageModel, precision: str) -> Iterator[torch.device]:
+def inference(model: LanguageModel, precision: Precision) -> Iterator[torch.device]:
     """Evaluation mode, no gradients, and products in ``precision``, for a while; gives the model's device.
 
     Afterwards every module is back in the mode it was in, so a model may be looked at in the middle of its training.

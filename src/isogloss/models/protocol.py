@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from isogloss.config.base import UserError
 from isogloss.models.ignored import IGNORED
 
 
@@ -58,6 +59,38 @@ class Batch:
 
         tokens, targets = (t.to(device, non_blocking=True) for t in (self.tokens, self.targets))
         return Batch(tokens, targets, moved(self.documents), moved(self.positions))
+
+
+def as_ids(tokens: Any, what: str = "tokens") -> Int[Tensor, "B T"]:
+    """Ids from a tensor or an array of any integers.
+
+    Raises:
+        UserError: they are no rows of whole numbers.
+    """
+    if not isinstance(tokens, Tensor):
+        tokens = torch.as_tensor(tokens)
+    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise UserError(
+            f"{what} must be rows of whole numbers, (B, T), got {tuple(tokens.shape)} of {tokens.dtype}; one row "
+            "alone is tokens[None]"
+        )
+    return tokens if tokens.dtype in (torch.int32, torch.int64) else tokens.long()
+
+
+def as_batch(value: Any) -> Batch:
+    """A batch as it is, or from a pair of tokens and targets, each (B, T).
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(value, Batch):
+        return value
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise UserError(
+            f"a batch is a Batch(tokens, targets), or a pair of them, got a {type(value).__name__}; targets are what "
+            "each position must predict, so the tokens one further on"
+        )
+    return Batch(as_ids(value[0]), as_ids(value[1], "targets").long())
 
 
 @dataclass(frozen=True)

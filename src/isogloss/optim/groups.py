@@ -94,6 +94,6 @@ def create_optimizer(model: nn.Module, config: AdamWConfig, plan: Mapping[str, E
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of the next step, for every group by its factor."""
+    """The rate of the next step, for every group by its factor; 1 for a group without one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
+        group["lr"] = lr * group.get("lr_factor", 1.0)

@@ -17,11 +17,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from isogloss.config.base import Config
+from isogloss.config.span import Span, steps_of
 
 
 class _Warm(Config):
-    warmup: int = Field(default=0, ge=0)
-    """Steps of linear warm-up."""
+    warmup: Span = 0
+    """Linear warm-up: steps, or a share of all steps such as 0.025."""
 
     def span(self, n_steps: int) -> int | None:
         """The steps over which it goes in a run of ``n_steps``; ``None`` where that number has no part in it."""
@@ -30,7 +31,7 @@ class _Warm(Config):
     def multiplier(self, t: float, n_steps: int) -> float:
         """The share of the peak rate at time ``t`` of ``n_steps``."""
         n_steps = self.span(n_steps) or n_steps
-        warmup = min(self.warmup, n_steps)
+        warmup = min(steps_of(self.warmup, n_steps), n_steps)
         if t < warmup:
             return t / warmup
         return self._after_warmup(min(t, n_steps), warmup, n_steps)

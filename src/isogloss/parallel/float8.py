@@ -12,9 +12,7 @@ is so in bf16, wherever and with whatever the model is loaded.
 """
 
 import importlib.util
-import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -26,6 +24,7 @@ from isogloss.config.base import UserError
 from isogloss.models.decoder import Decoder
 from isogloss.nn.linear import Linear
 from isogloss.nn.roles import READERS, WRITERS, Role, declared_by
+from isogloss.parallel.torchao import quiet_torchao
 
 Float8 = Literal["off", "tensorwise", "rowwise"]
 
@@ -133,7 +132,7 @@ def _uneven_sizes(model: Decoder, n_tensor: int) -> list[str]:
 
 def _product(scaling: Float8, device: str) -> Callable[[Tensor, Tensor], Tensor]:
     """``x W^T`` in float8 with its gradients, for (…, d_in) and (d_out, d_in), in bf16."""
-    with _quiet_import():
+    with quiet_torchao():
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     config = replace(Float8LinearConfig.from_recipe_name(scaling), emulate=device == "cpu")
     # torchao offers a module; one without weights of its own serves for all projections.
@@ -145,29 +144,3 @@ def _product(scaling: Float8, device: str) -> Callable[[Tensor, Tensor], Tensor]
             return functional_call(linear, {"weight": weight.to(torch.bfloat16)}, (x.to(torch.bfloat16),))
 
     return product
-
-
-_OF_NO_CONCERN = {
-    # Kernels for other GPUs and formats, none of which float8 training calls: it calls PyTorch's own.
-    "torchao": ("Failed to load ", "Skipping import of cpp extensions"),
-    "torchao.kernel.intmm": ("Warning: Detected no triton",),
-    # From PyTorch to torchao's authors.
-    "torch.utils._pytree": ("<enum 'KernelPreference'>",),
-}
-
-
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Without what torchao's import has to say to no user of ours."""
-
-    def concerns(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_OF_NO_CONCERN[record.name])
-
-    loggers = [logging.getLogger(name) for name in _OF_NO_CONCERN]
-    for logger in loggers:
-        logger.addFilter(concerns)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(concerns)

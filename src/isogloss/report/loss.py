@@ -31,21 +31,31 @@ def plot_loss(
         lines["floor"] = floor
     train = [r for r in records if r["kind"] == "train" and r[value] is not None]
     validation = [r for r in records if r["kind"] == "validation" and r[value] is not None]
+    # The first losses are often far above all others: the axis holds them where that costs less than half of it.
+    highest = max([*lines.values(), *(r[value] for r in validation)], default=1.0)
+    top = 1.6 * highest
+    if train and (first := max(r[value] for r in train)) <= 2 * top:
+        top = max(top, 1.05 * first)
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot([r["tokens"] for r in train], [r[value] for r in train], lw=1, label="training")
     # The last validation reads all of the split, those before it its first rows: not one curve.
     for part, style, label in ((validation[:-1], "o-", "validation, first rows"), (validation[-1:], "D", "validation")):
-        axes.plot([r["tokens"] for r in part], [r[value] for r in part], style, ms=4, label=label)
+        if part:  # markers at the edge are drawn whole
+            x, y = [r["tokens"] for r in part], [r[value] for r in part]
+            axes.plot(x, y, style, ms=4, label=label, clip_on=False, zorder=3)
+    heights = sorted(lines.values())
     for (name, height), style in zip(lines.items(), ("--", ":", "-."), strict=False):
         axes.axhline(height, color="grey", ls=style, lw=1)
-        axes.annotate(name, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        crowded = any(0 < other - height < 0.06 * top for other in heights)  # then its label stands below its line
+        side = {"ha": "right", "va": "top" if crowded else "bottom", "fontsize": 8}
+        axes.annotate(name, (0.995, height), xycoords=("axes fraction", "data"), **side)
     unit = "bits per byte" if in_bits else "nats a target"
     axes.set(xlabel="training tokens", ylabel=unit)
     axes.set_title(title, parse_math=False)
-    highest = max([*lines.values(), *(r[value] for r in validation)], default=1.0)
-    axes.set_ylim(0, 1.6 * highest)
-    axes.legend()
+    axes.set_ylim(0, top)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right")
     axes.grid(alpha=0.3)
     save_figure(figure, path, dpi=140)

@@ -37,20 +37,34 @@ class Panel:
     top: float = math.inf
 
 
+MAX_LABELS = 6
+"""Of one axis."""
+MAX_PIXELS = 2400
+"""Of the longer side of a picture."""
+
+
 def draw(panels: Sequence[Panel], path: Path, title: str = "") -> None:
-    """Draw panels, up to three beside each other, as a PNG."""
+    """Draw panels as a PNG: up to three beside each other, and more where there are more than nine."""
     # Here, since it takes a while, and a study begins without it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(3, len(panels))
+    columns = min(len(panels), max(3, math.isqrt(len(panels) - 1) + 1))  # no page is much higher than it is wide
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1.0 + 4.2 * columns, 0.6 + 3.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for index, panel in enumerate(panels):
         _draw(figure.add_subplot(rows, columns, index + 1), panel)
-    figure.suptitle(title)
-    save_figure(figure, path, dpi=130)
+    figure.suptitle(title, parse_math=False)
+    save_figure(figure, path, dpi=min(130, MAX_PIXELS / max(figure.get_size_inches())))
+
+
+def _label_places(axes, places: Sequence[float]) -> None:
+    """Label the places where something was measured, 0.003 and not 2^-8; not all of them, where they are many."""
+    shown = sorted({x for x in places if x > 0})
+    axes.set_xticks(shown[:: 1 + (len(shown) - 1) // MAX_LABELS], minor=False)
+    axes.xaxis.set_major_formatter("{x:.3g}")
+    axes.minorticks_off()
 
 
 def _draw(axes, panel: Panel) -> None:
@@ -67,6 +81,7 @@ def _draw(axes, panel: Panel) -> None:
     axes.set(xlabel=panel.x_label, ylabel=panel.y_label, title=panel.title)
     if "x" in panel.log:
         axes.set_xscale("log", base=2)
+        _label_places(axes, [x for line in panel.lines for x in line.x])
     if "y" in panel.log:
         axes.set_yscale("log")
     if math.isfinite(panel.top) and lows:

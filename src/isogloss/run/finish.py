@@ -1,9 +1,10 @@
 """The end of a run: validation on all of the split, samples, the plot, the summary. Done again if it was cut short."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from isogloss.config.quantity import count
 from isogloss.durable import write_whole
 from isogloss.evaluate.loss import Evaluation
 from isogloss.parallel.first_rank import from_rank_0
@@ -36,6 +37,7 @@ def _write_summary(session: Session, found: Evaluation, by_source: Mapping[str, 
     folder, recipe, progress = session.folder, session.recipe, session.progress
     baselines = session.corpus.baselines
     n_read = recipe.train.plan().rows_before(progress.step) * recipe.data.seq_len
+    records = read_metrics(folder.metrics_file)
     summary: dict[str, Any] = {
         "name": recipe.name,
         "validation": finite(
@@ -53,6 +55,7 @@ def _write_summary(session: Session, found: Evaluation, by_source: Mapping[str, 
             name: finite({"share": share, "loss": by_source[name].loss if name in by_source else None})
             for name, share in session.loader.shares(progress.step + progress.passed_over).items()
         },
+        "training": last_loss(records),
         "steps": progress.step,
         "skipped_steps": progress.skipped,
         "tokens": progress.tokens,
@@ -62,7 +65,6 @@ def _write_summary(session: Session, found: Evaluation, by_source: Mapping[str, 
         "corpus": session.corpus.origin,
         "machine": session.machine.as_dict(),
     }
-    records = read_metrics(folder.metrics_file)
     samples = [f"--- step {r['step']} ---\n{r['text']}\n" for r in records if r["kind"] == "sample"]
     write_whole(folder.samples_file, "".join(samples).encode())
     plot_loss(records, summary["baselines"], recipe.name, folder.plot_file, floor=session.corpus.floor)
@@ -89,6 +91,7 @@ def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], dis
     rows += [
         ("parameters", f"{summary['parameters']:,}"),
         ("steps", f"{summary['steps']:,} ({summary['skipped_steps']} skipped)"),
+        *_training_loss(summary.get("training")),
         ("targets trained on", f"{summary['tokens']:,}"),
         ("time in steps", duration(summary["seconds"])),
         ("tokens a second", f"{summary['tokens_per_second']:,.0f}"),
@@ -98,10 +101,29 @@ def show_results(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], dis
     display.say("\n  ".join(["next:", *next_commands(folder, recipe)]))
 
 
+def last_loss(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The last line's mean loss, and the steps that it is the mean of; ``None`` if there is no line."""
+    lines = [record for record in records if record["kind"] == "train"]
+    if not lines:
+        return None
+    first = lines[-2]["step"] + 1 if len(lines) > 1 else 1
+    return {key: lines[-1].get(key) for key in ("loss", "bits_per_byte")} | {"steps": [first, lines[-1]["step"]]}
+
+
+def _training_loss(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """A row, where it is known: summaries of older versions have none."""
+    if not found or found["loss"] is None:
+        return []
+    first, last = found["steps"]
+    return [("training loss", f"{found['loss']:.4f}, mean of the last {count(last - first + 1, 'step')}")]
+
+
 def next_commands(folder: RunFolder, recipe: Recipe) -> list[str]:
     """What may be done with a finished run, as a shell takes it: paths and prompts may have blanks and quotes."""
     path, recipe_file = shlex.quote(str(folder.path)), shlex.quote(str(folder.recipe_file))
-    prompt = shlex.quote(recipe.watch.prompts[0] if recipe.watch.prompts else "")
+    written = [record for record in read_metrics(folder.metrics_file) if record["kind"] == "sample"]
+    prompts = recipe.watch.prompts or [record["prompt"] for record in written]
+    prompt = shlex.quote(prompts[0] if prompts else "")
     return [
         f"isogloss generate {path} {prompt}",
         f"isogloss eval {path} FILE.txt",

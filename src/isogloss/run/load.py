@@ -15,6 +15,7 @@ from isogloss.data.tokenizers.base import Tokenizer
 from isogloss.data.tokenizers.loading import load_tokenizer
 from isogloss.models.decoder import Decoder
 from isogloss.models.weights import model_tensors
+from isogloss.nn.precision import find_device
 from isogloss.recipe import Recipe
 from isogloss.run.folder import RunFolder
 from isogloss.run.state import RunState
@@ -51,7 +52,7 @@ def open_checkpoint(path: Path, warn: Callable[[str], None]) -> Checkpoint | Non
     return newest_checkpoint(root, warn, schema=state_schema(root))
 
 
-def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = print) -> LoadedRun:
+def load_run(path: str | Path, device: str | torch.device = "cpu", warn: Callable[[str], None] = print) -> LoadedRun:
     """The newest whole checkpoint of a run's folder, or that of a given checkpoint folder in it, in float32.
 
     Args:
@@ -62,9 +63,7 @@ def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = prin
     Raises:
         UserError: the path is no run, has no checkpoint yet, or is damaged; or there is no such device.
     """
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise UserError(f"{device}: no such device here; take cpu" + (" or cuda" if torch.cuda.is_available() else ""))
-    path = expand(path)
+    path, device = expand(path), find_device(device)
     given = path if path.parent.name == "checkpoints" else None
     folder = RunFolder(path.parent.parent if given else path)
     if not folder.path.is_dir():
@@ -75,6 +74,6 @@ def load_run(path: Path, device: str = "cpu", warn: Callable[[str], None] = prin
     checkpoint = load_checkpoint(given, schema=RunState) if given else open_checkpoint(folder.path, warn)
     if checkpoint is None:
         raise UserError(f"{path} has no checkpoint yet; train it for checkpoint.every={recipe.checkpoint.every} steps")
-    model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device(device))
+    model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=device)
     checkpoint.load_into("model", model_tensors(model))
     return LoadedRun(recipe, model.eval(), load_tokenizer(folder.tokenizer, is_checked=True), checkpoint.step)

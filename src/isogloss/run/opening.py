@@ -97,6 +97,7 @@ def open_session(
             tokens_per_step=recipe.train.batch_size * recipe.data.seq_len,
             tokens=recipe.n_tokens,
             corpus_tokens=corpus.facts("train").n_tokens,
+            log_every=recipe.watch.log_every,
         )
         display.say(said)
     if recipe.train.float8 != "off":

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from isogloss.config.quantity import count
 from isogloss.parallel.env import Ranks, find_ranks, process_group, started_again, wait_for_all
 from isogloss.parallel.first_rank import from_rank_0, rank_0_first
 from isogloss.recipe import Recipe, is_run_folder
@@ -87,7 +88,9 @@ def _train(
         if session is None:
             summary = from_rank_0(folder.summary() if ranks.first else None)
             assert summary is not None
-            display.say(f"{recipe.name} has finished its {summary['steps']} steps; --fresh would train it anew")
+            display.say(
+                f"{recipe.name} has finished its {count(summary['steps'], 'step')}; --fresh would train it anew"
+            )
         else:
             with _open_metrics(session, display) as metrics:
                 run_steps(session, metrics, display, until)

@@ -1,13 +1,18 @@
 """The hooks of a run: lines of metrics, validation and samples on the way."""
 
 import math
+import re
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from isogloss.build import plan_model
 from isogloss.config.base import UserError
 from isogloss.data.corpus import Corpus
+from isogloss.data.tokenizers.base import Tokenizer
+from isogloss.data.tokenizers.config import SymbolsConfig
 from isogloss.evaluate.loss import Evaluation, evaluate_corpus
 from isogloss.generate.engine import generate
 from isogloss.generate.sampling import SamplingConfig
@@ -15,12 +20,16 @@ from isogloss.models.decoder import Decoder
 from isogloss.models.weights import load_weights
 from isogloss.parallel.first_rank import rank_0_first
 from isogloss.parallel.whole import whole_tensors
+from isogloss.recipe import Recipe
 from isogloss.run.session import Session
 from isogloss.streams import visible
 from isogloss.train.display import Display, duration
 from isogloss.train.loop import StepInfo
 from isogloss.train.machine import measure_peak
 from isogloss.train.metrics import Metrics
+
+PROMPT_TOKENS, PROMPT_CHARACTERS = 64, 40
+"""What a prompt is taken from, and its length at most."""
 
 
 class Watch:
@@ -143,9 +152,34 @@ def record_samples(session: Session, metrics: Metrics, display: Display, step: i
         rank_0_first(session.ranks, f"samples of step {step} after {session.progress.rewinds} rewinds", write)
 
 
+def find_prompts(recipe: Recipe, corpus: Corpus) -> tuple[str, ...]:
+    """What samples begin with: as the recipe says, or the beginnings of two texts of the validation split.
+
+    Python's own library has prompts of its own; what is generated has no words, and begins with nothing.
+    """
+    if recipe.in_words().watch.prompts is not None:
+        return recipe.in_words().watch.prompts or ()
+    if corpus.floor is not None or isinstance(recipe.tokenizer, SymbolsConfig):
+        return ("",)
+    rows = corpus.parts[0].corpus.rows("validation", *recipe.data.cut()) if corpus.parts else None
+    rows = rows or corpus.rows("validation", *recipe.data.cut())
+    assert rows.n_rows is not None
+    found = rows.rows(np.array(sorted({0, rows.n_rows // 2})))
+    return tuple(dict.fromkeys(_beginning(corpus.tokenizer, row) for row in found.tokens))
+
+
+def _beginning(tokenizer: Tokenizer, row: Int[np.ndarray, " T"]) -> str:
+    """The first words of the first document that begins in a row, or of the row."""
+    (starts,) = np.nonzero(row[:-1] == tokenizer.end_of_text)
+    first = int(starts[0]) + 1 if len(starts) else 0
+    text = tokenizer.decode(row[first : first + PROMPT_TOKENS].tolist()).partition("\ufffd")[0]
+    words = re.match(r"\s*(?:\S+[ \t]+){0,2}\S+", text[:PROMPT_CHARACTERS])
+    return words[0] if words else text[:PROMPT_CHARACTERS]
+
+
 def _write_samples(session: Session, model: Decoder, metrics: Metrics, display: Display, step: int) -> None:
     watch = session.recipe.watch
-    for number, prompt in enumerate(watch.prompts):
+    for number, prompt in enumerate(find_prompts(session.recipe, session.corpus)):
         sampling = SamplingConfig(
             temperature=watch.temperature, max_tokens=watch.sample_tokens, seed=session.recipe.seed + number
         )

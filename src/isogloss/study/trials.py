@@ -23,6 +23,7 @@ import torch
 
 from isogloss.build import plan_model
 from isogloss.config.base import UserError
+from isogloss.config.quantity import count
 from isogloss.config.stored import DamagedError, Stored, read_stored
 from isogloss.data.corpus import Corpus
 from isogloss.data.opening import open_corpus
@@ -39,6 +40,8 @@ FORMAT = 1
 _BYSTANDERS = ("cli", "report", "audit", "run", "interop", "generate")
 # Of the peak, by small models on one thread; for the estimate before the first trial has ended.
 SHARE_OF_PEAK = 0.25
+BEGIN_WORKER_SECONDS, TRIAL_SECONDS = 8.0, 1.0
+"""Of a process that imports PyTorch, and of what a trial does beside its operations; both about."""
 
 Result = dict[str, Any]
 Measure = Callable[[Recipe, Corpus], Result]
@@ -119,7 +122,7 @@ class Study:
         return [_infinite(record.result) for record in records if record]
 
 
-def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display) -> Study:
+def open_study(recipe: Recipe, folder: str | Path, jobs: int | None, display: Display) -> Study:
     """Prepare the text, and settle what ``auto`` means once for all trials: they must differ in nothing else.
 
     Args:
@@ -142,7 +145,7 @@ def open_study(recipe: Recipe, folder: Path, jobs: int | None, display: Display)
         raise UserError("studies run on the CPU, a trial a core; set train.device=cpu")
     settled = {"device": "cpu", "precision": machine.precision, "compile": "on" if machine.compiled else "off"}
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=settled)})
-    return Study(recipe, corpus, folder, jobs or os.cpu_count() or 1, display)
+    return Study(recipe, corpus, Path(folder), jobs or os.cpu_count() or 1, display)
 
 
 @contextmanager
@@ -168,9 +171,11 @@ class _Progress:
             with _one_thread():
                 peak = measure_peak(torch.device("cpu"), study.recipe.train.precision)
             total = sum(self.waiting.values())
-            seconds = total / (SHARE_OF_PEAK * peak * study.jobs)
+            rounds = math.ceil(len(missing) / study.jobs)
+            begin = BEGIN_WORKER_SECONDS if study.jobs > 1 else 0.0
+            seconds = begin + rounds * TRIAL_SECONDS + total / (SHARE_OF_PEAK * peak * study.jobs)
             self.display.say(
-                f"{len(missing)} trials, {total:.1e} operations: about {duration(seconds)} here, "
+                f"{count(len(missing), 'trial')}, {total:.1e} operations: about {duration(seconds)} here, "
                 f"{study.jobs} at a time; what has ended is kept in {study.folder}: the same command goes on there"
             )
 

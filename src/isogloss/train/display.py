@@ -9,10 +9,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column
 
+from isogloss.config.quantity import count
+from isogloss.config.quantity import size as size_in_words
 from isogloss.streams import accept_any_text, lead_nowhere, say_error
 from isogloss.terminal import PlainColumn, Table, open_progress, print_text
 from isogloss.train.machine import TYPICAL_SHARE_OF_PEAK, Machine
 from isogloss.train.size import RunSize
+
+LINES_KEPT = 20
+"""Logged steps of a whole run that a terminal keeps."""
 
 
 class Display:
@@ -26,6 +31,7 @@ class Display:
         self.console = console
         self.lost = False
         self._live: Progress | None = None
+        self._kept, self._keep_every = 0, 1
 
     @contextmanager
     def _reader_may_go(self) -> Iterator[None]:
@@ -43,7 +49,8 @@ class Display:
                 say_error(f"isogloss: warning: standard output cannot be written ({why}); the run goes on without it")
 
     def start(self, step: int, steps: int) -> None:
-        """Begin the live line, in a terminal."""
+        """Begin the live line, in a terminal; about `LINES_KEPT` of its states stay above it."""
+        self._kept, self._keep_every = step, max(1, steps // LINES_KEPT)
         if self.console.is_terminal:
             columns = [
                 PlainColumn("step {task.completed}/{task.total}", Column(no_wrap=True, min_width=15)),
@@ -66,7 +73,9 @@ class Display:
         if self._live is not None:
             with self._reader_may_go():
                 self._live.update(self._task, completed=step, line=line)
-        else:
+        if self._live is None or step == 1 or step - self._kept >= self._keep_every:
+            self._kept = step
+
             self.say(f"step {step:>6}  {line}")
 
     def wait(self, why: str) -> None:
@@ -100,6 +109,7 @@ def banner(
     tokens_per_step: int,
     tokens: int,
     corpus_tokens: int | None,
+    log_every: int,
 ) -> str:
     """What a run is about to do, before its first step.
 
@@ -118,12 +128,13 @@ def banner(
         [
             f"{name} in {machine.precision}, {'compiled' if machine.compiled else 'eager'}:"
             f" {_count(size.n_parameters)} parameters ({parts})",
-            f"  training {steps} steps of {tokens_per_step:,} tokens = {_count(tokens)} tokens"
+            f"  training {count(steps, 'step')} of {tokens_per_step:,} tokens = {_count(tokens)} tokens"
             f"{times}{by_heart}, {size.flops:.2e} operations",
             f"  on {machine.name} ({machine.device}, {threads}): measured peak {peak / 1e12:.2f} Tflop/s",
-            f"  about {memory / 2**30:.1f} GiB for weights, optimizer and activations{rank};"
+            f"  about {size_in_words(memory)} for weights, optimizer and activations{rank};"
             f" about {duration(seconds)} at {TYPICAL_SHARE_OF_PEAK:.0%} of the peak",
             f"  in {folder}",
+            f"  a line every {count(log_every, 'step')}: the mean loss of them, and their largest gradient norm",
         ]
     )
 

@@ -6,23 +6,24 @@ for info in training_steps(model, optimizer, loader, config, optim, progress, pr
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from isogloss.config.base import Config, UserError
-from isogloss.data.batches import BatchPlan, BatchStage, LengthStage, check_stages
-from isogloss.models.protocol import Batch, LanguageModel
-from isogloss.nn.precision import computing_device
+from isogloss.data.batches import BatchPlan, BatchStage, LengthStage, check_stages, stages_in_steps
+from isogloss.models.protocol import LanguageModel, as_batch
+from isogloss.nn.precision import Precision, computing_device
 from isogloss.optim.groups import AdamWConfig, set_learning_rate
 from isogloss.parallel.float8 import Float8
 from isogloss.parallel.mesh import Layout
 from isogloss.parallel.recompute import Recompute
+from isogloss.train.batch_source import BatchSource, as_batch_source
 from isogloss.train.guard import SpikeConfig
 from isogloss.train.step import train_step
 
@@ -63,13 +64,20 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
-        check_stages("batch_size_warmup", self.batch_size_warmup)
-        check_stages("seq_len_warmup", self.seq_len_warmup)
+        check_stages("batch_size_warmup", self.batch_size_warmup, self.steps)
+        check_stages("seq_len_warmup", self.seq_len_warmup, self.steps)
         return self
 
     def plan(self) -> BatchPlan:
         """What each step reads."""
-        return BatchPlan(self.batch_size, self.batch_size_warmup, self.seq_len_warmup)
+        stages = self.in_steps()
+        return BatchPlan(self.batch_size, stages.batch_size_warmup, stages.seq_len_warmup)
+
+    def in_steps(self) -> "TrainConfig":
+        """The same with stages that end at a step, where they end at a share of the steps."""
+        sizes = stages_in_steps(self.batch_size_warmup, self.steps)
+        lengths = stages_in_steps(self.seq_len_warmup, self.steps)
+        return self.model_copy(update={"batch_size_warmup": sizes, "seq_len_warmup": lengths})
 
     @property
     def largest_batch(self) -> int:
@@ -131,23 +139,14 @@ class StepInfo:
     warming: bool = False
 
 
-@runtime_checkable
-class BatchSource(Protocol):
-    """Where batches come from: a pure function of the step, counted from 0."""
-
-    def batch(self, step: int) -> Batch:
-        """The global batch of a step."""
-        ...
-
-
 def training_steps(
     model: LanguageModel,
     optimizer: torch.optim.Optimizer,
-    loader: BatchSource,
+    loader: BatchSource | Iterable[Any],
     config: TrainConfig,
     optim: AdamWConfig,
     progress: Progress,
-    precision: str,
+    precision: Precision,
     compiled: bool = False,
     layout: Layout | None = None,
 ) -> Iterator[StepInfo]:
@@ -159,13 +158,18 @@ def training_steps(
 
     With a ``layout`` it is called by all its ranks, each with a loader of its own rows; all yield the same.
 
+    The ``loader`` is a function of the step, such as `isogloss.data.loader.Loader`. An iterable of batches, or of pairs
+    of tokens and targets, is read in its order instead, from its beginning wherever ``progress`` stands. The optimizer
+    may be any: a group without an ``lr_factor`` has the rate of ``optim``.
+
     Raises:
+        UserError: the loader gives no batches, or too few.
         DivergedError: ``config.max_skipped`` steps in a row were not finite.
     """
     assert isinstance(model, nn.Module)
     eager_first = compiled and computing_device(model).type == "cpu"
     warm = progress.step + (2 if eager_first and progress.step == 0 else 1)
-    plan = config.plan()
+    plan, source = config.plan(), as_batch_source(loader)
     while progress.step < config.steps:
         start = time.perf_counter()
         step, at = progress.step + 1, progress.step + progress.passed_over
@@ -175,7 +179,7 @@ def training_steps(
             result = train_step(
                 model,
                 optimizer,
-                loader.batch(at),
+                as_batch(source.batch(at)),
                 micro_batch_size=(config.micro_batch_size or plan.size(at)) * plan.divisor(at),
                 clip=optim.clip,
                 precision=precision,

@@ -178,12 +178,13 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The records of a file, in order, a later one of the same step, kind, prompt and number in an earlier one's place.
 
     A killed run may leave half a line at the end; it is passed over, as is any line that is no record. No file, no
     records.
     """
+    path = Path(path)
     if not path.exists():
         return []
     records: dict[tuple[Any, ...], dict[str, Any]] = {}

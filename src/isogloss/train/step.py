@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from isogloss.init.apply import from_all_ranks, local_part
 from isogloss.models.protocol import Batch, LanguageModel
-from isogloss.nn.precision import autocast, computing_device
+from isogloss.nn.precision import Precision, autocast, computing_device
 from isogloss.nn.roles import declared_tensors
 from isogloss.parallel.fsdp import reduce_gradients
 from isogloss.parallel.gradients import clip_gradients, gradient_norm
@@ -43,7 +43,7 @@ def train_step(
     *,
     micro_batch_size: int,
     clip: float,
-    precision: str,
+    precision: Precision,
     layout: Layout | None = None,
 ) -> StepResult:
     """One step on ``batch``, at the learning rate that the optimizer's groups hold.

@@ -10,11 +10,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator
+from pydantic import BeforeValidator, field_validator
 
 from isogloss.config.base import Config, UserError
+from isogloss.config.problems import show
 from isogloss.durable import write_whole
 from isogloss.train.metrics import Tracker
 
@@ -22,12 +23,22 @@ WANDB_ID = "wandb.id"
 """The file in a run's folder that keeps its id at Weights & Biases."""
 
 
+def _check_project(value: Any) -> Any:
+    """A project's name: what switches TensorBoard on says nothing here."""
+    if isinstance(value, bool) or value == "":
+        raise ValueError(
+            "must be the name of a Weights & Biases project, such as trackers.wandb=my-project, or null for none; "
+            f"got {show(value)}"
+        )
+    return value
+
+
 class TrackersConfig(Config):
     """Where else metrics go."""
 
     tensorboard: bool = False
     """Write TensorBoard event files into the run's folder (pip install 'isogloss[tensorboard]')."""
-    wandb: str | None = None
+    wandb: Annotated[str | None, BeforeValidator(_check_project)] = None
     """The Weights & Biases project to report to (pip install 'isogloss[wandb]')."""
 
     @field_validator("wandb", mode="before")

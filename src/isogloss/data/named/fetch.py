@@ -43,7 +43,7 @@ class Card(Stored):
 
 def fetch(
     name: str,
-    parent: Path,
+    parent: str | Path,
     progress: Callable[[str], None] = lambda message: None,
     downloader: Callable[[Package, Path], Path] = download,
 ) -> tuple[Path, Card]:
@@ -61,7 +61,7 @@ def fetch(
     if name not in CATALOGUE:
         hint = did_you_mean(name, CATALOGUE) or f"; there are {', '.join(CATALOGUE)}"
         raise UserError(f"{name}: no corpus has this name{hint}")
-    corpus, folder = CATALOGUE[name], parent / name
+    corpus, folder = CATALOGUE[name], Path(parent) / name
     with tempfile.TemporaryDirectory() as aside:
         skipped: dict[str, str] = {}
         if isinstance(corpus.source, Downloaded):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from isogloss.config.base import Config
+from isogloss.config.lists import Texts
 from isogloss.config.paths import UserPath
 from isogloss.data.corpus import PackedConfig
 from isogloss.data.sources.filters import FilterConfig
@@ -76,9 +77,9 @@ class FilesText(TextConfig, ReadConfig):
     """Text files, JSON lines and tables of your own."""
 
     type: Literal["files"] = "files"
-    train: tuple[str, ...] = Field(min_length=1)
+    train: Texts = Field(min_length=1)
     """Files, folders and globs to train on."""
-    validation: tuple[str, ...] = ()
+    validation: Texts = ()
     """Files, folders and globs to validate on; without any, a part of ``train`` is set aside."""
     validation_fraction: float | None = Field(default=None, gt=0, lt=1)
     """The share of documents set aside for validation, instead of ``validation_bytes``: a document stays on its side

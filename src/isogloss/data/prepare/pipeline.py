@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from isogloss.config.base import Config, UserError
+from isogloss.config.quantity import count
 from isogloss.data.baselines import Baselines, measure_baselines
 from isogloss.data.corpus import hash_of
 from isogloss.data.prepare.config import DECISIVE, FilesText, TextChoice
@@ -73,6 +74,8 @@ def prepare(
     Raises:
         UserError: inputs that cannot be read or are empty, too many bad records, or a folder that cannot be written.
     """
+    if isinstance(tokenizer, str):
+        raise UserError(f"a tokenizer is one, or the config of one such as BytesConfig(), got {tokenizer!r}")
     inputs = open_inputs(config, verify)
     for line in tell_passed_over(inputs.passed_over):
         progress(line)
@@ -228,7 +231,15 @@ def _make(
     manifest = _manifest(config, asked, tokenizer, scan, train, validation, baselines, files, ranges)
     put_in_place(work, folder, manifest)
     for name, split in (("train", train), ("validation", validation)):
-        scan.say(f"{name}: {split.n_documents:,} documents, {split.n_bytes:,} bytes, {split.n_tokens:,} tokens")
+        scan.say(
+            ", ".join(
+                [
+                    f"{name}: {count(split.n_documents, 'document')}",
+                    count(split.n_bytes, "byte"),
+                    count(split.n_tokens, "token"),
+                ]
+            )
+        )
 
 
 def _tokenise(work: Path, tokenizer: Tokenizer, scan: _Scan) -> list[RangeRecord]:

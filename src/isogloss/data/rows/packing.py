@@ -14,11 +14,13 @@ of the three ways every token of the stream but the first is a target exactly on
 with targets that are ``IGNORED``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
+from isogloss.config.quantity import count
 from isogloss.data.corpus import Packing
 from isogloss.data.rows.fitting import RowTable
 from isogloss.data.rows.source import Rows
@@ -56,8 +58,8 @@ class Waste:
 
     def __str__(self) -> str:
         return (
-            f"{self.n_rows:,} rows, {self.padding:.2%} of them padding; "
-            f"{self.n_cut:,} of {self.n_documents:,} documents cut ({self.cut:.1%})"
+            f"{count(self.n_rows, 'row')}, {self.padding:.2%} of them padding; "
+            f"{self.n_cut:,} of {count(self.n_documents, 'document')} cut ({self.cut:.1%})"
         )
 
 
@@ -99,8 +101,9 @@ class PackedRows:
         """Targets of all rows."""
         return max(len(self._stream) - 1, 0)
 
-    def rows(self, numbers: Int[np.ndarray, "N"]) -> Rows:
+    def rows(self, numbers: Int[np.ndarray, "N"] | Sequence[int]) -> Rows:
         """Some rows, by their numbers, in any order."""
+        numbers = np.asarray(numbers)
         if self._table is None:
             return pack_rows(self._stream, numbers, self.seq_len, self._pad_token, self._with_documents)
         return _take_rows(self._stream, self._table, numbers, self.seq_len, self._pad_token, self._with_documents)

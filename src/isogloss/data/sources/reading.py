@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
 from itertools import takewhile
 from pathlib import Path
 
 from isogloss.config.base import UserError
+from isogloss.config.lists import listed
 from isogloss.data.sources import hub, parquet
 from isogloss.data.sources.account import Account
 from isogloss.data.sources.csv_table import read_csv
@@ -36,12 +37,12 @@ Record = Document | BadRecord | Dropped | Suspicion
 
 
 def read_documents(
-    paths: Sequence[str | Path], settings: ReadSettings | None = None, account: Account | None = None
+    paths: str | Path | Iterable[str | Path], settings: ReadSettings | None = None, account: Account | None = None
 ) -> Iterator[Document]:
     """The documents of all files that ``paths`` name, streamed, by the rules of ``isogloss data prepare``.
 
     Args:
-        paths: files, folders, globs and ``hf:`` names.
+        paths: files, folders, globs and ``hf:`` names; one alone, or some.
         settings: how they are read.
         account: counts what is left out, and says how many bad records may be; without it none.
 
@@ -53,7 +54,8 @@ def read_documents(
         UserError: a path names nothing, or a record cannot be read (with its file and line).
     """
     settings, account = settings or ReadSettings(), account or Account()
-    listing = list_inputs(paths, sys.maxsize, settings)
+    named = listed(paths) if isinstance(paths, str | Path) else list(paths)
+    listing = list_inputs(named, sys.maxsize, settings)
     merge(account.passed_over, listing.passed_over)
     for unit in listing.units:
         for record in read_unit(unit, settings):

@@ -1,6 +1,7 @@
 """Generated rows as a corpus that a run can read."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -62,9 +63,9 @@ class SyntheticRows:
         self._task, self._stream, self._split = task, f"{name}:{split}", split
         self._within_document = within_document
 
-    def rows(self, numbers: Int[np.ndarray, "N"]) -> Rows:
+    def rows(self, numbers: Int[np.ndarray, "N"] | Sequence[int]) -> Rows:
         """Some rows; targets that do not count are ``IGNORED``."""
-        tokens, counts = self._task.generate(Draws(self._stream, numbers), self.seq_len, self._split)
+        tokens, counts = self._task.generate(Draws(self._stream, np.asarray(numbers)), self.seq_len, self._split)
         documents = np.zeros(counts.shape, dtype=np.int64) if self._within_document else None
         return Rows(np.ascontiguousarray(tokens[:, :-1]), np.where(counts, tokens[:, 1:], IGNORED), documents)
 

@@ -60,7 +60,7 @@ class Tokenizer(Protocol):
         """The bytes one id stands for (empty for a special token)."""
         ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the files from which ``load_tokenizer(folder)`` makes an equal tokenizer."""
         ...
 

@@ -131,8 +131,9 @@ class BPETokenizer:
         """The bytes of one id, none for a special token. Raises ``UserError`` for an id that does not exist."""
         return self._table.token_bytes(token)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` as it was read, and the token that opens documents where it was given."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "tokenizer.json", self._text.encode())
         save_given(folder, self._given)

@@ -10,11 +10,11 @@ from isogloss.data.tokenizers.bpe import BPETokenizer
 from isogloss.data.tokenizers.patterns import ISOGLOSS
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+def train_bpe(texts: str | Iterable[str], vocab_size: int) -> BPETokenizer:
     """Learn a vocabulary; the same texts give the same one, whatever their order and the number of cores.
 
     Args:
-        texts: the corpus, read once.
+        texts: the corpus, read once; one text alone too.
         vocab_size: ids to fill, the end-of-text token (id 0) and the 256 bytes (ids 1 to 256) included. A corpus with
             fewer distinct pairs to merge gives fewer; ``n_tokens`` of the result says how many.
 
@@ -23,6 +23,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     """
     if vocab_size < 257:
         raise UserError(f"vocab_size {vocab_size} is too small: 256 bytes and the end-of-text token need 257")
+    texts = [texts] if isinstance(texts, str) else texts
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -71,7 +71,8 @@ class BytesTokenizer:
         """The one byte; nothing for 256. Raises ``UserError`` for other ids."""
         return self._table.token_bytes(token)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json``, which Hugging Face's libraries read too."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "tokenizer.json", json.dumps(byte_vocabulary(), ensure_ascii=False).encode())

@@ -42,7 +42,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
 
 
 def load_tokenizer(
-    path: Path, pattern: str = "cl100k", end_of_text: str | int | None = None, *, is_checked: bool = False
+    path: str | Path, pattern: str = "cl100k", end_of_text: str | int | None = None, *, is_checked: bool = False
 ) -> Tokenizer:
     """Read a tokenizer: a ``tokenizer.json``, ``*.tiktoken`` or ``*.model``, or a folder, searched in this order.
 
@@ -55,7 +55,7 @@ def load_tokenizer(
     Raises:
         UserError: for a path that is not there, is not a tokenizer, or is one that loses text.
     """
-    file = _find(path)
+    file = _find(Path(path))
     if end_of_text is None:
         end_of_text = load_given(file.parent)
     if file.suffix == ".json":

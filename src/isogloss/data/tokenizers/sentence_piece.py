@@ -117,8 +117,9 @@ class SentencePieceTokenizer:
         """The bytes of one id, none for a special token. Raises ``UserError`` for an id that does not exist."""
         return self._table.token_bytes(token)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.model`` as it was read, and the piece that opens documents where it was given."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "tokenizer.model", self._model)
         save_given(folder, self._given)

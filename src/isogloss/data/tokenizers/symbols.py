@@ -78,8 +78,9 @@ class SymbolsTokenizer:
             raise UserError(f"token {token} does not exist: there are {self.n_tokens}")
         return b"" if token == END_OF_TEXT else f"{token} ".encode()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json``, which Hugging Face's libraries read too."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(symbol_vocabulary(self.n_tokens), ensure_ascii=False)
         write_whole(folder / "tokenizer.json", text.encode())

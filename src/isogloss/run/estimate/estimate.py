@@ -74,7 +74,7 @@ class RunEstimate:
 
     def fits(self, gpu: Gpu) -> bool:
         """Whether a rank's memory holds it."""
-        return self.memory.total + UNSEEN <= gpu.memory
+        return self.memory.total + (UNSEEN if gpu.is_gpu else 0.0) <= gpu.memory
 
     def as_dict(self, gpu: Gpu, share: float) -> dict[str, Any]:
         """For JSON; bytes and seconds."""

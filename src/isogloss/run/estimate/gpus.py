@@ -13,10 +13,14 @@ l40s   nvidia.com, L40S datasheet: 362 Tflop/s, 48 GB, 864 GB/s, PCIe 4.0 x16
 mi300x amd.com, Instinct MI300X data sheet: 1307 Tflop/s, 192 GB, 5.3 TB/s, 7 links of 128 GB/s
 """
 
+import os
 from dataclasses import dataclass
+
+import torch
 
 from isogloss.config.base import UserError
 from isogloss.config.problems import did_you_mean
+from isogloss.train.machine import measure_peak
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Gpu:
         bandwidth: of its memory, bytes a second.
         link: to the others in its machine, bytes a second in one direction.
         float8: the scales with which it multiplies in float8 (`isogloss.parallel.float8`).
+        is_gpu: false for this machine's CPU, measured.
     """
 
     peak: float
@@ -36,6 +41,7 @@ class Gpu:
     bandwidth: float
     link: float
     float8: tuple[str, ...] = ("tensorwise", "rowwise")
+    is_gpu: bool = True
 
     @property
     def float8_peak(self) -> float:
@@ -54,13 +60,27 @@ GPUS = {
 }
 
 
+CPU = "cpu"
+_MEMORY_BANDWIDTH = 20e9
+"""Of two channels of DDR4, about; bytes a second."""
+
+
 def find_gpu(name: str) -> Gpu:
-    """By name, in any case.
+    """By name, in any case; ``cpu`` is the machine this runs on, its peak measured.
 
     Raises:
         UserError: it is not in the table.
     """
+    if name.lower() == CPU:
+        return _this_cpu()
     if name.lower() not in GPUS:
-        hint = did_you_mean(name.lower(), GPUS) or f"; known: {', '.join(GPUS)}"
+        hint = did_you_mean(name.lower(), [*GPUS, CPU]) or f"; known: {', '.join(GPUS)}, and cpu for this machine"
         raise UserError(f"--gpu {name}: not in the table of GPUs{hint}")
     return GPUS[name.lower()]
+
+
+def _this_cpu() -> Gpu:
+    """In the faster of both precisions; ranks here share the memory and its bandwidth."""
+    peak = max(measure_peak(torch.device("cpu"), precision) for precision in ("bf16", "fp32"))
+    memory = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
+    return Gpu(peak, memory, _MEMORY_BANDWIDTH, _MEMORY_BANDWIDTH / 2, float8=(), is_gpu=False)

@@ -1,5 +1,6 @@
 """What a person reads of an estimate."""
 
+from isogloss.config.quantity import size
 from isogloss.run.estimate.estimate import UNSEEN, RunEstimate
 from isogloss.run.estimate.gpus import Gpu
 from isogloss.train.display import duration
@@ -15,29 +16,32 @@ def estimate_rows(found: RunEstimate, gpu: Gpu, share: float, network: float) ->
         network: bytes a second that a rank sends to other machines.
     """
     axes, seconds = found.axes, found.step_seconds(gpu, share)
-    sizes = {name: getattr(axes, name) for name in ("replicate", "shard", "context", "tensor")}
-    layout = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "one process"
+    lengths = {name: getattr(axes, name) for name in ("replicate", "shard", "context", "tensor")}
+    layout = " x ".join(f"{name} {n}" for name, n in lengths.items() if n > 1) or "one process"
     rows = [("ranks", layout), ("parameters", f"{found.n_parameters:,}")]
     rows += [(f"  {part}", f"{n:,}") for part, n in found.parameters.items()]
     rows += [
         ("operations", f"{found.flops:.3g}"),
         ("tokens", f"{found.tokens:,} in {found.steps:,} steps of {found.tokens // found.steps:,}"),
-        ("memory of a rank", f"{found.memory.total / 2**30:.2f} GiB, at the worst in {found.memory.moment}"),
+        ("memory of a rank", f"{size(found.memory.total)}, at the worst in {found.memory.moment}"),
     ]
-    rows += [(f"  {part}", f"{size / 2**30:.2f} GiB") for part, size in found.memory.parts.items()]
-    rows.append(("  CUDA, NCCL, gaps", f"about {UNSEEN / 2**30:.1f} GiB"))
-    left = (gpu.memory - UNSEEN - found.memory.total) / 2**30
-    fits = f"yes, {left:.1f} GiB are left" if found.fits(gpu) else f"no, by {-left:.1f} GiB"
-    peaks = f"{gpu.peak / 1e12:,.0f}" + (f" (float8 {gpu.float8_peak / 1e12:,.0f})" if found.float8_flops else "")
+    rows += [(f"  {part}", size(n_bytes)) for part, n_bytes in found.memory.parts.items()]
+    unseen = UNSEEN if gpu.is_gpu else 0.0
+    if gpu.is_gpu:
+        rows.append(("  CUDA, NCCL, gaps", f"about {size(UNSEEN)}"))
+    left = gpu.memory - unseen - found.memory.total
+    fits = f"yes, {size(left)} are left" if found.fits(gpu) else f"no, by {size(-left)}"
+    peaks = f"{gpu.peak / 1e12:,.0f}" if gpu.peak >= 1e13 else f"{gpu.peak / 1e12:.2g}"
+    peaks += f" (float8 {gpu.float8_peak / 1e12:,.0f})" if found.float8_flops else ""
     rows += [
         (f"fits into {gpu.memory / 1e9:.0f} GB", fits),
         (f"a step at {share:.0%} of {peaks} Tflop/s", _short(seconds)),
         ("the run", duration(seconds * found.steps)),
     ]
-    for axis, size in found.traffic.items():
+    for axis, n_bytes in found.traffic.items():
         speed = gpu.link if axis in ("tensor", "context") else network
         rows.append(
-            (f"sent along {axis}", f"{size / 1e9:.3g} GB a step, {_short(size / speed)} at {speed / 1e9:g} GB/s")
+            (f"sent along {axis}", f"{n_bytes / 1e9:.3g} GB a step, {_short(n_bytes / speed)} at {speed / 1e9:g} GB/s")
         )
     rows.append(("a checkpoint's model", f"{found.model_bytes / 1e9:.3g} GB"))
     rows.append(("  and optimizer", f"{found.optimizer_bytes / 1e9:.3g} GB"))
