@@ -161,7 +161,7 @@ def sound(
             normal(parameter, parameter.shape[1] ** -0.5 / up / readers)
         elif name == "head.weight":
             normal(parameter, D**-0.5)
-        else:
+        elif parameter.ndim > 1:
             normal(parameter, parameter.shape[1] ** -0.5 / readers)
     if "frequencies" not in skip:
         model.frequencies.copy_(torch.arange(4.0))
