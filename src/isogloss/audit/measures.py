@@ -201,13 +201,14 @@ class Measures:
     def _decay(self, params: frozenset[str], rate: Tensor, step: Tensor | None) -> None:
         """The first product of a rate and a step in a module.
 
-        Over rows and tokens the mean is taken, over what one head or channel has more of (states) the slowest, and
-        over heads or channels the median.
+        Over rows and tokens the mean share that is forgotten is taken, over what one head or channel has more of (states)
+        the slowest, and over heads or channels the median.
         """
         name = self.where[-1]
         if name in self.trace.decays:
             return
-        rates = self._over_time(-rate.float())
+        # A token that resets the state forgets all of it, not more: shares are averaged, not rates.
+        rates = -torch.log1p(-self._over_time(-torch.expm1(rate.double())))
         if rates.ndim > 1:
             rates = rates.flatten(1).min(1).values
         listed = () if step is None else tuple(self._over_time(step.float()).flatten().sort().values.tolist())
