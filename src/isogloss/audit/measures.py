@@ -201,8 +201,8 @@ class Measures:
     def _decay(self, params: frozenset[str], rate: Tensor, step: Tensor | None) -> None:
         """The first product of a rate and a step in a module.
 
-        Over rows and tokens the mean share that is forgotten is taken, over what one head or channel has more of (states)
-        the slowest, and over heads or channels the median.
+        Over rows and tokens the mean share that is forgotten is taken, over what one head or channel has more of
+        (states) the slowest, and over heads or channels the median.
         """
         name = self.where[-1]
         if name in self.trace.decays:
