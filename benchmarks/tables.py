@@ -19,6 +19,7 @@ import campaign
 import coordinates
 import equality
 import estimate
+import exit_table
 import experiments
 import numpy as np
 import predict
@@ -198,6 +199,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "default": experiments.default_table,
     "default-seeds": experiments.default_seeds_table,
     "estimate": estimate.table,
+    "exit-codes": exit_table.table,
     "equality": equality.table,
     "scaling": scaling.table,
     "gpus": gpus,

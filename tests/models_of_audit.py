@@ -72,11 +72,44 @@ class Layer(nn.Module):
         return x + self.ffn(self.norm2(x))
 
 
+class StateSpace(nn.Module):
+    """Mamba's: ``h = exp(-step exp(rate)) h + step x``; time is the last axis where ``time_last``."""
+
+    time_last = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("x", "o"):
+            setattr(self, name, nn.Linear(D, D, bias=False))
+        self.rate, self.step = nn.Parameter(torch.empty(D)), nn.Parameter(torch.empty(D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.x(x)
+        step = F.softplus(0.05 * value + self.step)
+        if self.time_last:
+            value, step, rate = value.mT, step.mT, -torch.exp(self.rate)[:, None]
+            kept, axis = torch.exp(step * rate), 2
+        else:
+            kept, axis = torch.exp(step * -torch.exp(self.rate)), 1
+        state, states = torch.zeros(D), []
+        for a, b in zip(kept.unbind(axis), (step * value).unbind(axis), strict=True):
+            state = a * state + b
+            states.append(state)
+        return self.o(torch.stack(states, 1))
+
+
 class Decoder(nn.Module):
-    def __init__(self, n_layers: int, mixer: str = "attention", tied: bool = False, offset: float = 0.0) -> None:
+    def __init__(
+        self,
+        n_layers: int,
+        mixer: str = "attention",
+        tied: bool = False,
+        offset: float = 0.0,
+        layer: type[Layer] = Layer,
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, D)
-        self.layers = nn.ModuleList(Layer(mixer, offset) for _ in range(n_layers))
+        self.layers = nn.ModuleList(layer(mixer, offset) for _ in range(n_layers))
         self.norm = Norm(offset)
         self.head = nn.Linear(D, VOCABULARY, bias=False)
         if tied:
@@ -111,7 +144,11 @@ def sound(
     for name, parameter in model.named_parameters():
         if name in skip:
             continue
-        if name.endswith("decay"):
+        if name.endswith(".rate"):
+            nn.init.zeros_(parameter)
+        elif name.endswith(".step"):
+            parameter.data.copy_(inverse_softplus(torch.exp(math.log(1e-3) + math.log(100) * torch.rand(D))))
+        elif name.endswith("decay"):
             rate = -torch.log(torch.empty_like(parameter).uniform_(0.9, 0.999))
             parameter.data.copy_(inverse_softplus(rate))
         elif "norm" in name:
@@ -124,7 +161,7 @@ def sound(
             normal(parameter, parameter.shape[1] ** -0.5 / up / readers)
         elif name == "head.weight":
             normal(parameter, D**-0.5)
-        else:
+        elif parameter.ndim > 1:
             normal(parameter, parameter.shape[1] ** -0.5 / readers)
     if "frequencies" not in skip:
         model.frequencies.copy_(torch.arange(4.0))

@@ -90,17 +90,19 @@ def only_ours() -> Iterator[TextIO]:
         with redirect_stdout(sys.stderr):
             yield former
         return
-    kept = os.dup(number)
-    with open(os.dup(kept), "w", encoding=former.encoding, errors=former.errors) as ours:  # noqa: PTH123 (a number)
-        os.dup2(sys.stderr.fileno(), number)
+    kept = {n: os.dup(n) for n in (number, 1)}
+    with open(os.dup(number), "w", encoding=former.encoding, errors=former.errors) as ours:  # noqa: PTH123 (a number)
+        for n in kept:
+            os.dup2(sys.stderr.fileno(), n)
         sys.stdout = sys.stderr
         try:
             yield ours
             ours.flush()
         finally:
             sys.stdout = former
-            os.dup2(kept, number)
-            os.close(kept)
+            for n, copy in kept.items():
+                os.dup2(copy, n)
+                os.close(copy)
             atexit.register(_follow_errors)  # after what was registered meanwhile, and so called before it
 
 

@@ -3,14 +3,22 @@
 import json
 
 import pytest
+from pydantic import TypeAdapter
 
 from isogloss.audit.audit import Audit, audit
 from isogloss.audit.expectation import find_scheme
 from isogloss.audit.findings import Severity
 from isogloss.audit.target import find_target
+from isogloss.config.base import UserError
+from isogloss.init.schemes import SchemeConfig
 
 pytest.importorskip("transformers")
 
+SCHEMES = [
+    part["properties"]["type"]["const"]
+    for part in TypeAdapter(SchemeConfig).json_schema()["$defs"].values()
+    if "const" in part.get("properties", {}).get("type", {})
+]
 SMALL = ("hidden_size=128", "vocab_size=512", "num_attention_heads=4", "intermediate_size=256")
 
 
@@ -57,6 +65,23 @@ def test_gpt2_scales_its_writers_and_fills_them_twice() -> None:
     epsilon = [f for f in found.findings if f.code == "I14"]
     assert "epsilon 1e-05 is 0.01" in epsilon[0].evidence  # of 2 * 0.02^2
     assert role_of(found)["transformer.h.*.attn.c_attn.weight"] == "query"
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_gpt2_beside_every_scheme(name: str) -> None:
+    settings = ("n_embd=32", "n_head=2", "n_layer=1", "vocab_size=64", "n_positions=64")
+    if name == "deepnorm":
+        with pytest.raises(UserError, match="post-norm"):
+            look("hf:gpt2", *settings, scheme=name)
+    else:
+        found = look("hf:gpt2", *settings, scheme=name)
+        assert ("I00" in {f.code for f in found.findings}) == (name not in ("gpt2", "megatron"))
+
+
+def test_the_decoder_of_a_pair_is_deepened_too() -> None:
+    found = look("hf:t5", "d_model=64", "num_layers=2", "vocab_size=64", "d_ff=128", "num_heads=2", "d_kv=32")
+    assert ("I02", "decoder.block.*.layer.2.DenseReluDense.wo.weight") in codes(found)
+    assert not [limit for limit in found.limits if "dependence on depth" in limit]
 
 
 def test_mamba_draws_with_a_std_of_a_tenth() -> None:

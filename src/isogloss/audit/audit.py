@@ -39,6 +39,8 @@ from isogloss.init.scheme import Scheme
 
 DOUBLED_UP_TO = 8
 """Layers of a model whose second depth is twice the first; beyond, it is half."""
+FEWEST = 3
+"""Layers of the deeper model at least: fewer do not show what follows the layer."""
 BY_A_PASS = "I01, I02, I09, I11 to I14, I17 and I19 were not looked for"
 
 
@@ -230,7 +232,7 @@ def _second_depth(
         )
         return None, None, False
     double = n_layers == 1 or (n_layers <= DOUBLED_UP_TO and 2 * size <= max_bytes)
-    depths = n_layers, (2 * n_layers if double else n_layers // 2)
+    depths = n_layers, (max(2 * n_layers, FEWEST) if double else n_layers // 2)
     try:
         other = initialise(target, depths[1], max_bytes).built.model
     except UserError as error:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isogloss.audit.findings import LAYER, Finding, Severity
+from isogloss.audit.foreign import foreign
 
 N_STEPS = 4
 """More than the factors of a branch that are zero at the start and change one after the other."""
@@ -62,7 +63,7 @@ def cannot_learn(model: nn.Module, call: Callable[[], Tensor]) -> Iterator[Findi
 def _gradients(model: nn.Module, call: Callable[[], Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The gradient of every parameter that has one; then a step is taken."""
     model.zero_grad(set_to_none=True)
-    with torch.enable_grad():
+    with torch.enable_grad(), foreign("with gradients"):
         logits = call().float().flatten(0, -2)
         generator = torch.Generator().manual_seed(0)
         targets = torch.randint(logits.shape[-1], (len(logits),), generator=generator)

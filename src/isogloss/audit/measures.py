@@ -54,11 +54,16 @@ class Measures:
             marks -= {"step"}
         if base == "topk":
             self.trace.routers |= made.sources
-        if len(inputs) == 1:
+        n_tagged = sum(self.tag(x) is not None for x in inputs)
+        summed = sum(x.numel() > 1 for x in inputs) > 1 and base not in MULTIPLIES
+        if summed or out.numel() < inputs[0].numel():
+            marks -= {"step", "negated"}  # a sum of steps is no step
+            made = replace(made, marks=frozenset(marks))
+        if n_tagged == 1:
             had_step = "step" in marks
             marks = marks - {"step", "negated"} | self.recurrent_marks(base, [made], named, out)
             if "step" in marks and not had_step:
-                self.steps[self.where[-1]] = float(out.float().median())
+                self.steps[self.where[-1]] = float(out.float().abs().median())
         if base in BOUNDED:
             marks.add("bounded")
         if base in NONLINEAR:
@@ -168,6 +173,8 @@ class Measures:
         An exponential of a negative step is a decay, and is measured.
         """
         marks = {mark for mark in ("step", "negated") if any(mark in tag.marks for tag in given)}
+        if len(given) > 1 and base not in MULTIPLIES:
+            return set()
         if base == "exp" and marks == {"step", "negated"}:
             self._decay(made_of(given), _real(named["self"]), None)
             return set()
@@ -194,13 +201,14 @@ class Measures:
     def _decay(self, params: frozenset[str], rate: Tensor, step: Tensor | None) -> None:
         """The first product of a rate and a step in a module.
 
-        Over rows and tokens the mean is taken, over what one head or channel has more of (states) the slowest, and
-        over heads or channels the median.
+        Over rows and tokens the mean share that is forgotten is taken, over what one head or channel has more of
+        (states) the slowest, and over heads or channels the median.
         """
         name = self.where[-1]
         if name in self.trace.decays:
             return
-        rates = self._over_time(-rate.float())
+        # A token that resets the state forgets all of it, not more: shares are averaged, not rates.
+        rates = -torch.log1p(-self._over_time(-torch.expm1(rate.double())))
         if rates.ndim > 1:
             rates = rates.flatten(1).min(1).values
         listed = () if step is None else tuple(self._over_time(step.float()).flatten().sort().values.tolist())

@@ -57,6 +57,7 @@ def as_json(judged: Verdict) -> str:
     audit = judged.audit
     found = asdict(audit) | {"failed": audit.failed, "left_out": judged.said, "exit_code": judged.exit_code}
     del found["raw"]
+    found["not_judged"] = found.pop("limits")
     found["findings"] = [asdict(f) | {"meaning": CODES[f.code]} for f in audit.findings]
     return json.dumps(found, indent=1)
 

@@ -19,6 +19,8 @@ SHORT_MEMORY, LONG_MEMORY = 2.0, 1e5
 MIN_STEPS = 16
 WIDE_RANGE = 10.0
 """Of the largest step over the smallest, from which uniform and log-uniform differ."""
+NEARER = 0.6
+"""Of one distance to the other, below which a sample is of one distribution and not of the other."""
 KOLMOGOROV = 1.95
 """The distance, times the root of n, that a sample of the distribution itself exceeds one time in a thousand."""
 
@@ -103,9 +105,11 @@ def _recurrences(trace: Trace) -> Iterator[Finding]:
 def _uniform_steps(steps: tuple[float, ...]) -> str | None:
     """The range and the median of steps that are nearer to a uniform distribution than to a log-uniform one.
 
-    Both have the ends of the steps themselves; the distance is Kolmogorov's. Few steps, or those in a narrow range,
-    are of no known distribution.
+    Both have the ends of the steps themselves, without a twentieth at each; the distance is Kolmogorov's. Few steps, or
+    those in a narrow range, are of no known distribution.
     """
+    cut = len(steps) // 20
+    steps = steps[cut : len(steps) - cut]
     n = len(steps)
     low, high = (steps[0], steps[-1]) if n else (0.0, 0.0)
     if n < MIN_STEPS or low <= 0 or high < WIDE_RANGE * low:
@@ -115,7 +119,7 @@ def _uniform_steps(steps: tuple[float, ...]) -> str | None:
     to_uniform, to_log_uniform = (
         max(abs(x - i / (n - 1)) for i, x in enumerate(quantiles)) for quantiles in (uniform, log_uniform)
     )
-    if to_uniform < to_log_uniform and to_log_uniform > KOLMOGOROV / math.sqrt(n):
+    if to_uniform < NEARER * to_log_uniform and to_log_uniform > KOLMOGOROV / math.sqrt(n):
         return f"in {low:.3g} .. {high:.3g}, with the median {steps[n // 2]:.3g}"
     return None
 

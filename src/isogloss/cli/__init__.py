@@ -19,7 +19,7 @@ from isogloss.cli.estimate import estimate
 from isogloss.cli.init import init_app
 from isogloss.cli.launch import launch_app
 from isogloss.cli.tokenizer import tokenizer_app
-from isogloss.exit_codes import DEFECT, READER_GONE, USAGE
+from isogloss.exit_codes import DEFECT, OK, READER_GONE, USAGE
 from isogloss.streams import say
 
 app = typer.Typer(
@@ -80,6 +80,6 @@ def main() -> None:
         if isinstance(error.__context__, BrokenPipeError):  # typer's and rich's answer to it is 1
             leave(READER_GONE)
         if isinstance(error, SystemExit) and error.code in (None, 0):
-            leave(0)
+            leave(OK)
         ignore_requests()
         raise
