@@ -129,6 +129,7 @@ class _Prediction:
         self.participations: dict[float, Participation] = {}
         self.kernels: dict[tuple[str, float], Kernel] = {}
         self.logit_stds: list[float] = []
+        self.logit_spreads: list[float] = []
 
     def signals(self) -> Signals:
         """Forward through all layers, then back."""
@@ -163,6 +164,7 @@ class _Prediction:
             attention_logit_std=tuple(self.logit_stds),
             logit_std=logit_std,
             loss=loss,
+            attention_logit_spread=tuple(self.logit_spreads),
         )
 
     def own_logits(self, head: Head, streams: list[Tensor], owns: list[Tensor]) -> list[Tensor]:
@@ -257,6 +259,9 @@ class _Prediction:
         rho = ((_diagonal(average @ _correlations(x) @ average.mT) - same) / (1 - 1 / n).clamp_min(1e-12)).clamp(0, 1)
         q, k = self.logit_factors(layer, power)
         self.logit_stds.append(self.capped_std((q * power).mean(-1) * (k * power).mean(-1)))
+        # The mean square over T^2 logits q_s k_t of covariance X_ss' X_tt', and over the heads.
+        alike = float(_correlations(x).detach().square().mean((-2, -1)).mean())
+        self.logit_spreads.append(alike / math.sqrt(2 * heads.n_heads))
         key_power, loudness_of_keys = ((average * values[:, None, :]).sum(-1) for values in (power, k * power))
         variance = q * power * loudness_of_keys
         found = self.participation(float(variance.detach().max()))(n, variance, rho)

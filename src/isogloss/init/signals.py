@@ -20,6 +20,8 @@ class Signals:
         logit_std: of the output's logits.
         loss: the mean over positions of log-sum-exp of the logits less their mean, nats: the expected loss at
             initialisation, without the noise of the targets. Of trained weights the cross-entropy.
+        attention_logit_spread: the relative standard deviation of attention_logit_std from one model to another,
+            predicted only. Where tokens have become alike, a head's logits are all one draw.
     """
 
     stream: tuple[float, ...]
@@ -29,6 +31,7 @@ class Signals:
     attention_logit_std: tuple[float, ...]
     logit_std: float
     loss: float
+    attention_logit_spread: tuple[float, ...] = ()
 
     @property
     def embedding_share(self) -> float:

@@ -309,7 +309,10 @@ def compare_signals(measured: Signals, predicted: Signals, d_model: int, loss_sp
         ("gradient", "gradient", 0.25),
     ):
         values = zip(getattr(measured, name), getattr(predicted, name), strict=True)
-        checks += [SignalCheck(what, layer, m, p, tolerance * spread) for layer, (m, p) in enumerate(values)]
+        draws = predicted.attention_logit_spread if name == "attention_logit_std" else ()
+        for layer, (m, p) in enumerate(values):
+            chance = 2 * draws[layer] if draws else 0.0
+            checks.append(SignalCheck(what, layer, m, p, math.hypot(tolerance * spread, chance)))
     checks.append(SignalCheck("logits", None, measured.logit_std, predicted.logit_std, 0.08 * spread))
     checks.append(SignalCheck("loss", None, measured.loss, predicted.loss, 0.01 * spread + 3 * loss_spread))
     return checks
