@@ -55,10 +55,10 @@ class BPETokenizer:
         self._slow.no_truncation()
         self._slow.no_padding()
         self._slow.encode_special_tokens = True  # text that looks like a special token is text
+        self.end_of_text = _end_of_text(self._spec, origin)
         tokens = _token_bytes(self._spec, origin)
         self._fast = tiktoken_twin(self._spec, self._slow)
         self._is_doubtful = doubtful_texts(self._spec)
-        self.end_of_text = _end_of_text(self._spec, origin)
         first = self.encode("a")
         starts_with_space = len(first) > 0 and tokens[first[0]].startswith(b" ")
         self._table = ByteTable(tokens, dummy_prefix=b" " if starts_with_space else b"")
