@@ -56,7 +56,6 @@ class BPETokenizer:
         self._slow.no_truncation()
         self._slow.no_padding()
         self._slow.encode_special_tokens = True  # text that looks like a special token is text
-        self.end_of_text = _end_of_text(self._spec, origin)
         tokens = _token_bytes(self._spec, origin)
         self._fast = tiktoken_twin(self._spec, self._slow)
         self._is_doubtful = doubtful_texts(self._spec)
