@@ -43,7 +43,9 @@ class Exit:
 EXITS = (
     Exit(f"{OK}", (ALL,), "finished; nothing that was checked fails"),
     Exit(f"{FAILED}", ("init audit",), "it has findings as grave as `--fail-on` says, or graver"),
-    Exit(f"{FAILED}", ("init verify",), "weights or signals are not the plan's, or a fingerprint differs"),
+    Exit(f"{FAILED}", ("init plan",), "with `--strict`: there is a warning"),
+    Exit(f"{FAILED}", ("init verify",), "weights or signals are not the plan's, or a fingerprint differs; with "
+         "`--strict` also: there is a warning"),
     Exit(f"{FAILED}", ("init coordinate",), "the scheme does not keep its promises"),
     Exit(f"{FAILED}", ("estimate",), "it does not fit into the GPUs' memory"),
     Exit(f"{FAILED}", ("checkpoint verify",), "a checkpoint is not whole"),

@@ -64,9 +64,9 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        if self.optim.schedule.warmup >= self.train.steps:
+        if (warmup := self.in_steps().optim.schedule.warmup) >= self.train.steps:
             raise ValueError(
-                f"optim.schedule.warmup ({self.optim.schedule.warmup}) must be below train.steps ({self.train.steps}): "
+                f"optim.schedule.warmup ({warmup}) must be below train.steps ({self.train.steps}): "
                 "the learning rate would never reach its peak; set optim.schedule.warmup to fewer steps, or to a share "
                 "of them such as 0.1"
             )
@@ -103,7 +103,7 @@ class Recipe(Config):
         optim = self.optim.model_copy(update={"schedule": schedule})
         return self.model_copy(update={"optim": optim, "train": self.train.in_steps()})
 
-    def in_words(self) -> "Recipe":
+    def with_prompts(self) -> "Recipe":
         """The same with the prompts that Python's standard library has of its own, where it is the text."""
         if self.watch.prompts is not None or self.data.type != "python_stdlib":
             return self

@@ -114,6 +114,7 @@ def test_a_run_goes_on_from_the_one_before_and_writes_the_damaged_one_anew(tiny:
         ("summary.json", {"seconds": "1"}),
         ("summary.json", {"validation": {"loss": "low"}}),
         ("summary.json", {"tokens": -1}),
+        ("summary.json", {"training": {"loss": 1.0, "bits_per_byte": None, "steps": 5}}),
     ],
     ids=str,
 )

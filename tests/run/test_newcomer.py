@@ -27,7 +27,7 @@ def test_prompts_are_beginnings_of_ones_own_text(tiny: Path) -> None:
 
 def test_pythons_library_keeps_its_prompts_and_older_runs_are_not_changed_by_it() -> None:
     recipe = load_recipe("stdlib-small")
-    assert recipe.in_words().watch.prompts == PYTHON_PROMPTS
+    assert recipe.with_prompts().watch.prompts == PYTHON_PROMPTS
     older = load_recipe("stdlib-small", ['watch.prompts=["def ", "class "]', "optim.schedule.warmup=60"])
     assert check_changes(older, recipe) == []
 

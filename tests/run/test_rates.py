@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from isogloss.config.base import UserError
 from isogloss.recipe import load_recipe
 from isogloss.run.rates import describe_rates
 from isogloss.run.train import train
@@ -42,6 +43,20 @@ def test_nothing_is_said_where_the_rates_stay(tiny: Path) -> None:
     assert described(tiny, constant, ["train.steps=20"], 10) == ""
     assert described(tiny, ["optim.schedule={type: inverse_sqrt, warmup: 2}"], ["train.steps=20"], 5) == ""
     assert described(tiny, [], ["watch.log_every=3"], 5) == ""
+
+
+@pytest.mark.parametrize("kind", ["constant", "inverse_sqrt", "linear"])
+def test_a_warm_up_that_is_a_share_is_longer_in_a_longer_run(tiny: Path, kind: str) -> None:
+    share = ["train.steps=10", f"optim.schedule={{type: {kind}, warmup: 0.5}}"]
+    assert "the learning rate was 8.00e-03 at step 4 and is 5.00e-03 at step 5; as before it would be 1.00e-02" in (
+        described(tiny, share, ["train.steps=20"], 4)
+    )
+
+
+def test_a_warm_up_that_is_a_share_of_a_longer_schedule_still_ends_before_the_run(tiny: Path) -> None:
+    longer = ["train.steps=10", "optim.schedule={type: linear, warmup: 0.1, steps: 200}"]
+    with pytest.raises(UserError, match=r"warmup \(20\) must be below train.steps \(10\)"):
+        load_recipe(str(tiny), longer)
 
 
 def test_a_stretch_that_changes_later_rates_alone_is_said_too(tiny: Path) -> None:

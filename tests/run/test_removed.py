@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,19 @@ def test_a_folder_that_is_removed_is_made_again_with_a_checkpoint(tiny: Path, mo
     assert (folder / "tokenizer/tokenizer.json").is_file()
 
 
+def test_the_checkpoint_follows_the_first_step_that_is_finite(tiny: Path, monkeypatch) -> None:
+    original = module.training_steps
+
+    def steps(*arguments):
+        for info in original(*arguments):
+            yield replace(info, nonfinite="the loss" if info.step == 3 else "")
+
+    monkeypatch.setattr(module, "training_steps", steps)
+    run_with(tiny, monkeypatch, 3, shutil.rmtree, "train.steps=6", "checkpoint.every=100")
+    saved = {path.name for path in (tiny.parent / "runs/tiny/checkpoints").iterdir()}
+    assert saved == {"step-0000000004", "step-0000000006"}
+
+
 @pytest.mark.parametrize(("name", "says"), [("lock", "or its lock, was removed"), ("metrics.jsonl", "written again")])
 def test_a_file_that_is_removed_is_made_again(tiny: Path, monkeypatch, name: str, says: str) -> None:
     said = run_with(tiny, monkeypatch, 2, lambda folder: (folder / name).unlink(), "train.steps=3")
@@ -88,6 +102,9 @@ def test_metrics_that_were_replaced_are_written_whole(tmp_path: Path) -> None:
     [
         '{"step": true, "kind": "train", "loss": 1.0, "tokens": 1}',
         '{"step": -7, "kind": "train", "loss": 1.0, "tokens": 1}',
+        '{"step": 1, "kind": "other", "prompt": []}',
+        '{"step": 1, "kind": "rewind", "number": {}}',
+        "5",
         '{"step": 2, "loss": 1.0}',
         '{"step": 2, "kind": "train", "loss": "low", "tokens": 1}',
         '{"step": 2, "kind": "train", "loss": NaN, "tokens": 1}',

@@ -312,5 +312,5 @@ def test_the_installed_client_takes_what_is_asked_of_it(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("word", ["true", "false", "on", "''"])
 def test_a_project_is_a_name(tiny: Path, word: str) -> None:
-    with pytest.raises(UserError, match=r"trackers\.wandb.*is the name of a project, such as trackers\.wandb=isogloss"):
+    with pytest.raises(UserError, match=r"trackers\.wandb.*must be the name of a Weights & Biases project"):
         load_recipe(str(tiny), [f"trackers.wandb={word}"])

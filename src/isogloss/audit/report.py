@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from isogloss.audit.audit import Row
 from isogloss.audit.findings import CODES, Finding, Severity
 from isogloss.audit.verdict import Verdict
+from isogloss.config.quantity import count
+from isogloss.exit_codes import FAILED
 from isogloss.report.tables import markdown_table
 from isogloss.terminal import Table, plain
 
@@ -55,7 +57,11 @@ def as_markdown(judged: Verdict) -> str:
 def as_json(judged: Verdict) -> str:
     """Everything, with what each code means."""
     audit = judged.audit
-    found = asdict(audit) | {"failed": audit.failed, "left_out": judged.said, "exit_code": judged.exit_code}
+    found = asdict(audit) | {
+        "failed": judged.exit_code == FAILED,
+        "left_out": judged.said,
+        "exit_code": judged.exit_code,
+    }
     del found["raw"]
     found["not_judged"] = found.pop("limits")
     found["findings"] = [asdict(f) | {"meaning": CODES[f.code]} for f in audit.findings]
@@ -68,7 +74,7 @@ def _lines(judged: Verdict) -> Iterator[str]:
     yield from (f"not judged: {limit}" for limit in audit.limits)
     yield from judged.said
     counts = {s: sum(f.severity == s for f in audit.findings) for s in reversed(Severity)}
-    said = ", ".join(f"{n} {severity}{'s' if n > 1 else ''}" for severity, n in counts.items() if n) or "no findings"
+    said = ", ".join(count(n, severity) for severity, n in counts.items() if n) or "no findings"
     rest = "" if audit.complete else "; INCOMPLETE: not all could be judged" if audit.ran else "; INCOMPLETE: not run"
     yield f"{audit.target}: {audit.n_parameters:,} parameters; {said}{rest}"
 

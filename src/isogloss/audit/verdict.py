@@ -5,17 +5,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from isogloss.audit.audit import Audit
 from isogloss.audit.findings import CODES, Finding, Severity, merged
 from isogloss.config.base import UserError
 from isogloss.config.problems import did_you_mean
+from isogloss.config.quantity import count
+from isogloss.config.stored import DamagedError, Stored, read_stored
 from isogloss.durable import write_whole
 from isogloss.exit_codes import FAILED, NOT_JUDGED, OK
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Of a baseline file."""
+
+
+class _Row(Stored):
+    code: str
+    parameter: str
+    severity: Severity
+
+
+class _Baseline(Stored):
+    format: Literal[1]
+    target: str
+    findings: list[_Row]
 
 
 @dataclass(frozen=True)
@@ -92,10 +106,11 @@ def judge(
         else:
             counted.append(finding)
     said = [
-        f"ignored by {rule}: {_n(n, 'finding')}" if n else f"--ignore {rule} fits nothing" for rule, n in used.items()
+        f"ignored by {rule}: {count(n, 'finding')}" if n else f"--ignore {rule} fits nothing"
+        for rule, n in used.items()
     ]
     if baseline is not None:
-        said.append(f"in the baseline {baseline}: {_n(n_known, 'finding')}")
+        said.append(f"in the baseline {baseline}: {count(n_known, 'finding')}")
         found = {(finding.code, finding.parameter) for finding in audit.raw}
         if gone := sorted(known.keys() - found):
             listed = ", ".join(f"{code} {parameter}" for code, parameter in gone[:3])
@@ -125,24 +140,15 @@ def read_baseline(path: Path) -> dict[tuple[str, str], Severity]:
     """
     advice = "write it anew with --write-baseline"
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        rows = read_stored(path, _Baseline).findings
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such baseline; {advice}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no baseline: {error}; {advice}") from None
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"{path} is no baseline of format {FORMAT}; {advice}")
-    try:
-        return {(row["code"], row["parameter"]): Severity(row["severity"]) for row in data["findings"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); {advice}") from None
+    except (OSError, DamagedError) as error:
+        raise UserError(f"{error}; {advice}") from None
+    return {(row.code, row.parameter): row.severity for row in rows}
 
 
 def _as_grave(known: Severity | None) -> list[Severity]:
     """Severities up to one."""
     order = list(Severity)
     return [] if known is None else order[: order.index(known) + 1]
-
-
-def _n(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -3,13 +3,19 @@
 What cannot be deleted after a good save is no reason to end a run: a warning names it, and the next save tries again.
 """
 
-import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from isogloss.checkpoint.config import CheckpointConfig
-from isogloss.checkpoint.layout import ASIDE, STATE, checkpoint_folders
+from isogloss.checkpoint.layout import (
+    ASIDE,
+    STATE,
+    CorruptCheckpointError,
+    checkpoint_folders,
+    parse_json,
+    read_json,
+)
 from isogloss.streams import say_error
 
 REWIND_TARGET = "rewind_target"
@@ -55,8 +61,9 @@ def delete_after(root: Path, step: int) -> None:
 def _rewind_target(found: dict[int, Path], every: int) -> int | None:
     """The newest one that the run may go back to; ``None`` if it never does, by the state of the newest."""
     for step in sorted(found, reverse=True):
-        with suppress(OSError, ValueError, AttributeError, RecursionError):  # a damaged one is none
-            state = json.loads((found[step] / STATE).read_text())
+        with suppress(CorruptCheckpointError):  # it is none
+            file = found[step] / STATE
+            state = parse_json(file, read_json(file))
             if step == max(found) and REWIND_TARGET not in state:
                 return None
             if state.get(REWIND_TARGET, step % every == 0):

@@ -186,10 +186,12 @@ def init_audit(
         ),
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="Count only findings that are not in this file, or are graver than there.")
+        Path | None,
+        typer.Option(parser=expanded, help="Count only findings that are not in this file, or are graver than there."),
     ] = None,
     write_baseline: Annotated[
-        Path | None, typer.Option(help="Write all findings into this file, for --baseline, and end with 0.")
+        Path | None,
+        typer.Option(parser=expanded, help="Write all findings into this file, for --baseline, and end with 0."),
     ] = None,
     form: Annotated[AuditFormat, typer.Option("--format", help="How it is printed.")] = AuditFormat.TABLE,
     max_gib: Annotated[float, typer.Option(help="Refuse a model with more GiB of weights.", min=0)] = 2.0,

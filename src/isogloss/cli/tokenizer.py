@@ -1,13 +1,12 @@
 """The verbs of ``isogloss tokenizer``."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from isogloss.cli.shared import expanded
-from isogloss.streams import say
+from isogloss.streams import say, say_error
 
 tokenizer_app = typer.Typer(help="Train and look at tokenizers.", no_args_is_help=True)
 
@@ -27,7 +26,7 @@ def tokenizer_train(
     account = Account()
     tokenizer = train_bpe((document.text for document in read_documents(texts, account=account)), vocab_size)
     for line in account.sentences():
-        print(line, file=sys.stderr)
+        say_error(line)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     short = "; the text has no more pairs to merge" if tokenizer.n_tokens < vocab_size else ""

@@ -46,23 +46,22 @@ def stored_fingerprint(path: Path) -> dict[str, str] | None:
     return stored
 
 
-def compare_beginning(path: Path, recipe: Recipe, display: Display, warn: Callable[[str], None]) -> list[Finding]:
+def compare_beginning(
+    path: Path, recipe: Recipe, stored: dict[str, str] | None, display: Display, warn: Callable[[str], None]
+) -> list[Finding]:
     """Hold the weights that a run's recipe gives here to the fingerprint that its checkpoint keeps of its beginning.
 
     Args:
         path: a checkpoint's folder.
         recipe: of its run.
+        stored: the fingerprint, if the checkpoint keeps one.
         display: shows that they agree.
         warn: receives that they cannot be compared, or not to the last place.
 
     Returns:
         One finding if they differ: what is measured against the initial weights is then measured against others.
-
-    Raises:
-        UserError: it is no checkpoint, or a damaged one.
     """
     run = run_of(path)
-    stored = load_checkpoint(path).state.get("initial_weights")
     if stored is None:
         warn(f"{path} keeps no fingerprint of the weights it began with: the distance from them is from the recipe's")
         return []

@@ -26,33 +26,7 @@ from isogloss.durable import FileLock, write_whole
 from isogloss.recipe import Recipe
 from isogloss.train.machine import Machine
 
-# Settings that a run may change when it goes on; anything else makes it another run.
-CHANGEABLE = (
-    "optim.",
-    "train.steps",
-    "train.micro_batch_size",
-    "train.recompute",
-    "train.device",
-    "train.precision",
-    "train.float8",
-    "train.compile",
-    "train.max_skipped",
-    "train.max_minutes",
-    "train.spike",
-    "parallel.",
-    "watch.",
-    "checkpoint.",
-    "trackers.",
-    "runs_dir",
-    "name",
-    "data.prepared_dir",
-    "data.min_train_share",
-    # What a mixture is made of may change on the way; the loader keeps from which row on, and checks the texts.
-    "data.sources.",
-    "data.schedule",
-    "data.temperature",
-)
-# Of them, those that leave the results of a finished run as they are.
+# Settings that a run may change when it goes on, and that leave the results of a finished one as they are.
 _WITHOUT_RESULT = (
     "train.micro_batch_size",
     "train.recompute",
@@ -67,6 +41,20 @@ _WITHOUT_RESULT = (
     "name",
     "data.prepared_dir",
     "data.min_train_share",
+)
+# All that a run may change when it goes on; anything else makes it another run.
+CHANGEABLE = (
+    *_WITHOUT_RESULT,
+    "optim.",
+    "train.steps",
+    "train.precision",
+    "train.float8",
+    "train.max_skipped",
+    "train.spike",
+    # What a mixture is made of may change on the way; the loader keeps from which row on, and checks the texts.
+    "data.sources.",
+    "data.schedule",
+    "data.temperature",
 )
 
 _LOCK, _HOLDER = "lock", "holder.json"
@@ -100,6 +88,12 @@ class _Source(Stored):
     loss: _Number
 
 
+class _Training(Stored):
+    loss: _Number
+    bits_per_byte: _Number
+    steps: tuple[Count, Count]
+
+
 class _Summary(Stored):
     """What is shown of ``summary.json``; one that was damaged is written anew."""
 
@@ -114,6 +108,7 @@ class _Summary(Stored):
     skipped_steps: Count
     tokens: Count
     floor: _Number = None
+    training: _Training | None = None
     sources: dict[str, _Source] = Field(default_factory=dict)
 
 
@@ -172,7 +167,7 @@ class RunFolder:
         Raises:
             UserError: another process holds it now, or it cannot be written.
         """
-        if self._held is None or self._held == (now := _place(self.path / _LOCK)):
+        if self._held is None or self._held == (now := _inode(self.path / _LOCK)):
             return False
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -186,7 +181,7 @@ class RunFolder:
 
     def _take(self) -> None:
         self._locks.append(self._acquire())
-        self._held = _place(self.path / _LOCK)
+        self._held = _inode(self.path / _LOCK)
         with suppress(OSError):  # a full disk: whoever needs room says so
             self.save_json(_HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
 
@@ -285,7 +280,7 @@ def _name(pid: int, host: str) -> str:
     return f"process {pid} on {host}"
 
 
-def _place(path: Path) -> tuple[int, int] | None:
+def _inode(path: Path) -> tuple[int, int] | None:
     """Which file stands at a path: its device and inode."""
     try:
         found = path.stat()
@@ -302,9 +297,8 @@ def check_changes(saved: Recipe, asked: Recipe) -> list[str]:
     """
     if asked.model.vocab_size is None and saved.model.vocab_size is not None:
         asked = asked.with_vocabulary(saved.model.vocab_size)
-    both = (
-        recipe.in_steps().in_words() for recipe in (saved, asked)
-    )  # a warm-up of 60 of 2,400 steps is the same as of 0.025
+    # A warm-up of 60 of 2,400 steps is the same as of 0.025.
+    both = (recipe.in_steps().with_prompts() for recipe in (saved, asked))
     changes = diff(*(recipe.model_copy(update={"model": recipe.model.written_out()}) for recipe in both))
     fixed = [in_words(change) for change in changes if not change[0].startswith(CHANGEABLE)]
     if fixed:

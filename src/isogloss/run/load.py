@@ -23,12 +23,21 @@ from isogloss.run.state import RunState
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A model in its run's context."""
+    """A model in its run's context.
+
+    Args:
+        recipe: of the run.
+        model: with the checkpoint's weights.
+        tokenizer: of the run.
+        step: of the checkpoint.
+        initial_weights: the fingerprint of the weights that the run began with, if the checkpoint keeps it.
+    """
 
     recipe: Recipe
     model: Decoder
     tokenizer: Tokenizer
     step: int
+    initial_weights: dict[str, str] | None = None
 
 
 def state_schema(root: Path) -> type[RunState] | None:
@@ -76,4 +85,5 @@ def load_run(path: str | Path, device: str | torch.device = "cpu", warn: Callabl
         raise UserError(f"{path} has no checkpoint yet; train it for checkpoint.every={recipe.checkpoint.every} steps")
     model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=device)
     checkpoint.load_into("model", model_tensors(model))
-    return LoadedRun(recipe, model.eval(), load_tokenizer(folder.tokenizer, is_checked=True), checkpoint.step)
+    tokenizer = load_tokenizer(folder.tokenizer, is_checked=True)
+    return LoadedRun(recipe, model.eval(), tokenizer, checkpoint.step, checkpoint.state.get("initial_weights"))

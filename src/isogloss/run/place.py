@@ -5,15 +5,20 @@ moved if the former one is gone or holds another run: it keeps its id, and its r
 a copy, which goes on as a run of its own.
 """
 
-import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from isogloss.config.stored import DamagedError, Stored, read_stored
 from isogloss.run.folder import RunFolder
 from isogloss.train.trackers import WANDB_ID
 
 PLACE = "place.json"
+
+
+class _Place(Stored):
+    id: str
+    folder: str
 
 
 def settle_place(folder: RunFolder, say: Callable[[str], None]) -> None:
@@ -40,9 +45,9 @@ def settle_place(folder: RunFolder, say: Callable[[str], None]) -> None:
 def _recorded(folder: RunFolder) -> tuple[str, Path | None]:
     """The run's id, empty if it has none yet, and the folder in which it last trained."""
     try:
-        found = json.loads((folder.path / PLACE).read_text())
-        return str(found["id"]), Path(found["folder"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # begun by a version that kept none, or damaged
+        found = read_stored(folder.path / PLACE, _Place)
+        return found.id, Path(found.folder)
+    except (OSError, DamagedError):  # begun by a version that kept none, or damaged
         saved = folder.saved_recipe()
         return "", None if saved is None else saved.folder.absolute()
 
@@ -50,7 +55,7 @@ def _recorded(folder: RunFolder) -> tuple[str, Path | None]:
 def _is_same_folder(a: Path, b: Path) -> bool:
     try:
         return a.samefile(b)
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         return False
 
 

@@ -16,7 +16,7 @@ def describe_rates(saved: Recipe, asked: Recipe, step: int) -> list[str]:
         step: the last one trained.
     """
     first, last = step + 1, asked.train.steps
-    before, after = saved.optim.schedule, asked.optim.schedule
+    before, after = (recipe.in_steps().optim.schedule for recipe in (saved, asked))  # warm-ups, too, may be shares
     n_before, n_after = before.span(saved.train.steps), after.span(asked.train.steps)
 
     def was(k: int) -> float:  # the number of steps has no part in some schedules: they go on as they are

@@ -1,5 +1,6 @@
 """The steps of a session, and what is done between them: watching, saving, stopping, going back."""
 
+import math
 import signal
 import time
 
@@ -81,9 +82,9 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
             )
             for info in watchdog.over(steps, progress, shape):
                 asked = request.asked or (signal.SIGPIPE if display.lost else 0)
-                late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
                 if session.ranks.first and mend_folder(session, metrics, display):
-                    late = True
+                    saved_at = -math.inf  # until a checkpoint is there again
+                late = time.monotonic() - saved_at >= 60 * recipe.checkpoint.minutes
                 spiked = session.guard.spikes(info.loss, bool(info.nonfinite))
                 with watchdog.phase(f"agreeing on what follows step {info.step}"):
                     saver.poll()
@@ -101,7 +102,7 @@ def run_steps(session: Session, metrics: Metrics, display: Display, until: float
                 scheduled = info.step % recipe.checkpoint.every == 0 and not info.nonfinite
                 if info.last or stopping or scheduled or (found.late and not info.nonfinite):
                     if session.ranks.first and (short := short_of_room(session.folder.checkpoints, size)):
-                        display.say(f"warning: {short}; it is tried")
+                        display.say(f"warning: {short}; trying anyway")
                     with watchdog.phase(f"saving step {info.step}"):
                         save(session, saver, metrics, scheduled)
                     saved_at = time.monotonic()

@@ -109,7 +109,8 @@ def _open_metrics(session: Session, display: Display) -> Metrics:
     recipe, folder, progress = session.recipe, session.folder, session.progress
     if not session.ranks.first:
         return Metrics(None, progress.step)
-    last_step = max((record["step"] for record in read_metrics(folder.metrics_file)), default=0)
+    records = read_metrics(folder.metrics_file)  # a rewind's step was undone, and trackers never kept it
+    last_step = max((record["step"] for record in records if record["kind"] != "rewind"), default=0)
     config = recipe.model_dump(mode="json")
     tracked = TrackedRun(folder.path, recipe.name, config, progress.step, last_step, display.say)
     trackers = create_trackers(recipe.trackers, tracked)

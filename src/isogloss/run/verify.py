@@ -117,7 +117,7 @@ def verify_checkpoint(path: Path, display: Display, warn: Callable[[str], None])
     findings = verify_weights(run.model, plan)
     moved: tuple[Drift, ...] = ()
     if run.step:
-        began = compare_beginning(path, run.recipe, display, warn)
+        began = compare_beginning(path, run.recipe, run.initial_weights, display, warn)
         findings = began + [finding for finding in findings if finding.test == "finite"]
         moved = tuple(drift(run.model, plan, run.recipe.seed))
     corpus = open_corpus(run.recipe.data, run.recipe.tokenizer, display.say)

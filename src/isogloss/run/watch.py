@@ -157,8 +157,8 @@ def find_prompts(recipe: Recipe, corpus: Corpus) -> tuple[str, ...]:
 
     Python's own library has prompts of its own; what is generated has no words, and begins with nothing.
     """
-    if recipe.in_words().watch.prompts is not None:
-        return recipe.in_words().watch.prompts or ()
+    if (prompts := recipe.with_prompts().watch.prompts) is not None:
+        return prompts
     if corpus.floor is not None or isinstance(recipe.tokenizer, SymbolsConfig):
         return ("",)
     rows = corpus.parts[0].corpus.rows("validation", *recipe.data.cut()) if corpus.parts else None

@@ -75,7 +75,6 @@ class Display:
                 self._live.update(self._task, completed=step, line=line)
         if self._live is None or step == 1 or step - self._kept >= self._keep_every:
             self._kept = step
-
             self.say(f"step {step:>6}  {line}")
 
     def wait(self, why: str) -> None:
@@ -123,7 +122,7 @@ def banner(
     seconds = size.flops / (TYPICAL_SHARE_OF_PEAK * peak)
     rank = "" if machine.ranks == 1 else " on each rank"
     ranks = "" if machine.ranks == 1 else f"{machine.ranks} ranks of "
-    threads = f"{ranks}{machine.threads} thread{'' if machine.threads == 1 else 's'}"
+    threads = f"{ranks}{count(machine.threads, 'thread')}"
     return "\n".join(
         [
             f"{name} in {machine.precision}, {'compiled' if machine.compiled else 'eager'}:"

@@ -49,6 +49,8 @@ class _Record(Stored):
 
     step: Count
     kind: str
+    prompt: str | None = None
+    number: Count | None = None
 
 
 class _Sample(_Record):
@@ -191,12 +193,10 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = from_json(line, allow_inf_nan=False)
-            _Record.model_validate(record)
-            _KINDS.get(record["kind"], _Record).model_validate(record)
+            _KINDS.get(_Record.model_validate(record).kind, _Record).model_validate(record)
         except ValueError:
             continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records[_key(record)] = record
+        records[_key(record)] = record
     return list(records.values())
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, field_validator
+from pydantic import BeforeValidator
 
 from isogloss.config.base import Config, UserError
 from isogloss.config.problems import show
@@ -25,7 +25,7 @@ WANDB_ID = "wandb.id"
 
 def _check_project(value: Any) -> Any:
     """A project's name: what switches TensorBoard on says nothing here."""
-    if isinstance(value, bool) or value == "":
+    if isinstance(value, bool) or str(value).lower() in ("true", "false", "yes", "no", "on", "off", ""):
         raise ValueError(
             "must be the name of a Weights & Biases project, such as trackers.wandb=my-project, or null for none; "
             f"got {show(value)}"
@@ -40,13 +40,6 @@ class TrackersConfig(Config):
     """Write TensorBoard event files into the run's folder (pip install 'isogloss[tensorboard]')."""
     wandb: Annotated[str | None, BeforeValidator(_check_project)] = None
     """The Weights & Biases project to report to (pip install 'isogloss[wandb]')."""
-
-    @field_validator("wandb", mode="before")
-    @classmethod
-    def _check(cls, project: object) -> object:
-        if isinstance(project, bool) or str(project).lower() in ("true", "false", "yes", "no", "on", "off", ""):
-            raise ValueError("is the name of a project, such as trackers.wandb=isogloss; null switches it off")
-        return project
 
 
 @dataclass(frozen=True)

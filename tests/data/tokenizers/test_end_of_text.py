@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from isogloss.config.base import UserError
-from isogloss.data.tokenizers.bytes import byte_vocabulary
+from isogloss.data.tokenizers.bytes import BytesTokenizer, byte_vocabulary
 from isogloss.data.tokenizers.config import FileConfig
 from isogloss.data.tokenizers.loading import build_tokenizer, load_tokenizer
 from isogloss.data.tokenizers.tiktoken_ranks import PUBLISHED, find_end_of_text_id
@@ -109,3 +109,16 @@ def test_the_choice_is_part_of_the_fingerprint(tmp_path):
     assert (usual.end_of_text, given.end_of_text) == (256, 257)
     assert usual.fingerprint != given.fingerprint
     assert load_tokenizer(tmp_path / "a.json", end_of_text=256).fingerprint == usual.fingerprint
+
+
+def test_a_tokenizer_saved_over_another_does_not_take_its_choice(tmp_path):
+    folder = tmp_path / "saved"
+    load_tokenizer(write_json(tmp_path / "a.json", special=True), end_of_text="<END>").save(folder)
+    spec = byte_vocabulary()
+    spec["added_tokens"].append({"id": 257, "content": "<END>", "special": True, **PLAIN})
+    (tmp_path / "b.json").write_text(json.dumps(spec))
+    usual = load_tokenizer(tmp_path / "b.json")
+    usual.save(folder)
+    assert load_tokenizer(folder).end_of_text == usual.end_of_text == 256
+    BytesTokenizer().save(folder)
+    assert isinstance(load_tokenizer(folder), BytesTokenizer)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from isogloss.config.quantity import count
 from isogloss.data.sources.bad_input import BadInput
 from isogloss.data.sources.files import is_by_ending
 from isogloss.data.sources.records import BadRecord, Dropped, Suspicion
@@ -65,13 +66,13 @@ def tell_passed_over(tallies: Mapping[str, Tally]) -> list[str]:
         return []
     n = total(tallies)
     hint = "; a glob such as 'texts/**/*.md' reads other endings as text" if any(map(is_by_ending, tallies)) else ""
-    return [f"not read: {n:,} {'file or folder' if n == 1 else 'files or folders'}: {in_words(tallies)}{hint}"]
+    return [f"not read: {count(n, 'file or folder', 'files or folders')}: {in_words(tallies)}{hint}"]
 
 
 def tell_suspicious(tallies: Mapping[str, Tally]) -> list[str]:
     """What is odd about documents that are read, and what mends it."""
     return [
-        f"warning: {tally.n:,} {'document' if tally.n == 1 else 'documents'} {what} "
+        f"warning: {count(tally.n, 'document')} {what} "
         f"({tally.first}{'' if tally.n == 1 else ', ...'}): {mending(what)}"
         for what, tally in tallies.items()
     ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from isogloss.data.tokenizers.base import well_formed
 from isogloss.data.tokenizers.byte_table import BYTE_TO_CHARACTER, ByteTable
+from isogloss.data.tokenizers.end_of_text import save_given
 from isogloss.durable import write_whole
 
 END_OF_TEXT = 256
@@ -76,3 +77,4 @@ class BytesTokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "tokenizer.json", json.dumps(byte_vocabulary(), ensure_ascii=False).encode())
+        save_given(folder, None)

@@ -88,8 +88,10 @@ def check_unwritten(tokenizer: Tokenizer, given: str | int | None, content: str,
 
 
 def save_given(folder: Path, given: str | int | None) -> None:
-    """Write the user's choice beside the tokenizer's file, if there was one."""
-    if given is not None:
+    """Write the user's choice beside the tokenizer's file; without one, none of a former tokenizer stays there."""
+    if given is None:
+        (folder / GIVEN).unlink(missing_ok=True)
+    else:
         write_whole(folder / GIVEN, json.dumps(given).encode())
 
 
