@@ -379,10 +379,14 @@ def test_verify_holds_a_checkpoint_of_step_zero_and_a_file_to_the_plan(isogloss,
     assert recipe is not None
     model = build_model(recipe.model, recipe.init, seed=recipe.seed, device=torch.device("cpu"))
 
+    (trained,) = folder.checkpoints.iterdir()
+    state = json.loads((trained / "state.json").read_text())
+    state["progress"]["step"] = 0
+
     def save() -> Path:
         shutil.rmtree(folder.checkpoints)
         parts = {"model": model_tensors(model)}
-        return save_checkpoint(folder.checkpoints, 0, parts, {}, CheckpointConfig())
+        return save_checkpoint(folder.checkpoints, 0, parts, state, CheckpointConfig())
 
     code, out, _ = isogloss("init", "verify", save())
     assert code == 0

@@ -47,7 +47,7 @@ def test_prepare_and_look(isogloss) -> None:
 def test_verifying_finds_what_a_start_cannot_see(isogloss, tmp_path: Path) -> None:
     assert isogloss("prepare", "texts", "--tokenizer", "bytes", "validation_bytes=80")[0] == 0
     assert isogloss("stats", "prepared", "--seq-len", "64")[0] == 0  # makes the two tables of rows
-    assert "files, and 2 row tables are what they were" in isogloss("inspect", "prepared", "--verify")[1]
+    assert "files, and 2 row tables as when they were made" in isogloss("inspect", "prepared", "--verify")[1]
     for name in ("train-00000.bin", "rows/train-best_fit-64/start.bin"):
         (path,) = (tmp_path / "prepared").glob(f"*/{name}")
         status, whole = path.stat(), path.read_bytes()

@@ -167,7 +167,7 @@ def test_a_bar_in_a_name_stays_in_its_cell() -> None:
         (["hf:llama", "hiden_size=4"], "has no field hiden_size"),
         (["hf:vit"], "no language model"),
         (["folder"], "folder has no config.json"),
-        (["text.json"], "text.json is not JSON"),
+        (["text.json"], "text.json cannot be read: not JSON"),
         (["list.json"], "has no model_type"),
     ],
 )

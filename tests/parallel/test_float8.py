@@ -19,6 +19,7 @@ from isogloss.nn.roles import declared_tensors
 from isogloss.parallel import float8 as module
 from isogloss.parallel.float8 import Float8, check_float8, projections
 from isogloss.parallel.recompute import Recompute
+from isogloss.parallel.torchao import quiet_torchao
 from isogloss.run import finish
 from isogloss.run.load import load_run
 
@@ -227,7 +228,7 @@ def test_sizes_are_those_of_each_tensor_rank() -> None:
 
 def test_other_warnings_of_an_import_are_heard(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("torchao")
-    with module._quiet_import():
+    with quiet_torchao():
         logger.warning("Failed to load x.so")
         logger.warning("something else")
     logger.warning("Failed to load y.so")

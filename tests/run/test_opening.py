@@ -53,7 +53,7 @@ def fail() -> None:
 def open_on_two_ranks(rank: int, n_ranks: int, recipe_file: str, results: str) -> None:
     looked: list[str] = []
     open_inputs, hash_file = pipeline.open_inputs, stamps.hash_file
-    pipeline.open_inputs = lambda config: (looked.append("inputs"), open_inputs(config))[1]  # pyright: ignore
+    pipeline.open_inputs = lambda *given: (looked.append("inputs"), open_inputs(*given))[1]  # pyright: ignore
     stamps.hash_file = lambda path: (looked.append(path.name), hash_file(path))[1]  # pyright: ignore
     recipe = load_recipe(recipe_file, ("data.packing=best_fit",))
     found: dict[str, Any] = {}

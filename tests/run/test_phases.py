@@ -14,6 +14,7 @@ STEPS = ["train.steps=3", "watch.validate_every=2", "watch.sample_every=2", "che
 OPENING = [
     "taking the run's folder",
     "looking into the run's folder",
+    "looking for what the settings need",
     "preparing the corpus",
     "opening the corpus",
     "looking at the machine",

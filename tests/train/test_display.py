@@ -90,7 +90,15 @@ def test_the_table_has_every_row_under_its_title() -> None:
 
 def test_the_banner_says_on_how_many_ranks() -> None:
     size = RunSize({"head": 8}, 1e12)
-    numbers = {"peak": 1e12, "memory": 1e9, "steps": 2, "tokens_per_step": 4, "tokens": 8, "corpus_tokens": None}
+    numbers = {
+        "peak": 1e12,
+        "memory": 1e9,
+        "steps": 2,
+        "tokens_per_step": 4,
+        "tokens": 8,
+        "corpus_tokens": None,
+        "log_every": 1,
+    }
     many = Machine("cpu", "a processor", "fp32", False, 1, "2.13", ranks=4)
     assert "on a processor (cpu, 4 ranks of 1 thread): " in banner("a", "runs/a", size, many, **numbers)
     alone = Machine("cpu", "a processor", "fp32", False, 2, "2.13")
@@ -98,7 +106,15 @@ def test_the_banner_says_on_how_many_ranks() -> None:
 
 
 def test_the_first_line_of_the_banner_has_what_the_machine_decided() -> None:
-    numbers = {"peak": 1e11, "memory": 2**30, "steps": 10, "tokens_per_step": 96, "tokens": 960, "corpus_tokens": 960}
+    numbers = {
+        "peak": 1e11,
+        "memory": 2**30,
+        "steps": 10,
+        "tokens_per_step": 96,
+        "tokens": 960,
+        "corpus_tokens": 960,
+        "log_every": 1,
+    }
     for precision, compiled, said in (("bf16", False, "a in bf16, eager: "), ("fp32", True, "a in fp32, compiled: ")):
         machine = Machine("cpu", "a processor", precision, compiled, 2, "2.13")
         first = banner("a", "runs/a", RunSize({"head": 10}, 1e9), machine, **numbers).splitlines()[0]

@@ -39,7 +39,8 @@ def plot_loss(
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot([r["tokens"] for r in train], [r[value] for r in train], lw=1, label="training")
+    if train:
+        axes.plot([r["tokens"] for r in train], [r[value] for r in train], lw=1, label="training")
     # The last validation reads all of the split, those before it its first rows: not one curve.
     for part, style, label in ((validation[:-1], "o-", "validation, first rows"), (validation[-1:], "D", "validation")):
         if part:  # markers at the edge are drawn whole

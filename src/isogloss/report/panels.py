@@ -56,7 +56,7 @@ def draw(panels: Sequence[Panel], path: Path, title: str = "") -> None:
     for index, panel in enumerate(panels):
         _draw(figure.add_subplot(rows, columns, index + 1), panel)
     figure.suptitle(title, parse_math=False)
-    save_figure(figure, path, dpi=min(130, MAX_PIXELS / max(figure.get_size_inches())))
+    save_figure(figure, path, dpi=min(130.0, MAX_PIXELS / float(max(figure.get_size_inches()))))
 
 
 def _label_places(axes, places: Sequence[float]) -> None:

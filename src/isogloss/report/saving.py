@@ -7,7 +7,7 @@ from typing import Any
 from isogloss.durable import write_whole
 
 
-def save_figure(figure: Any, path: Path, dpi: int) -> None:
+def save_figure(figure: Any, path: Path, dpi: float) -> None:
     """Write a figure of matplotlib's, which is imported only where it is needed, as a PNG.
 
     Raises:

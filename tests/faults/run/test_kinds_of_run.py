@@ -57,8 +57,8 @@ def train_to(recipe: Path, name: str, step: int, kind: str) -> None:
     """Train until the checkpoint of a step has been written, and die."""
     original = steps.save
 
-    def save(session, saver) -> None:
-        original(session, saver)
+    def save(session, saver, *rest) -> None:
+        original(session, saver, *rest)
         saver.finish()
         if session.progress.step == step:
             raise Killed
