@@ -116,6 +116,11 @@ class FileLock:
                 raise
             weaken("lock", self._path.parent, error)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has it; not where the file system offers none."""
+        return self._lock.is_locked
+
     def release(self) -> None:
         """Let another process take it."""
         self._lock.release()

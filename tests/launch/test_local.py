@@ -1,5 +1,7 @@
 """What a local launch would run, and which failure it names; jobs themselves are in tests/faults/launch."""
 
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -290,3 +292,16 @@ def test_a_launch_removes_what_launches_that_were_killed_left(tmp_path: Path, mo
         with module._scratch():
             assert Path(folder).is_dir(), "a living launch's own stays"
     assert not Path(folder).exists()
+
+
+def test_where_the_file_system_locks_nothing_a_launch_removes_nothing_of_others(tmp_path: Path, monkeypatch) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "isogloss-launch-other").mkdir()
+    (tmp_path / "isogloss-launch-other/lock").touch()
+    with module._scratch() as folder:
+        assert Path(folder).is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["isogloss-launch-other"]

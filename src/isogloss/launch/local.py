@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any
 
 import torch.distributed.elastic.rendezvous.registry as rendezvous
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -35,6 +35,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from isogloss.config.base import UserError
+from isogloss.durable import FileLock
 from isogloss.exit_codes import SIGNALLED, USAGE
 from isogloss.parallel.env import LAUNCHER
 from isogloss.streams import say_error
@@ -117,17 +118,19 @@ def launch_local(launch: LocalLaunch) -> int:
 
 @contextmanager
 def _scratch() -> Iterator[str]:
-    """A folder for the launch alone, removed at its end; those of launches that were killed are removed first.
+    """A folder for the launch alone, removed at its end, as are those of launches that were killed.
 
     A launch holds a lock in its folder, which the system releases when the process has gone.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
-        with suppress(OSError, Timeout), FileLock(left, timeout=0):  # another user's, or a living one's
-            shutil.rmtree(left.parent, ignore_errors=True)
     with (
         tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder,
-        FileLock(Path(folder, "lock")),
+        FileLock(Path(folder, "lock")) as lock,
     ):
+        if lock.is_held:  # else no lock says which others are alive
+            for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
+                if left.parent != Path(folder):
+                    with suppress(OSError, Timeout), FileLock(left, timeout=0):  # another user's, or a living one's
+                        shutil.rmtree(left.parent, ignore_errors=True)
         yield folder
 
 

@@ -1,5 +1,6 @@
 """What of a session a checkpoint holds, and how a session takes it back."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -21,7 +22,7 @@ from isogloss.train.display import Display
 from isogloss.train.loop import Progress
 from isogloss.train.metrics import Metrics
 
-_Seconds = Annotated[float, Field(ge=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
 
 
 class _Progress(Stored):
@@ -31,7 +32,7 @@ class _Progress(Stored):
     tokens: Count
     skipped: Count
     skipped_in_a_row: Count
-    seconds: _Seconds
+    seconds: _NotNegative
     passed_over: Count = 0
     rewinds: Count = 0
 
@@ -51,9 +52,9 @@ class _Step(Stored):
     step: Count
     loss: float
     grad_norm: float
-    lr: _Seconds
+    lr: _NotNegative
     n_targets: Count
-    seconds: _Seconds
+    seconds: _NotNegative
     nonfinite: str
     last: bool
     warming: bool = False
@@ -66,7 +67,7 @@ class _Segment(Stored):
     block: Annotated[Count, Field(gt=0)]
     names: list[str]
     caps: list[Count | None]
-    points: list[tuple[Count, list[_Seconds]]]
+    points: list[tuple[Count, list[_NotNegative]]]
 
     @model_validator(mode="after")
     def _check_lengths(self) -> "_Segment":
@@ -141,14 +142,21 @@ def save(session: Session, saver: Saver, metrics: Metrics, scheduled: bool) -> N
     )
 
 
-def find_newest(session: Session, display: Display) -> Checkpoint | None:
+def find_newest(
+    session: Session, display: Display, wanted: Callable[[Checkpoint], bool] | None = None
+) -> Checkpoint | None:
     """The newest whole checkpoint of the run, the same for all ranks, if there is one. Collective.
+
+    Args:
+        session: of the run.
+        display: shows which are damaged.
+        wanted: as of `newest_checkpoint`.
 
     Raises:
         UserError: there are checkpoints and none is whole.
     """
     root = session.folder.checkpoints
-    return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE), RunState)
+    return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE), RunState, wanted)
 
 
 def find_rewind_target(session: Session, display: Display) -> Checkpoint | None:
@@ -164,8 +172,7 @@ def find_rewind_target(session: Session, display: Display) -> Checkpoint | None:
         by_step = checkpoint.step % session.recipe.checkpoint.every == 0  # of a version that did not say
         return checkpoint.state.get(REWIND_TARGET, by_step)
 
-    root = session.folder.checkpoints
-    return newest_checkpoint(root, lambda text: display.say(f"warning: {text}"), join_peers(PATIENCE), RunState, wanted)
+    return find_newest(session, display, wanted)
 
 
 def resume(session: Session, display: Display) -> None:
