@@ -80,6 +80,14 @@ def test_a_flush_that_fails_is_an_error_with_its_path(tmp_path: Path, monkeypatc
     assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path))
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EPERM])
+def test_a_lock_that_fails_is_an_error_with_its_path(tmp_path: Path, monkeypatch, number: int) -> None:
+    refuse_locks(monkeypatch, number)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        FileLock(tmp_path / "lock").acquire()
+    assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "lock"))
+
+
 def test_a_folder_that_cannot_be_listed_is_written_to(tmp_path: Path, monkeypatch, capsys) -> None:
     def refused(path: object, *_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))

@@ -113,6 +113,7 @@ class FileLock:
             self._lock.acquire(timeout=self._timeout if timeout is None else timeout)
         except OSError as error:
             if isinstance(error, filelock.Timeout) or error.errno not in NOT_OFFERED:
+                error.filename = error.filename or str(self._path)
                 raise
             weaken("lock", self._path.parent, error)
 

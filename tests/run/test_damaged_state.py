@@ -157,6 +157,10 @@ def test_weights_that_are_not_finite_are_named(trained: Path, tmp_path: Path, ca
         assert "head.weight (2)" in errors
     assert not (tmp_path / "new").exists()
     assert call("checkpoint", "verify", run / "checkpoints/step-0000000003")[0] == 0
+    code, _, errors = call("train", run, "train.steps=8")
+    assert code == 2
+    assert f"{NEWEST} holds numbers that are not finite in head.weight (2)" in errors
+    assert "move that folder away" in errors
 
 
 def test_a_corpus_cannot_name_files_outside_it(trained: Path, tmp_path: Path) -> None:

@@ -56,3 +56,16 @@ def test_a_resume_says_how_many_records_are_lost(tiny: Path) -> None:
     assert "records up to" not in run(tiny, "train.steps=14"), "said once"
     file.unlink()
     assert "has 0 of the" in run(tiny, "train.steps=16")
+
+
+@pytest.mark.parametrize("damage", ["removed", "unreadable"])
+def test_records_after_the_checkpoint_do_not_stand_in_for_lost_ones(tiny: Path, damage: str) -> None:
+    """At its end a run validates and samples after it has saved: more records of the same step."""
+    run(tiny)
+    file = tiny.parent / "runs/tiny/metrics.jsonl"
+    whole = file.read_text().splitlines(keepends=True)
+    n_records = next(i for i, line in enumerate(whole) if '"step": 10, "kind": "train"' in line) + 1
+    assert len(whole) > n_records, "the case that hid it"
+    file.write_text("".join([whole[0], *(["\0" * 80 + "\n"] if damage == "unreadable" else []), *whole[2:]]))
+    assert f"has {n_records - 1} of the {n_records} records up to step 10" in run(tiny, "train.steps=12")
+    assert "records up to" not in run(tiny, "train.steps=14"), "said once"

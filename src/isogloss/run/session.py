@@ -26,7 +26,8 @@ class Session:
 
     ``layout`` says how ``ranks`` share the model and the batches; ``None`` for a process that is alone.
     ``initial`` is the fingerprint of the weights it began with; ``None`` if it was begun by a version that kept none.
-    ``n_records`` is how many the metrics had at the checkpoint that it goes on from, if that says so.
+    ``n_records`` is how many the metrics had at the checkpoint that it goes on from, if that says so;
+    ``n_settled`` of them were of earlier steps, or of rewinds.
     """
 
     recipe: Recipe
@@ -45,6 +46,7 @@ class Session:
     layout: Layout | None
     initial: dict[str, str] | None = None
     n_records: int | None = None
+    n_settled: int | None = None
 
     @property
     def batches(self) -> Loader | RankBatches:

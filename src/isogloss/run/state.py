@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import ConfigDict, Field, field_validator, model_validator
+from torch.distributed.tensor import DTensor
 
 from isogloss.checkpoint.asynchronous import Saver
 from isogloss.checkpoint.load import Checkpoint, newest_checkpoint
@@ -13,7 +14,7 @@ from isogloss.checkpoint.retention import REWIND_TARGET
 from isogloss.config.base import UserError
 from isogloss.config.stored import Count, Stored
 from isogloss.init.fingerprint import fingerprint
-from isogloss.models.weights import model_tensors
+from isogloss.models.weights import find_nonfinite, model_tensors, nonfinite_in_words
 from isogloss.optim.groups import AdamWConfig
 from isogloss.optim.state import allot_optimizer_tensors, cast_moments, optimizer_tensors
 from isogloss.parallel.env import PATIENCE
@@ -104,6 +105,7 @@ class RunState(Stored):
     guard: list[float] = Field(default_factory=list)
     initial_weights: dict[str, str] | None = None
     records: Count | None = None
+    settled_records: Count | None = None
     rewind_target: bool | None = None
 
 
@@ -137,6 +139,7 @@ def save(session: Session, saver: Saver, metrics: Metrics, scheduled: bool) -> N
             "guard": session.guard.state(),
             "initial_weights": session.initial,
             "records": metrics.n_records,
+            "settled_records": metrics.n_settled,
         }
         | target,
     )
@@ -189,6 +192,7 @@ def resume(session: Session, display: Display) -> None:
         return
     session.initial = checkpoint.state.get("initial_weights")
     session.n_records = checkpoint.state.get("records")
+    session.n_settled = checkpoint.state.get("settled_records")
     saved = checkpoint.state["progress"]
     if saved["step"] > session.recipe.train.steps:
         raise UserError(
@@ -198,9 +202,26 @@ def resume(session: Session, display: Display) -> None:
     for change in session.loader.resume(checkpoint.state["loader"], saved["step"] + saved.get("passed_over", 0)):
         display.say(change)
     restore(session, checkpoint)
+    _check_finite(session, checkpoint)
     session.progress = Progress(**saved)
     session.progress.skipped_in_a_row = 0  # whoever goes on has changed something, or wants to see it again
     display.say(f"resuming after step {session.progress.step} ({checkpoint.folder.name})")
+
+
+def _check_finite(session: Session, checkpoint: Checkpoint) -> None:
+    """Refuse to go on from numbers that are not finite: no later step makes them so. Collective.
+
+    Raises:
+        UserError: naming them.
+    """
+    parts = {**model_tensors(session.model), **optimizer_tensors(session.model, session.optimizer)}
+    with join_peers(PATIENCE).together(UserError):
+        here = ((name, tensor.to_local() if isinstance(tensor, DTensor) else tensor) for name, tensor in parts.items())
+        if counts := find_nonfinite(here):
+            raise UserError(
+                f"{checkpoint.folder} holds {nonfinite_in_words(counts)}, and training cannot mend them; move that "
+                "folder away to go on from the checkpoint before it"
+            )
 
 
 def restore(session: Session, checkpoint: Checkpoint) -> None:

@@ -115,9 +115,11 @@ def _open_metrics(session: Session, display: Display) -> Metrics:
     tracked = TrackedRun(folder.path, recipe.name, config, progress.step, last_step, display.say)
     trackers = create_trackers(recipe.trackers, tracked)
     metrics = Metrics(folder.metrics_file, progress.step, trackers, progress.rewinds)
-    if session.n_records is not None and metrics.n_records < session.n_records:
+    # After its last checkpoint a run records more of that step: such records must not stand in for lost ones.
+    n_lost = max((session.n_records or 0) - metrics.n_records, (session.n_settled or 0) - metrics.n_settled)
+    if session.n_records is not None and n_lost > 0:
         display.say(
-            f"warning: {folder.metrics_file} has {metrics.n_records:,} of the {session.n_records:,} records up to step "
-            f"{progress.step:,}: the others are lost; the training itself is not affected"
+            f"warning: {folder.metrics_file} has {max(session.n_records - n_lost, 0):,} of the {session.n_records:,} "
+            f"records up to step {progress.step:,}: the others are lost; the training itself is not affected"
         )
     return metrics

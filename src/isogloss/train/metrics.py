@@ -75,6 +75,9 @@ class Metrics:
         resumed_step: records past it are cut off.
         trackers: where numbers go besides.
         n_rewinds: how many rewinds led to that step; their records stay.
+
+    ``n_records`` is how many there are, ``n_settled`` how many of them no later one of the newest step can replace or
+    follow: those of the steps before it, and of rewinds.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class Metrics:
     ) -> None:
         self._trackers = trackers
         self._path, self._file = path, None
-        self.n_records, self._latest = 0, set[tuple[Any, ...]]()
+        self.n_records, self.n_settled, self._latest = 0, 0, set[tuple[Any, ...]]()
         self.go_back(resumed_step, n_rewinds)
 
     def go_back(self, step: int, n_rewinds: int) -> None:
@@ -100,7 +103,8 @@ class Metrics:
         write_whole(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self._path.open("a+", buffering=1, encoding="utf-8")
         self.n_records = len(kept)
-        self._latest = {_key(record) for record in kept if record["step"] == step}
+        self._latest = {_key(record) for record in kept if record["step"] == step and record.get("kind") != "rewind"}
+        self.n_settled = len(kept) - len(self._latest)
 
     def sync(self) -> None:
         """Bring all records to the disk, so that a power cut leaves them with the checkpoint that follows."""
@@ -137,9 +141,13 @@ class Metrics:
 
     def _count(self, record: dict[str, Any]) -> None:
         """As they are read: one that replaces another of its step is not one more."""
+        if record["kind"] == "rewind":
+            self.n_records += 1
+            self.n_settled += 1
+            return
         key = _key(record)
         if not any(other[0] == key[0] for other in self._latest):
-            self._latest = set()
+            self.n_settled, self._latest = self.n_records, set()
         self.n_records += key not in self._latest
         self._latest.add(key)
 
