@@ -42,8 +42,14 @@ def test_a_second_day(tiny: Path, call) -> None:
     assert bits_a_byte(runs / "slow") != whole
     assert "results of slow" in swept
 
+    # Text that came after it has finished is not in its results.
+    (tiny.parent / "corpus/later.txt").write_text("print self in range")
+    assert "its text is not looked at again" in day(0, "train", tiny)
+    (tiny.parent / "corpus/later.txt").unlink()
+
     # A copy trains in its own place; more steps stretch its schedule, with a sentence.
     shutil.copytree(runs / "tiny", runs / "copy")
+    assert "not used" not in day(0, "train", runs / "copy")
     said = day(0, "train", runs / "copy", "train.steps=14")
     assert "train.steps: 10 -> 14" in said
     assert "resuming after step 10" in said
