@@ -36,6 +36,7 @@ STUDIES = {
     "lr-sweep": "isogloss.study.sweep.sweep_rates",
     "compare": "isogloss.study.compare.compare_schemes",
 }
+CODES = {"isogloss init plan stdlib-small model.tied_head=true init.embedding_std=1 --strict": 1}  # as its page says
 PLACEHOLDER = re.compile(r"\b[A-Z]{4,}\b|\w\|\w|\.\.\.|…")
 
 
@@ -45,11 +46,20 @@ def commands(page: Path) -> list[str]:
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     inline = re.findall(r"`((?:isogloss|torchrun|make|pip|python|zcat|ISOGLOSS_\w+=\d+) [^`]+)`", prose)
-    found = [re.sub(r"\s+#.*", "", line).strip() for line in [*lines, *(re.sub(r"\s+", " ", one) for one in inline)]]
+    found = [
+        re.sub(r"(^|\s+)#.*", "", line).strip() for line in [*lines, *(re.sub(r"\s+", " ", one) for one in inline)]
+    ]
     return [line for line in found if line]
 
 
+def quoted(page: Path) -> dict[str, str]:
+    """What a page quotes of standard error in comments below a command, by command."""
+    found = re.findall(r"^(isogloss .*)\n((?:# .*\n)*# isogloss: (?:.*\n)(?:# .*\n)*)", page.read_text(), re.MULTILINE)
+    return {line: " ".join(text.removeprefix("# ") for text in comment.splitlines()) for line, comment in found}
+
+
 ALL = {page: commands(page) for page in PAGES if page != HISTORY}
+QUOTED = {line: text for page in ALL for line, text in quoted(page).items()}
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +131,9 @@ def isogloss_line(folder: Path) -> Callable[[str], str]:
                 (folder / "stdin").unlink(missing_ok=True)
             out.flush()
             err.flush()
-        output = (folder / "out").read_text()
-        assert not code, f"{line}: {code}: {output[-1000:]}{(folder / 'err').read_text()[-2000:]}"
+        output, errors = ((folder / name).read_text() for name in ("out", "err"))
+        assert (code or 0) == CODES.get(line, 0), f"{line}: {code}: {output[-1000:]}{errors[-2000:]}"
+        assert not (quoted := QUOTED.get(line)) or quoted in errors, f"{line}: the page quotes {quoted!r}, not {errors}"
         if target is not None:
             target.write_text(output)
         return output
@@ -174,11 +185,11 @@ def check_what_it_names(line: str) -> None:
             assert re.fullmatch(r"-e \.|transformers|isogloss\[\w+\]", " ".join(what)), line
         case ["python", "-m", "pytest", *what]:
             assert all((ROOT / word).exists() for word in what if "/" in word), line
+        case ["python", "-m", "pip", "download", *_] | [".venv/bin/pre-commit", "install"]:
+            pass
         case ["python", script, *flags]:
             text = (ROOT / script).read_text()
             assert all(flag in text for flag in flags if flag.startswith("--")), line
-        case ["python", "-m", "pip", "download", *_] | [".venv/bin/pre-commit", "install"]:
-            pass
         case _:
             pytest.fail(f"a command that no test knows how to run: {line}")
 
@@ -219,6 +230,7 @@ def test_a_command_that_is_not_known_fails() -> None:
 
 def test_every_page_is_read() -> None:
     assert sum(map(len, ALL.values())) >= 80
+    assert QUOTED.keys() == CODES.keys() <= {line for lines in ALL.values() for line in lines}
     assert {page.name for page, lines in ALL.items() if lines} >= {"README.md", "guide.md", "launch.md", "parallel.md"}
 
 

@@ -4,79 +4,109 @@ Every surprise is a sentence. The behaviours are tested by themselves where they
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
-import pytest
-
-QUIET = ("watch.sample_tokens=0", "watch.validate_every=100", "checkpoint.every=10")
+from isogloss.run import finish
 
 
-@pytest.fixture
-def day(tiny: Path, call):
-    """Run a line in the folder of a finished tiny run; gives its exit code and all that it prints."""
-    run = lambda *words: (lambda code, out, err: (code, out + err))(*call(*words))  # noqa: E731
-    code, said = run("train", tiny, *QUIET)
-    assert code == 0, said
-    return run
-
-
-def step_of(run: Path) -> int:
-    return json.loads((run / "summary.json").read_text())["steps"]
-
-
-def test_a_finished_run_with_another_rate_is_refused(day, tiny: Path) -> None:
-    code, said = day("train", tiny, *QUIET, "optim.lr=1e-3")
-    assert code == 2
-    assert "optim.lr: 0.01 -> 0.001" in said
-    assert all(way in said for way in ("name=", "--fresh", "train.steps"))
-
-
-def test_a_copied_folder_is_a_run_of_its_own(day, tiny: Path) -> None:
+def test_a_second_day(tiny: Path, call, monkeypatch) -> None:
+    monkeypatch.setattr(finish, "plot_loss", lambda *_words, **_settings: None)  # tests/report has it
     runs = tiny.parent / "runs"
+    quick = (
+        tiny.read_text()
+        .replace("sample_tokens: 8", "sample_tokens: 0")
+        .replace("validate_every: 4", "validate_every: 99")
+    )
+    tiny.write_text(quick.replace("n_layers: 2", "n_layers: 1").replace("every: 3", "every: 10"))
+
+    def day(expected: int, *words: str | Path) -> str:
+        """Run a line; gives all that it prints."""
+        code, out, err = call(*words)
+        assert code == expected, out + err
+        assert "Traceback" not in out + err
+        return " ".join(f"{err}{out}".split())
+
+    def steps(run: str) -> list[int]:
+        records = map(json.loads, (runs / run / "metrics.jsonl").read_text().splitlines())
+        return [record["step"] for record in records if record["kind"] == "train"]
+
+    def kept(run: str) -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in sorted((runs / run).rglob("*")) if path.is_file()}
+
+    first = day(0, "train", tiny)
+    assert re.search(r"warning: only \d+ bytes of text validate", first)
+    before, whole = kept("tiny"), bits_a_byte(runs / "tiny")
+
+    # Another rate is another run: not these results.
+    refused = day(2, "train", tiny, "optim.lr=1e-3")
+    assert "runs/tiny has finished its 10 steps with other settings (optim.lr: 0.01 -> 0.001)" in refused
+    assert all(way in refused for way in ("name=", "--fresh", "train.steps above 10"))
+    assert "bits per byte" not in refused
+    assert "tiny has finished its 10 steps" in day(0, "train", tiny)
+    swept = day(0, "train", tiny, "optim.lr=1e-3", "name=slow")
+    assert rates(runs / "slow")[2] == rates(runs / "tiny")[2] / 10
+    assert bits_a_byte(runs / "slow") != whole
+    assert "results of slow" in swept
+
+    # Text that came after it has finished is not in its results.
+    (tiny.parent / "corpus/later.txt").write_text("print self in range")
+    assert "its text is not looked at again" in day(0, "train", tiny)
+    (tiny.parent / "corpus/later.txt").unlink()
+
+    # A copy trains in its own place; more steps stretch its schedule, with a sentence.
     shutil.copytree(runs / "tiny", runs / "copy")
-    before = (runs / "tiny/metrics.jsonl").read_bytes()
-    code, said = day("train", runs / "copy", "train.steps=14")
-    assert code == 0, said
-    assert (step_of(runs / "copy"), step_of(runs / "tiny")) == (14, 10)
-    assert (runs / "tiny/metrics.jsonl").read_bytes() == before
-
-
-def test_a_renamed_folder_goes_on_under_its_new_name(day, tiny: Path) -> None:
-    runs = tiny.parent / "runs"
-    (runs / "tiny").rename(runs / "renamed")
-    code, said = day("train", runs / "renamed", "train.steps=14")
-    assert code == 0, said
+    assert "not used" not in day(0, "train", runs / "copy")
+    said = day(0, "train", runs / "copy", "train.steps=14")
+    assert "train.steps: 10 -> 14" in said
     assert "resuming after step 10" in said
-    assert step_of(runs / "renamed") == 14
+    jumped = "the learning rate was {:.2e} at step 10 and is {:.2e} at step 11".format(*rates(runs / "copy")[9:11])
+    assert jumped in said
+    assert "optim.schedule.steps=10" in said
+    assert steps("copy") == list(range(1, 15))
+    assert kept("tiny") == before
+
+    # A renamed run goes on under its new name, and a schedule that is kept is not said to be stretched.
+    (runs / "tiny").rename(runs / "renamed")
+    said = day(0, "train", runs / "renamed", "train.steps=13", "optim.schedule.steps=10")
+    assert "resuming after step 10" in said
+    assert "results of renamed" in said
+    assert "the learning rate was" not in said
+    assert rates(runs / "renamed")[9:] == [rates(runs / "renamed")[9]] * 4
     assert not (runs / "tiny").exists()
 
+    # A run that was stopped goes on where it stopped, and ends as one that was not.
+    day(75, "train", tiny, "name=stopped", "train.max_minutes=1e-6")
+    stopped_at = steps("stopped")[-1]
+    assert stopped_at < 10
+    assert f"resuming after step {stopped_at}" in day(0, "train", tiny, "name=stopped")
+    assert steps("stopped") == list(range(1, 11))
+    assert bits_a_byte(runs / "stopped") == whole
 
-def test_more_steps_stretch_the_schedule_and_it_is_said(day, tiny: Path) -> None:
-    code, said = day("train", tiny, *QUIET, "train.steps=20")
-    assert code == 0, said
-    assert "train.steps: 10 -> 20" in said
-    assert "schedule" in said
-
-
-def test_a_messy_folder_is_evaluated_and_what_is_left_out_is_counted(day, tiny: Path) -> None:
-    messy = tiny.parent / "messy"
-    messy.mkdir()
+    # A folder of one's own is read as text to train on is: what is left out is counted, and changes nothing.
+    messy, clean = tiny.parent / "messy", tiny.parent / "clean.jsonl"
+    (messy / "notes").mkdir(parents=True)
     (messy / "lines.jsonl").write_text('{"text": "def f(x): return x"}\n' + '{"text": ""}\n' * 9)
     (messy / "list.json").write_text(json.dumps([{"text": "for self in range"}]))
-    (messy / "notes.md").write_text("print self\n")
+    (messy / "notes/a.md").write_text("print self\n")
     (messy / ".hidden.txt").write_text("not for reading\n")
-    code, said = day("eval", tiny.parent / "runs/tiny", messy)
-    assert code == 0, said
-    assert "9 empty" in said
-    clean = messy / "only.jsonl"
-    clean.write_text('{"text": "def f(x): return x"}\n')
-    first, second = (
-        day("eval", tiny.parent / "runs/tiny", path, "--json")[1] for path in (messy / "lines.jsonl", clean)
-    )
-    assert bits_of(first) == bits_of(second)
+    (messy / "gone.txt").symlink_to("nowhere")
+    clean.write_text('{"text": "def f(x): return x"}\n{"text": "for self in range"}\n')
+    said = day(0, "eval", runs / "stopped", messy)
+    assert "left out: 9 empty" in said
+    assert all(reason in said for reason in ("1 dangling link", "1 hidden", "1 with the ending .md")), said
+    figures = [json.loads(call("eval", runs / "stopped", path, "--json")[1]) for path in (messy, clean)]
+    assert figures[0]["bits_per_byte"] == figures[1]["bits_per_byte"]
+    (messy / "bad.jsonl").write_text('{"text": \n')
+    assert re.search(r"bad\.jsonl:1: not JSON.*max_bad", day(2, "eval", runs / "stopped", messy))
 
 
-def bits_of(text: str) -> float:
-    """Of what ``eval --json`` printed."""
-    return json.loads(text[text.index("{") : text.rindex("}") + 1])["bits_per_byte"]
+def rates(run: Path) -> list[float]:
+    """Of every step."""
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [record["lr"] for record in records if record["kind"] == "train"]
+
+
+def bits_a_byte(run: Path) -> float:
+    return json.loads((run / "summary.json").read_text())["validation"]["bits_per_byte"]

@@ -327,4 +327,4 @@ def check_finished(folder: Path, n_steps: int, changes: Sequence[str]) -> list[s
             "are not those of the settings asked for. Give this run a name of its own (name=...), pass --fresh to set "
             f"the former run aside, or train more steps with them (train.steps above {n_steps})"
         )
-    return list(changes)
+    return [change for change in changes if not change.startswith(("name: ", "runs_dir: "))]  # where it is, is used

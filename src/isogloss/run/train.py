@@ -89,7 +89,8 @@ def _train(
             summary = from_rank_0(folder.summary() if ranks.first else None)
             assert summary is not None
             display.say(
-                f"{recipe.name} has finished its {count(summary['steps'], 'step')}; --fresh would train it anew"
+                f"{recipe.name} has finished its {count(summary['steps'], 'step')}; "
+                "its text is not looked at again, and --fresh would train it anew"
             )
         else:
             with _open_metrics(session, display) as metrics:
