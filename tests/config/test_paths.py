@@ -33,8 +33,10 @@ def test_a_leading_tilde_is_a_home_and_nothing_else_is_replaced(home: Path) -> N
     assert expand("~/a/~b") == home / "a/~b"
     assert expand("~root/x") == Path("/root/x") or expand("~root/x").is_absolute()
     assert expand("./~/a") == Path("~/a").absolute()
-    for kept in ("a/~", "$HOME/a", "~no-such-user-here/a", "~old*.txt", "", "."):
+    for kept in ("a/~", "$HOME/a", "~old*.txt", "~old*/a", "~no-such-user-here", "", "."):
         assert expand(kept) == Path(kept)
+    with pytest.raises(UserError, match=r"no user no-such-user-here, .* write \./~no-such-user-here/a"):
+        expand("~no-such-user-here/a")
 
 
 def test_a_name_that_begins_with_a_tilde_is_that_file_where_there_is_one(home: Path) -> None:

@@ -16,7 +16,7 @@ def expand(path: str | Path) -> Path:
     of that name here.
 
     Raises:
-        UserError: there is no home folder.
+        UserError: there is no home folder, or no such user for a path below ``~user``.
     """
     written, path = str(path), Path(path)
     first = path.parts[0] if path.parts else ""
@@ -27,6 +27,10 @@ def expand(path: str | Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:  # no such user, or no home
+        if first != "~" and len(path.parts) > 1 and not any(sign in first for sign in "*?["):
+            raise UserError(
+                f"{path}: there is no user {first[1:]}, and no folder {first} here; write ./{path} to make one"
+            ) from None
         if first != "~":
             return path
         raise UserError(f"{path}: no home folder is known here; write the path without ~") from None

@@ -150,6 +150,9 @@ def test_empty_and_bad_inputs_leave_nothing_behind(texts):
     config = FilesConfig(train=(str(empty),), prepared_dir=texts.parent / "prepared")
     with pytest.raises(UserError, match="the corpus is empty"):
         prepare(config, BYTES)
+    empty.write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"all that it holds is 1 bad record; the first is .*void\.txt: not UTF-8"):
+        prepare(config.model_copy(update={"max_bad": 1}), BYTES)
     (texts / "zz.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"zz\.txt: not UTF-8"):
         prepare(config_of(texts), BYTES)

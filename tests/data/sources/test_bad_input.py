@@ -5,6 +5,7 @@ import pytest
 
 from isogloss.config.base import UserError
 from isogloss.data.sources import BadInput, BadRecord
+from isogloss.data.sources.account import count_in_words
 
 
 def entries(report: Path) -> list[dict[str, str]]:
@@ -53,3 +54,10 @@ def test_a_report_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/bad\.jsonl: the report of bad records cannot be written"):
         BadInput(tmp_path / "file" / "bad.jsonl", 1).add(BadRecord("a", "b"))
+
+
+def test_counts_agree_with_what_they_count() -> None:
+    assert count_in_words({"copies": 1, "near copies": 2, "bad records": 1, "empty": 3}) == (
+        "1 copy, 2 near copies, 1 bad record, 3 empty"
+    )
+    assert count_in_words({"copies": 0}) == "nothing"

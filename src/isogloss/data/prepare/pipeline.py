@@ -167,6 +167,11 @@ def _scanned(
                 if inputs.near_duplicates is not None:
                     say("looking for near duplicates")
                     dropped = find_near_duplicates(spills, inputs.near_duplicates.threshold)
+                if spills.n_documents == 0 and (bad := [entry for record in records for entry in record.bad]):
+                    raise UserError(
+                        f"the corpus is empty: all that it holds is {count(len(bad), 'bad record')}; the first is "
+                        f"{bad[0].where}: {bad[0].why}"
+                    )
                 split = choose_split(spills, config, inputs.has_validation, dropped)
                 yield _Scan(folder, inputs, records, spills, split, workers, say, watch)
         except BaseException:

@@ -55,9 +55,18 @@ class Account:
         ]
 
 
+_SINGULAR = {
+    "copies": "copy",
+    "near copies": "near copy",
+    "bad records": "bad record",
+    "unreadable files": "unreadable file",
+}
+
+
 def count_in_words(counts: Mapping[str, int]) -> str:
     """Counts and what they are of."""
-    return ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if n) or "nothing"
+    named = {reason: count(n, _SINGULAR.get(reason, reason), reason) for reason, n in counts.items() if n}
+    return ", ".join(named.values()) or "nothing"
 
 
 def tell_passed_over(tallies: Mapping[str, Tally]) -> list[str]:
