@@ -88,6 +88,7 @@ def evaluate(
     from isogloss.config.load import load_config
     from isogloss.data.prepare import ReadConfig
     from isogloss.data.sources import Account, read_documents
+    from isogloss.data.sources.account import count_in_words
     from isogloss.evaluate.loss import evaluate_text
     from isogloss.models.weights import check_finite
     from isogloss.run.load import load_run
@@ -110,7 +111,7 @@ def evaluate(
         rates = {key: getattr(found, key) for key in ("loss", "perplexity", "bits_per_byte")}
         emit(json.dumps(asdict(found) | rates | {"n_documents": len(documents), "left_out": account.left_out}))
         return
-    left_out = "".join(f", {n:,} {reason} left out" for reason, n in account.left_out.items())
+    left_out = f", {count_in_words(account.left_out)} left out" if account.left_out else ""
     say(f"documents       {len(documents):,}{left_out}")
     say(f"loss            {found.loss:.4f} nats a token ({found.n_targets:,} tokens)")
     say(f"perplexity      {found.perplexity:.2f}")
