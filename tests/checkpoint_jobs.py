@@ -201,9 +201,9 @@ def show_stages(rank: int, folder: Path) -> None:
             if point == "committed":
                 os.write(announced, b"%d\n" % max(checkpoint_folders(self.root)))
 
-    def watched_newest(root: Path, warn: Callable[[str], None], peers: Peers, schema: Any) -> Checkpoint | None:
+    def watched_newest(root: Path, warn: Callable[[str], None], *rest: Any) -> Checkpoint | None:
         at("load")
-        found = newest_checkpoint(root, warn, peers, schema)
+        found = newest_checkpoint(root, warn, *rest)
         done = 0 if found is None else found.step
         assert done >= promised, f"{promised} had been announced, {done} was found"
         at("load")
