@@ -49,8 +49,11 @@ class _Record(Stored):
 
     step: Count
     kind: str
-    prompt: str | None = None
     number: Count | None = None
+
+
+class _Other(_Record):
+    prompt: str | None = None
 
 
 class _Sample(_Record):
@@ -58,7 +61,7 @@ class _Sample(_Record):
     text: str
 
 
-class _Loss(_Record):
+class _Loss(_Other):
     loss: float | None
     bits_per_byte: float | None = None
     tokens: Count = 0
@@ -201,7 +204,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = from_json(line, allow_inf_nan=False)
-            _KINDS.get(_Record.model_validate(record).kind, _Record).model_validate(record)
+            _KINDS.get(_Record.model_validate(record).kind, _Other).model_validate(record)
         except ValueError:
             continue
         records[_key(record)] = record
