@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 OK = 0
 DEFECT = 1
-"""A defect of ours in any verb but the audit, and an end that nobody foresaw: a traceback says where."""
+"""A defect of ours in any verb but the audit, or an unforeseen end: a traceback says where."""
 FAILED = 1
 """What a verb checks does not hold."""
 USAGE = 2

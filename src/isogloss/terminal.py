@@ -28,7 +28,7 @@ def open_console(*, width: int | None = None, stderr: bool = False, quiet: bool 
 
 
 def print_text(console: Console, text: str) -> None:
-    """Print lines that stay in one piece, whoever made the console."""
+    """Print text on any console, without markup and without breaking its lines."""
     accept_any_text(console.file)
     console.print(plain(text), soft_wrap=True)
 

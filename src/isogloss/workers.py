@@ -1,4 +1,4 @@
-"""Worker processes that end with the process they work for, even if that is killed and can tell nobody."""
+"""Worker processes that end when their parent does, even if the parent is killed."""
 
 import ctypes
 import os

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from isogloss.build import materialise, plan_model
-from isogloss.init.copies import N_RUNS, Copy, find_copies, run_density, sample_runs
+from isogloss.init.copies import N_RUNS, CopiedRuns, find_copies, run_density, sample_runs
 from isogloss.init.schemes import LinguaConfig
 from isogloss.init.verify import Finding, verify_weights
 from isogloss.models.decoder import DecoderConfig
@@ -129,7 +129,7 @@ def test_shards_give_what_the_whole_gives() -> None:
         assert y[found.place] == x[found.other_place]
 
 
-def copies(*matrices: Tensor) -> list[Copy]:
+def copies(*matrices: Tensor) -> list[CopiedRuns]:
     density = run_density(sum(x.numel() for x in matrices))
     shards = {str(i): [(sample_runs(x, density), (0, 0), tuple(x.shape))] for i, x in enumerate(matrices)}
     return find_copies(shards)

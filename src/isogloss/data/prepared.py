@@ -304,10 +304,10 @@ def find_prepared(folder: str | Path) -> Path:
     folder = Path(folder)
     if (folder / MANIFEST).exists():
         return folder
-    inside = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
-    if not inside:
+    corpora = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
+    if not corpora:
         raise UserError(f"{folder}: no prepared corpus, and none in it; isogloss data prepare makes one")
-    return inside[-1].parent
+    return corpora[-1].parent
 
 
 def _is_known(stamps: Stamps, name: str, record: FileRecord) -> bool:

@@ -42,7 +42,7 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Copy:
+class CopiedRuns:
     """Numbers of a parameter that stand in an earlier one, or earlier in the same one.
 
     Args:
@@ -89,7 +89,7 @@ def sample_runs(local: Tensor, density: float) -> Runs:
     return Runs(torch.cat([empty, *hashes]), torch.cat([empty, *places]).to(_index_dtype(flat.numel())))
 
 
-def find_copies(runs: Mapping[str, Sequence[tuple[Runs, tuple[int, ...], tuple[int, ...]]]]) -> list[Copy]:
+def find_copies(runs: Mapping[str, Sequence[tuple[Runs, tuple[int, ...], tuple[int, ...]]]]) -> list[CopiedRuns]:
     """Copies between and within parameters.
 
     Args:
@@ -128,11 +128,11 @@ def find_copies(runs: Mapping[str, Sequence[tuple[Runs, tuple[int, ...], tuple[i
     n_runs: Counter[int] = Counter()
     for (index, *_), size in zip(shards, sizes.tolist(), strict=True):
         n_runs[index] += size
-    best: dict[int, Copy] = {}
+    best: dict[int, CopiedRuns] = {}
     for (index, other), n in common.most_common():
         if n >= LEAST and index not in best:
             copy, original = example[index, other]
-            best[index] = Copy(names[index], names[other], n, n_runs[index], where(copy), where(original))
+            best[index] = CopiedRuns(names[index], names[other], n, n_runs[index], where(copy), where(original))
     return [best[index] for index in sorted(best)]
 
 

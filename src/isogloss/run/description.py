@@ -14,7 +14,7 @@ from isogloss.train.metrics import Metrics
 
 
 def keep_description(session: Session, planned: PlannedModel, display: Display) -> None:
-    """Write what says what the run is: a resume, and whoever reads the folder, needs it."""
+    """Write the files that describe the run: recipe, place, machine, plan and tokenizer."""
     recipe, folder = session.recipe, session.folder
     folder.save_recipe(recipe)
     settle_place(folder, display.say)

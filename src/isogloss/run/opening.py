@@ -152,7 +152,7 @@ def _check_settings(recipe: Recipe, folder: RunFolder, changes: list[str]) -> No
 
 
 def _kept_machine(folder: RunFolder, changes: list[str]) -> Machine | None:
-    """The decisions that the run began with, where it goes on with them."""
+    """Return the machine decisions of the run's start, if they are kept on resume."""
     redecide = any(c.startswith(("train.device", "train.precision", "train.float8", "train.compile")) for c in changes)
     return None if redecide else folder.saved_machine()
 

@@ -1,4 +1,4 @@
-"""The learning rate of a run that goes on with another schedule or another number of steps: before and after."""
+"""Learning rates before and after a resume with another schedule or number of steps."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def describe_rates(saved: Recipe, asked: Recipe, step: int) -> list[str]:
 
     Args:
         saved: the recipe that the run has trained with.
-        asked: the one it goes on with.
+        asked: the recipe to resume with.
         step: the last one trained.
     """
     first, last = step + 1, asked.train.steps

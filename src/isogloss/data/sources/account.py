@@ -1,4 +1,4 @@
-"""What reading leaves out, counted by reason, and how it is told."""
+"""Records and files that reading leaves out, counted by reason, and the messages about them."""
 
 from collections import Counter
 from collections.abc import Mapping
